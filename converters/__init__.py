@@ -1,0 +1,1 @@
+"""Plain scripts for `megaprune convert`; installed as `megaprune.converters`."""

@@ -1,0 +1,36 @@
+"""The command `megaprune`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+import megaprune
+from megaprune.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status is 0 if all is well, 1 if not, 2 for a wrong command line."""
+    from megaprune.weights import cli as convert
+
+    parser = argparse.ArgumentParser(prog="megaprune", description=megaprune.__doc__)
+    parser.add_argument("--version", action="version", version=megaprune.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    convert.add_parser(commands)
+    options = parser.parse_args(arguments)
+    # A batch system ends a job with SIGTERM: clean up as for Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return int(options.run(options))
+    except InputError as error:
+        print(f"megaprune: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("megaprune: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

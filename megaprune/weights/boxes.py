@@ -1,0 +1,97 @@
+"""Half-open ranges of tensor elements, and the little geometry that weight movement needs.
+
+Pure Python: no torch, no numpy. All tensors are row-major.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Elements `start[d] <= i[d] < stop[d]` of a tensor, in every dimension d."""
+
+    start: Shape
+    stop: Shape
+
+    @staticmethod
+    def whole(shape: Shape) -> Box:
+        """The box that holds every element of a tensor of this shape."""
+        return Box((0,) * len(shape), tuple(shape))
+
+    @property
+    def shape(self) -> Shape:
+        """Number of elements along each dimension."""
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The index that picks this box out of an array or tensor."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def intersect(self, other: Box) -> Box | None:
+        """The elements in both, or None where there are none."""
+        start = tuple(map(max, self.start, other.start))
+        stop = tuple(map(min, self.stop, other.stop))
+        return Box(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None
+
+    def subtract(self, other: Box) -> list[Box]:
+        """Disjoint boxes that hold the elements of this box that are not in `other`."""
+        common = self.intersect(other)
+        if common is None:
+            return [self]
+        rest = []
+        start, stop = list(self.start), list(self.stop)
+        for d, (low, high) in enumerate(zip(common.start, common.stop, strict=True)):
+            if start[d] < low:
+                rest.append(Box(tuple(start), (*stop[:d], low, *stop[d + 1 :])))
+            if high < stop[d]:
+                rest.append(Box((*start[:d], high, *start[d + 1 :]), tuple(stop)))
+            start[d], stop[d] = low, high
+        return rest
+
+    def shift(self, offset: Shape) -> Box:
+        """The same box moved by `offset` elements along each dimension."""
+        return Box(
+            tuple(a + o for a, o in zip(self.start, offset, strict=True)),
+            tuple(b + o for b, o in zip(self.stop, offset, strict=True)),
+        )
+
+    def within(self, outer: Box) -> Box:
+        """This box in coordinates that count from the start of `outer`."""
+        return self.shift(tuple(-a for a in outer.start))
+
+    def is_one_run(self, shape: Shape) -> bool:
+        """Whether the box is one contiguous run of memory in a tensor of this shape."""
+        extents = self.shape
+        first = next((d for d, extent in enumerate(extents) if extent != 1), len(extents))
+        return extents[first + 1 :] == tuple(shape[first + 1 :])
+
+    def bands(self, max_elements: int) -> Iterator[Box]:
+        """Cut into boxes of at most `max_elements`, in memory order.
+
+        Cuts run along the first dimension longer than 1; a single row that is larger stays whole,
+        so a band exceeds the limit only where one row does.
+        """
+        extents = self.shape
+        axis = next((d for d, extent in enumerate(extents) if extent != 1), None)
+        if axis is None or self.size <= max_elements:
+            yield self
+            return
+        step = max(1, max_elements // prod(extents[axis + 1 :]))
+        for low in range(self.start[axis], self.stop[axis], step):
+            high = min(low + step, self.stop[axis])
+            yield Box(
+                (*self.start[:axis], low, *self.start[axis + 1 :]),
+                (*self.stop[:axis], high, *self.stop[axis + 1 :]),
+            )

@@ -1,0 +1,148 @@
+"""Convert a folder of weights to the other format: streamed, verified, and whole or not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megaprune.errors import InputError
+from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
+from megaprune.weights.files.hf_folder import HfFolder, write_hf
+from megaprune.weights.files.manifest import Manifest
+from megaprune.weights.files.megatron_folder import HF_FILES, MegatronFolder, write_megatron
+from megaprune.weights.files.staging import staged
+from megaprune.weights.layouts import Spelling, checkpoint_layout, hf_layout
+from megaprune.weights.layouts.sharding import round_up
+from megaprune.weights.verify import Progress, compare
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What weights can be converted to, by name."""
+
+Begin = Callable[[str, int, int], Progress]
+"""Called with (what is done, tensors, bytes) when a pass over the weights begins."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was done: the folder written, its tensors and bytes, and notes on the input."""
+
+    out: Path
+    tensors: int
+    nbytes: int
+    verified: bool
+    notes: list[str]
+
+
+def hf_to_megatron(
+    hf: Path,
+    out: Path,
+    begin: Begin,
+    *,
+    dtype: torch.dtype | None = None,
+    vocab_multiple: int = 1,
+    overwrite: bool = False,
+    check: bool = True,
+) -> Conversion:
+    """Write a Hugging Face folder as a Megatron-core distributed checkpoint.
+
+    `megatron.core.dist_checkpointing.load` reads it into a `GPTModel` of any tp, pp and vpp.
+
+    Args:
+        dtype: convert elements to this; as they are if None.
+        vocab_multiple: pad the vocabulary with rows of zeros to a multiple of this. Megatron-core
+            pads by itself when it loads a model with more rows, so 1 serves every layout.
+        overwrite: replace `out` if it is a model folder.
+        check: before `out` appears, read it back and compare every tensor with its source.
+
+    Raises:
+        InputError: the input is not whole, or `out` cannot be written, or it is not what it should
+            be. Nothing is left of `out` then.
+    """
+    if vocab_multiple < 1:
+        raise InputError(
+            f"the vocabulary is padded to a multiple of {vocab_multiple}; expected >= 1"
+        )
+    folder = HfFolder(hf)
+    padded = round_up(folder.model.vocab, vocab_multiple)
+    weights = Rearranged(
+        folder, checkpoint_layout(folder.model, Spelling(stacked=True, padded_vocab=padded)), dtype
+    )
+    with staged(out, overwrite, _nbytes(weights), hf) as partial:
+        progress = begin("writing", len(weights.parameters()), _nbytes(weights))
+        write_megatron(partial, weights, folder.side_files(), progress)
+        _state_dtype(partial / HF_FILES / "config.json", weights)
+        if check:
+            _proved(folder, MegatronFolder(partial), begin, dtype)
+    return Conversion(out, len(folder.model.tensors()), _nbytes(weights), check, folder.notes)
+
+
+def megatron_to_hf(
+    megatron: Path,
+    out: Path,
+    begin: Begin,
+    *,
+    hf: Path | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard: int = 5 * 10**9,
+    overwrite: bool = False,
+    check: bool = True,
+) -> Conversion:
+    """Write a Megatron-core distributed checkpoint as a Hugging Face folder.
+
+    Optimizer state and vocabulary padding stay behind.
+
+    Args:
+        megatron: the checkpoint, or a run's folder with latest_checkpointed_iteration.txt.
+        hf: where to take config.json and tokenizer files from if the checkpoint does not keep them;
+            refused if it is of another model than the checkpoint.
+        dtype: convert elements to this; as they are if None.
+        max_shard: bytes of a safetensors shard at the most.
+        overwrite: replace `out` if it is a model folder.
+        check: before `out` appears, read it back and compare every tensor with its source.
+
+    Raises:
+        InputError: as for `hf_to_megatron`.
+    """
+    folder = MegatronFolder(megatron, hf)
+    weights = Rearranged(folder, hf_layout(folder.model), dtype)
+    with staged(out, overwrite, _nbytes(weights), folder.path, *([hf] if hf else [])) as partial:
+        progress = begin("writing", len(weights.parameters()), _nbytes(weights))
+        for name, path in folder.side_files().items():
+            (partial / name).write_bytes(path.read_bytes())
+        _state_dtype(partial / "config.json", weights)
+        write_hf(partial, weights, max_shard, progress)
+        if check:
+            _proved(folder, HfFolder(partial), begin, dtype)
+    return Conversion(out, len(folder.model.tensors()), _nbytes(weights), check, folder.notes)
+
+
+def _nbytes(weights: Rearranged) -> int:
+    return sum(p.size * weights.dtype(p.name).itemsize for p in weights.parameters())
+
+
+def _proved(source: Folder, written: Folder, begin: Begin, dtype: torch.dtype | None) -> None:
+    """Compare what was written with its source and leave the manifest, or raise."""
+    logical = Rearranged(written, hf_layout(written.model))
+    progress = begin("verifying", len(logical.parameters()), _nbytes(logical))
+    verdict = compare(source, written, progress, dtype)
+    if verdict.differences:
+        raise InputError(
+            f"what was written to {written.path} is not what {source.path} holds (a failing disk "
+            f"or memory?): {'; '.join(verdict.differences[:5])}"
+        )
+    Manifest.of(source.path, verdict.digests).write(written.path)
+
+
+def _state_dtype(config: Path, weights: Rearranged) -> None:
+    """Make config.json name the type of the weights beside it: loaders convert to what it names."""
+    types = {dtype_name(weights.dtype(p.name)) for p in weights.parameters()}
+    content = json.loads(config.read_text(encoding="utf-8"))
+    keys = [key for key in ("dtype", "torch_dtype") if key in content] or ["torch_dtype"]
+    if len(types) > 1 or all(content.get(key) in types for key in keys):
+        return
+    content.update(dict.fromkeys(keys, types.pop()))
+    config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

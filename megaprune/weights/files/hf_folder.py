@@ -1,0 +1,287 @@
+"""Hugging Face folders: safetensors shards and what lies beside them.
+
+The safetensors library reads and writes whole tensors, and whole files of them. Models are larger
+than memory, so both directions are done here on its documented format: eight bytes of header
+length, a JSON header, then the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megaprune.errors import InputError
+from megaprune.weights.boxes import Box, Shape
+from megaprune.weights.files.folder import Rearranged, check_shape
+from megaprune.weights.files.mapped import BAND_BYTES, read_box, row_major
+from megaprune.weights.layouts import hf_layout
+from megaprune.weights.model import Model, read_config
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack")
+_BESIDE_WEIGHTS = (".json", ".txt", ".jinja", ".model", ".tiktoken")
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: file, first byte, type and shape."""
+
+    path: Path
+    offset: int
+    dtype: torch.dtype
+    shape: Shape
+
+
+class HfFolder:
+    """A Hugging Face model folder with safetensors weights.
+
+    Opening it checks everything that can be checked without reading weights: every tensor that
+    config.json calls for is there once, with the right shape, in a file of the right length.
+
+    Raises:
+        InputError: it is not so; the message names file and tensor.
+    """
+
+    format = "hugging-face"
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = read_config(path)
+        self.model = Model.from_config(self.config, str(path / "config.json"))
+        self.layout = hf_layout(self.model)
+        self.notes: list[str] = []
+        self.tensors = self._checked(_stored_tensors(path))
+
+    def dtype(self, parameter: str) -> torch.dtype:
+        """Element type of a tensor."""
+        return self.tensors[parameter].dtype
+
+    def read(self, parameter: str, box: Box) -> torch.Tensor:
+        """Elements of a tensor, on the file's pages."""
+        stored = self.tensors[parameter]
+        return read_box(stored.path, stored.offset, stored.dtype, row_major(stored.shape), box)
+
+    def side_files(self) -> dict[str, Path]:
+        """config.json, generation_config.json, tokenizer files, licence, by name."""
+        return side_files(self.path)
+
+    def _checked(self, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+        expected = self.layout.tensors
+        for tensor, shape in expected.items():
+            if tensor not in found:
+                raise InputError(
+                    f"{self.path}: tensor {tensor} is missing: no weight file lists it, and the "
+                    f"{self.model.family.architecture} of config.json has it"
+                )
+            check_shape(str(found[tensor].path), tensor, found[tensor].shape, shape)
+        for tensor in sorted(found.keys() - expected.keys()):
+            if tensor.endswith("rotary_emb.inv_freq"):
+                continue  # a buffer of old releases, recomputed by every loader
+            if tensor == "lm_head.weight" and self.model.tied:
+                self.notes.append(
+                    "lm_head.weight is stored, but tie_word_embeddings is true: the embedding is "
+                    "taken for both, as transformers does"
+                )
+                continue
+            raise InputError(
+                f"{found[tensor].path}: tensor {tensor} is not part of "
+                f"{self.model.family.architecture} with this config.json; it would be lost"
+            )
+        return {tensor: found[tensor] for tensor in expected}
+
+
+def side_files(folder: Path) -> dict[str, Path]:
+    """Configuration, tokenizer and licence files of a Hugging Face folder, by name."""
+    return {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.startswith((".", "megaprune_"))
+        and not path.name.endswith(_WEIGHTS)
+        and (path.suffix in _BESIDE_WEIGHTS or path.name.startswith(_LICENCES))
+    }
+
+
+def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of the folder's weight files, which are those that transformers would load."""
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / SINGLE).is_file():
+            seen = sorted(p.name for p in folder.iterdir() if p.name.endswith(_WEIGHTS))
+            raise InputError(
+                f"{folder}: neither {INDEX} nor {SINGLE} is there (weight files seen: "
+                f"{', '.join(seen) or 'none'}). Only safetensors are read: other weights can be "
+                f"saved anew with transformers' save_pretrained"
+            )
+        return read_header(folder / SINGLE)
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index}: not an index of safetensors shards: {error!r}") from error
+    found: dict[str, StoredTensor] = {}
+    for name in names:
+        listed = [tensor for tensor, file in weight_map.items() if file == name]
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name} is missing; {INDEX} says that it holds {len(listed)} tensors, "
+                f"{listed[0]} among them"
+            )
+        stored = read_header(folder / name)
+        for tensor in listed:
+            if tensor not in stored:
+                raise InputError(
+                    f"{folder / name}: tensor {tensor} is missing; {INDEX} says that it is there"
+                )
+        for tensor in stored:
+            if weight_map.get(tensor) != name:
+                raise InputError(
+                    f"{index}: tensor {tensor} is missing from the index; it is in {name}. "
+                    f"The index and the shards are of different downloads"
+                )
+        found.update(stored)
+    return found
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a safetensors file.
+
+    Raises:
+        InputError: the file is truncated or is not of this format.
+    """
+    length = path.stat().st_size
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if length < 8 or size > min(length - 8, 100_000_000):
+            raise InputError(
+                f"{path}: {length} bytes, with a header of {size} bytes: truncated, or not a "
+                f"safetensors file. Fetch it again"
+            )
+        try:
+            header: dict[str, Any] = json.loads(file.read(size))
+        except ValueError as error:
+            raise InputError(f"{path}: the header is not JSON ({error}). Fetch it again") from error
+    header.pop("__metadata__", None)
+    found = {}
+    try:
+        for tensor, entry in header.items():
+            if entry["dtype"] not in _DTYPES:
+                raise InputError(
+                    f"{path}: tensor {tensor} is of type {entry['dtype']}; expected one of "
+                    f"{', '.join(_DTYPES)}. Quantized checkpoints are not supported"
+                )
+            dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+            begin, end = entry["data_offsets"]
+            if end - begin != prod(shape) * dtype.itemsize or begin < 0:
+                raise InputError(
+                    f"{path}: tensor {tensor} of shape {list(shape)} and type {entry['dtype']} "
+                    f"takes {prod(shape) * dtype.itemsize} bytes; its header gives it {end - begin}"
+                )
+            if 8 + size + end > length:
+                raise InputError(
+                    f"{path}: truncated: {length} bytes, but tensor {tensor} ends at byte "
+                    f"{8 + size + end}. Fetch it again"
+                )
+            found[tensor] = StoredTensor(path, 8 + size + begin, dtype, shape)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: tensor {tensor} has a malformed header: {error!r}") from error
+    return found
+
+
+def write_hf(
+    folder: Path, weights: Rearranged, max_shard: int, written: Callable[[str, int, bool], None]
+) -> None:
+    """Write weights, in the logical layout, as safetensors shards with an index.
+
+    Shards are filled in the model's order; within a shard, tensors lie in the order that the
+    safetensors library gives them, so that a file equals the one it would write.
+
+    Args:
+        max_shard: bytes of tensors in a shard at the most; a larger tensor has one of its own.
+        written: told (tensor, bytes, whether the tensor is complete) as each band is written.
+    """
+    shapes = weights.layout.tensors
+    sizes = {t: prod(s) * weights.dtype(t).itemsize for t, s in shapes.items()}
+    shards = list(_shards(sizes, max_shard))
+    names = [SINGLE]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for name, tensors in zip(names, shards, strict=True):
+        # Widest type first keeps every tensor aligned.
+        tensors.sort(key=lambda t: (-weights.dtype(t).itemsize, _rank(weights.dtype(t)), t))
+        with open(folder / name, "wb") as file:
+            file.write(_header(weights, tensors, sizes))
+            for tensor in tensors:
+                box = Box.whole(shapes[tensor])
+                for band in box.bands(BAND_BYTES // weights.dtype(tensor).itemsize):
+                    data = weights.read(tensor, band).contiguous().view(torch.uint8)
+                    file.write(data.numpy().data)
+                    written(tensor, data.numel(), band.stop == box.stop)
+            file.flush()
+            os.fsync(file.fileno())
+    if len(shards) > 1:
+        index = {
+            "metadata": {
+                "total_parameters": sum(map(prod, shapes.values())),
+                "total_size": sum(sizes.values()),
+            },
+            "weight_map": {
+                tensor: name
+                for name, tensors in zip(names, shards, strict=True)
+                for tensor in tensors
+            },
+        }
+        index["weight_map"] = dict(sorted(index["weight_map"].items()))
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(sizes: dict[str, int], limit: int) -> Iterator[list[str]]:
+    shard: list[str] = []
+    total = 0
+    for tensor, size in sizes.items():
+        if shard and total + size > limit:
+            yield shard
+            shard, total = [], 0
+        shard.append(tensor)
+        total += size
+    yield shard
+
+
+def _rank(dtype: torch.dtype) -> int:
+    # The library orders types of the same width by their place in its list: BF16 after F16.
+    return {torch.bfloat16: 0, torch.float16: 1}.get(dtype, 0)
+
+
+def _header(weights: Rearranged, tensors: list[str], sizes: dict[str, int]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        header[tensor] = {
+            "dtype": _DTYPE_NAMES[weights.dtype(tensor)],
+            "shape": list(weights.layout.tensors[tensor]),
+            "data_offsets": [offset, offset + sizes[tensor]],
+        }
+        offset += sizes[tensor]
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

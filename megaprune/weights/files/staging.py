@@ -1,0 +1,117 @@
+"""Outputs are made beside their place and renamed when they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from megaprune.errors import InputError
+from megaprune.weights.files.megatron_folder import is_checkpoint
+
+
+@contextlib.contextmanager
+def staged(out: Path, overwrite: bool, nbytes: int, *sources: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` if the block ends without an error.
+
+    It is a sibling, `<out>.partial`, so that the rename is atomic. What a killed run left there is
+    removed; after an error nothing is left.
+
+    Args:
+        overwrite: replace `out` if it is a model folder; otherwise it must not exist.
+        nbytes: what will be written, to be checked against the free space first.
+        sources: folders that are read from, which must not be replaced.
+
+    Raises:
+        InputError: `out` exists, is no model folder, is a source, is being written by another
+            process, or the disk is too small.
+    """
+    out = out.absolute()
+    _check_target(out, overwrite, sources)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out.with_name(f".{out.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise InputError(f"cannot write beside {out}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{partial} is being written by another process") from error
+        if partial.exists():
+            shutil.rmtree(partial)
+        free = shutil.disk_usage(out.parent).free
+        if free < nbytes:
+            raise InputError(
+                f"{out.parent} has {free / 1e9:.2f} GB free; {out.name} takes {nbytes / 1e9:.2f} GB"
+            )
+        partial.mkdir()
+        try:
+            yield partial
+            _flush(partial)
+            _publish(partial, out)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if full := _disk_full(error):
+                raise InputError(
+                    f"the disk of {out.parent} is full: {full.strerror}. Nothing was left of "
+                    f"{out.name}; make room and run it again"
+                ) from error
+            raise
+    finally:
+        out.with_name(f".{out.name}.lock").unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _check_target(out: Path, overwrite: bool, sources: tuple[Path, ...]) -> None:
+    for source in sources:
+        there = source.resolve()
+        if out.resolve() == there or there.is_relative_to(out.resolve()):
+            raise InputError(f"{out} is where the input {source} lies; choose another --out")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{out} exists; give --overwrite to replace it, or another --out")
+    empty = out.is_dir() and not any(out.iterdir())
+    if not (empty or is_checkpoint(out) or (out / "config.json").is_file()):
+        raise InputError(f"{out} is not a model folder: it is not overwritten. Remove it yourself")
+
+
+def _publish(partial: Path, out: Path) -> None:
+    old = out.with_name(out.name + ".replaced")
+    if old.exists():
+        shutil.rmtree(old)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    _flush(out.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _flush(folder: Path) -> None:
+    """Make names durable; the files' contents were flushed as they were written."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_full(error: BaseException) -> OSError | None:
+    """The ENOSPC or EDQUOT behind an error; torch's writers wrap it in errors of their own."""
+    seen: list[BaseException] = [error]
+    for one in seen:
+        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
+            return one
+        failures = getattr(one, "failures", None)
+        inner = [one.__cause__, one.__context__]
+        if isinstance(failures, dict):
+            inner += [item[0] if isinstance(item, tuple) else item for item in failures.values()]
+        seen += [e for e in inner if isinstance(e, BaseException) and e not in seen]
+    return None

@@ -1,0 +1,99 @@
+"""What a folder of weights holds, without reading the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from megaprune.weights.boxes import Shape
+from megaprune.weights.files.folder import dtype_name
+from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.files.manifest import MANIFEST, Manifest
+from megaprune.weights.files.megatron_folder import (
+    HF_FILES,
+    CheckpointIndex,
+    MegatronFolder,
+    is_checkpoint,
+)
+from megaprune.weights.model import read_config
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored tensor: its name, shape, type, bytes and the files it lies in."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    nbytes: int
+    files: list[str]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds.
+
+    Args:
+        path: the folder, a run's latest checkpoint resolved.
+        format: "hugging-face" or "megatron-torch_dist".
+        architecture: from config.json, or a word on why it is not known.
+        entries: every stored tensor.
+        notes: what a user should know.
+    """
+
+    path: Path
+    format: str
+    architecture: str
+    entries: list[Entry]
+    notes: list[str]
+
+
+def inspect(path: Path) -> Contents:
+    """List a folder of either format; a checkpoint needs no configuration for it.
+
+    Raises:
+        InputError: it is neither format, or files are missing or truncated.
+    """
+    if is_checkpoint(path):
+        return _checkpoint(path)
+    folder = HfFolder(path)
+    entries = [
+        Entry(
+            name,
+            stored.shape,
+            dtype_name(stored.dtype),
+            prod(stored.shape) * stored.dtype.itemsize,
+            [stored.path.name],
+        )
+        for name, stored in folder.tensors.items()
+    ]
+    notes = [*folder.notes, _manifest_note(path)]
+    return Contents(path, HfFolder.format, folder.model.family.architecture, entries, notes)
+
+
+def _checkpoint(path: Path) -> Contents:
+    index = CheckpointIndex(path)
+    entries = [
+        Entry(
+            name,
+            tuple(stored.size),
+            dtype_name(stored.properties.dtype),
+            prod(stored.size) * stored.properties.dtype.itemsize,
+            sorted({chunk.path.name for chunk in index.chunks(name)}),
+        )
+        for name, stored in index.tensors.items()
+    ]
+    notes = [_manifest_note(index.path)]
+    architecture = "unknown: the checkpoint keeps no config.json"
+    if (index.path / HF_FILES).is_dir():
+        architecture = read_config(index.path / HF_FILES).get("architectures", ["?"])[0]
+        notes += MegatronFolder(index.path).notes
+    return Contents(index.path, MegatronFolder.format, architecture, entries, notes)
+
+
+def _manifest_note(path: Path) -> str:
+    manifest = Manifest.read(path)
+    if manifest is None:
+        return f"not verified: there is no {MANIFEST}"
+    return f"{MANIFEST}: {len(manifest.tensors)} tensors were equal to those of {manifest.source}"

@@ -1,0 +1,227 @@
+"""How Megatron-core arranges a decoder: over its ranks, and in its distributed checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megaprune.weights.boxes import Box
+from megaprune.weights.families import LOCAL_NORMS, Row, Split
+from megaprune.weights.layouts import sharding
+from megaprune.weights.layouts.base import Layout, Parameter, Piece, Shard, divisible
+from megaprune.weights.model import Model
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How layers are spread over pipeline stages, in Megatron-core's own terms.
+
+    Args:
+        stages: pipeline_model_parallel_size.
+        chunks: virtual_pipeline_model_parallel_size, the model chunks that each stage holds.
+        first: num_layers_in_first_pipeline_stage, or None for an even share.
+        last: num_layers_in_last_pipeline_stage, or None for an even share.
+    """
+
+    stages: int = 1
+    chunks: int = 1
+    first: int | None = None
+    last: int | None = None
+
+    def layers(self, total: int) -> list[list[range]]:
+        """Layer numbers (from 0) of each chunk of each stage: `result[stage][chunk]`.
+
+        Raises:
+            ValueError: the layers do not divide so; the message says what would.
+        """
+        if self.stages == 1:
+            if self.chunks != 1:
+                raise ValueError(f"vpp={self.chunks} needs pp > 1; pp is 1")
+            return [[range(total)]]
+        given = {0: self.first, self.stages - 1: self.last}
+        fixed = {stage: count for stage, count in given.items() if count is not None}
+        middle = self.stages - len(fixed)
+        rest = total - sum(fixed.values())
+        if rest < 0 or (middle == 0 and rest):
+            raise ValueError(
+                f"first and last pipeline stages hold {sum(fixed.values())} layers of {total}, "
+                f"with {middle} stages between them"
+            )
+        share = divisible("layers left for the other stages", rest, "pp", middle) if middle else 0
+        counts = [
+            divisible("layers of a stage", fixed.get(stage, share), "vpp", self.chunks)
+            for stage in range(self.stages)
+        ]
+        # Chunk v of every stage comes before chunk v + 1 of any.
+        starts = [[0] * self.chunks for _ in counts]
+        first = 0
+        for chunk in range(self.chunks):
+            for stage, count in enumerate(counts):
+                starts[stage][chunk] = first
+                first += count
+        return [
+            [range(start, start + counts[stage]) for start in starts[stage]]
+            for stage in range(self.stages)
+        ]
+
+
+def megatron_layout(
+    model: Model,
+    tp: int = 1,
+    pipeline: Pipeline | None = None,
+    dp: int = 1,
+    vocab_multiple: int = 1,
+    norms: Literal["te", "local"] = "te",
+) -> Layout:
+    """The weights of a `GPTModel` over tp x dp x pp ranks, in Megatron's default rank order.
+
+    Rank = tp rank + tp * (dp rank + dp * stage). Parameters are named as by
+    `torch.nn.ModuleList(model_chunks).named_parameters()`: "0.decoder.layers.3...", where layers
+    count from 0 within the chunk. A tied output layer is a parameter of its own only where it is
+    on another stage than the embedding.
+
+    Args:
+        model: what is laid out.
+        tp, dp: tensor- and data-parallel sizes.
+        pipeline: stages and their layers; one stage if None.
+        vocab_multiple: the vocabulary is padded to a multiple of this times tp
+            (Megatron's make_vocab_size_divisible_by).
+        norms: "te" where Transformer Engine fuses each norm with the linear layer after it,
+            "local" where it is a module of its own.
+
+    Raises:
+        ValueError: tp, pp or vpp do not divide the model; the message says which values do.
+    """
+    pipeline = pipeline or Pipeline()
+    divides = [n for n in range(1, model.kv_heads + 1) if model.kv_heads % n == 0]
+    divisible("num_query_groups", model.kv_heads, "tp", tp, divides)
+    padded = sharding.round_up(model.vocab, vocab_multiple * tp)
+    renamed = LOCAL_NORMS if norms == "local" else {}
+    stages = pipeline.layers(model.layers)
+
+    def shard(rank: int, stage: int) -> Shard:
+        return tuple(
+            parameter
+            for chunk, layers in enumerate(stages[stage])
+            for parameter in chunk_parameters(rank, stage, chunk, layers)
+        )
+
+    def chunk_parameters(rank: int, stage: int, chunk: int, layers: range) -> list[Parameter]:
+        first = stage == 0 and chunk == 0
+        last = stage == pipeline.stages - 1 and chunk == pipeline.chunks - 1
+        placed: list[tuple[str, Row, int | None]] = []
+        if first:
+            placed.append((model.family.embedding.megatron, model.family.embedding, None))
+        for local, layer in enumerate(layers):
+            for row in model.family.layer:
+                name = renamed.get(row.megatron, row.megatron)
+                placed.append((f"decoder.layers.{local}.{name}", row, layer))
+        if last:
+            placed.append((model.family.final_norm.megatron, model.family.final_norm, None))
+            if not model.tied:
+                placed.append((model.family.head.megatron, model.family.head, None))
+            elif not first:
+                placed.append((model.family.head.megatron, model.family.embedding, None))
+        return [
+            _parameter(model, f"{chunk}.{name}", row, layer, tp, rank, padded)
+            for name, row, layer in placed
+        ]
+
+    held = [[shard(rank, stage) for rank in range(tp)] for stage in range(pipeline.stages)]
+    ranks = tuple(
+        held[stage][rank]
+        for stage in range(pipeline.stages)
+        for _ in range(dp)
+        for rank in range(tp)
+    )
+    return Layout(model.tensors(), ranks)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a distributed checkpoint names a model's parameters.
+
+    Args:
+        stacked: one tensor holds a parameter of all layers, with a leading layer dimension
+            ("decoder.layers.mlp..."), as `GPTModel.sharded_state_dict()` has it by default; else
+            one tensor for each layer ("decoder.layers.7.mlp...", metadata non_homogeneous_layers).
+        padded_vocab: rows of the embedding and of the output layer.
+        prefix: what stands before every name.
+    """
+
+    stacked: bool
+    padded_vocab: int
+    prefix: str = ""
+
+
+def checkpoint_layout(model: Model, spelling: Spelling) -> Layout:
+    """The weights as a Megatron-core distributed checkpoint holds them: global tensors, one rank.
+
+    They do not depend on the tp and pp that wrote them: heads are interleaved per query group,
+    gate and up are whole, norms bear Transformer Engine's names.
+    """
+    stacks: dict[str, list[Parameter]] = {}
+    for row, layer in model.rows():
+        name = row.megatron
+        if layer is not None:
+            middle = "" if spelling.stacked else f"{layer}."
+            name = f"decoder.layers.{middle}{name}"
+        name = spelling.prefix + name
+        parameter = _parameter(model, name, row, layer, 1, 0, spelling.padded_vocab)
+        stacks.setdefault(name, []).append(parameter)
+    layers = f"{spelling.prefix}decoder.layers."
+    shard = tuple(
+        _stack(parts) if spelling.stacked and name.startswith(layers) else parts[0]
+        for name, parts in stacks.items()
+    )
+    return Layout(model.tensors(), (shard,))
+
+
+def _stack(parameters: list[Parameter]) -> Parameter:
+    """Parameters of the same shape, layer by layer along a new leading dimension."""
+
+    def placed(box: Box, layer: int) -> Box:
+        return Box((layer, *box.start), (layer + 1, *box.stop))
+
+    return Parameter(
+        parameters[0].name,
+        (len(parameters), *parameters[0].shape),
+        tuple(
+            Piece(piece.tensor, piece.box, placed(piece.at, layer))
+            for layer, parameter in enumerate(parameters)
+            for piece in parameter.pieces
+        ),
+    )
+
+
+def _parameter(
+    model: Model, name: str, row: Row, layer: int | None, tp: int, rank: int, padded_vocab: int
+) -> Parameter:
+    parts = model.parts(row, layer)
+    match row.split:
+        case Split.REPLICATED:
+            return sharding.replicated(name, parts[0])
+        case Split.ROW:
+            return sharding.row_parallel(name, parts[0], tp, rank)
+        case Split.GATED:
+            return sharding.gated(name, parts, tp, rank)
+        case Split.VOCAB:
+            return sharding.vocab_parallel(name, parts[0], padded_vocab, tp, rank)
+        case Split.QKV:
+            return _interleaved_qkv(model, name, parts, tp, rank)
+
+
+def _interleaved_qkv(
+    model: Model, name: str, parts: list[sharding.Part], tp: int, rank: int
+) -> Parameter:
+    """For each query group: its query heads, then its key head, then its value head."""
+    (q, q_shape), (k, kv_shape), (v, _) = parts
+    head = model.head_dim
+    queries = model.heads // model.kv_heads * head
+    groups = model.kv_heads // tp
+    bands = []
+    for group in range(rank * groups, (rank + 1) * groups):
+        bands.append((q, q_shape, group * queries, queries))
+        bands.append((k, kv_shape, group * head, head))
+        bands.append((v, kv_shape, group * head, head))
+    return sharding.stacked_rows(name, bands)

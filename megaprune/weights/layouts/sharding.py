@@ -1,0 +1,66 @@
+"""The cuts of tensor parallelism that Megatron-core and vLLM share.
+
+Each function returns the `Parameter` of one tensor-parallel rank.
+"""
+
+from __future__ import annotations
+
+from megaprune.weights.boxes import Box, Shape
+from megaprune.weights.layouts.base import Parameter, Piece, divisible
+
+Part = tuple[str, Shape]
+"""A logical tensor: its name and shape."""
+
+
+def replicated(name: str, part: Part) -> Parameter:
+    """The whole tensor, on every rank."""
+    tensor, shape = part
+    return Parameter(name, shape, (Piece(tensor, Box.whole(shape), Box.whole(shape)),))
+
+
+def row_parallel(name: str, part: Part, tp: int, rank: int) -> Parameter:
+    """A share of the input features (dimension 1)."""
+    tensor, (outputs, inputs) = part
+    share = divisible(f"input features of {tensor}", inputs, "tp", tp)
+    box = Box((0, rank * share), (outputs, (rank + 1) * share))
+    return Parameter(name, (outputs, share), (Piece(tensor, box, Box.whole((outputs, share))),))
+
+
+def stacked_rows(name: str, bands: list[tuple[str, Shape, int, int]]) -> Parameter:
+    """Bands of rows one below another: (tensor, its shape, first row, number of rows) each."""
+    pieces, offset = [], 0
+    for tensor, shape, first, rows in bands:
+        tail = shape[1:]
+        box = Box((first, *(0 for _ in tail)), (first + rows, *tail))
+        pieces.append(Piece(tensor, box, box.shift((offset - first, *(0 for _ in tail)))))
+        offset += rows
+    return Parameter(name, (offset, *bands[0][1][1:]), tuple(pieces))
+
+
+def gated(name: str, parts: list[Part], tp: int, rank: int) -> Parameter:
+    """[gate; up], this rank's share of each."""
+    bands = []
+    for tensor, shape in parts:
+        share = divisible(f"output features of {tensor}", shape[0], "tp", tp)
+        bands.append((tensor, shape, rank * share, share))
+    return stacked_rows(name, bands)
+
+
+def vocab_parallel(name: str, part: Part, padded: int, tp: int, rank: int) -> Parameter:
+    """A share of the rows of the padded vocabulary; rows beyond the vocabulary hold zeros."""
+    tensor, (vocab, hidden) = part
+    share = divisible("padded vocabulary", padded, "tp", tp)
+    first, last = rank * share, (rank + 1) * share
+    held = max(0, min(last, vocab) - first)
+    box = Box((first, 0), (first + held, hidden))
+    return Parameter(
+        name,
+        (share, hidden),
+        pieces=(Piece(tensor, box, Box((0, 0), (held, hidden))),) if held else (),
+        padding=(Box((held, 0), (share, hidden)),) if held < share else (),
+    )
+
+
+def round_up(amount: int, multiple: int) -> int:
+    """The smallest multiple that is not less than `amount`."""
+    return -(-amount // multiple) * multiple

@@ -1,0 +1,71 @@
+"""How vLLM arranges a decoder over the ranks of its tensor-parallel engines."""
+
+from __future__ import annotations
+
+from megaprune.weights.families import Row, Split
+from megaprune.weights.layouts import sharding
+from megaprune.weights.layouts.base import Layout, Parameter, divisible
+from megaprune.weights.model import Model
+
+VOCAB_MULTIPLE = 64
+"""vLLM pads the vocabulary to a multiple of this, whatever tp is (DEFAULT_VOCAB_PADDING_SIZE)."""
+
+
+def vllm_layout(model: Model, tp: int = 1, engines: int = 1) -> Layout:
+    """The parameters of `engines` vLLM engines of `tp` contiguous ranks each.
+
+    Names are those of `model.named_parameters()` inside a vLLM worker. Key and value heads are
+    replicated where tp exceeds their number. A tied output layer has no parameter of its own.
+
+    Raises:
+        ValueError: tp does not divide the model; the message says which values do.
+    """
+    valid = [
+        n
+        for n in range(1, model.heads + 1)
+        if model.heads % n == 0 and (model.kv_heads % n == 0 or n % model.kv_heads == 0)
+    ]
+    divisible("num_attention_heads", model.heads, "vLLM tp", tp, valid)
+    if tp not in valid:
+        raise ValueError(
+            f"vLLM tp={tp} neither divides num_key_value_heads={model.kv_heads} nor is a multiple "
+            f"of it; choose one of {', '.join(map(str, valid))}"
+        )
+    padded = sharding.round_up(model.vocab, VOCAB_MULTIPLE)
+
+    def parameter(row: Row, layer: int | None, rank: int) -> Parameter:
+        parts = model.parts(row, layer)
+        name = row.vllm if layer is None else f"model.layers.{layer}.{row.vllm}"
+        match row.split:
+            case Split.REPLICATED:
+                return sharding.replicated(name, parts[0])
+            case Split.ROW:
+                return sharding.row_parallel(name, parts[0], tp, rank)
+            case Split.GATED:
+                return sharding.gated(name, parts, tp, rank)
+            case Split.VOCAB:
+                return sharding.vocab_parallel(name, parts[0], padded, tp, rank)
+            case Split.QKV:
+                return _blocked_qkv(model, name, parts, tp, rank)
+
+    engine = [tuple(parameter(*row, rank) for row in model.rows()) for rank in range(tp)]
+    return Layout(model.tensors(), tuple(engine * engines))
+
+
+def _blocked_qkv(
+    model: Model, name: str, parts: list[sharding.Part], tp: int, rank: int
+) -> Parameter:
+    """[query; key; value]: this rank's heads of each."""
+    (q, q_shape), (k, kv_shape), (v, _) = parts
+    queries = model.heads // tp * model.head_dim
+    copies = max(1, tp // model.kv_heads)
+    keys = max(1, model.kv_heads // tp) * model.head_dim
+    first = rank // copies * keys
+    return sharding.stacked_rows(
+        name,
+        [
+            (q, q_shape, rank * queries, queries),
+            (k, kv_shape, first, keys),
+            (v, kv_shape, first, keys),
+        ],
+    )

@@ -1,0 +1,181 @@
+"""A model's shape, read from a Hugging Face config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megaprune.errors import InputError
+from megaprune.weights.boxes import Shape
+from megaprune.weights.families import FAMILIES, Family, Row
+
+
+@dataclass(frozen=True)
+class Model:
+    """The numbers that fix the shape of every weight.
+
+    Args:
+        family: the table of the architecture.
+        layers, hidden, ffn, heads, kv_heads, head_dim, vocab: counts; `vocab` is without padding.
+        tied: whether the output layer is the embedding.
+    """
+
+    family: Family
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], where: str = "config.json") -> Model:
+        """Read the content of a config.json; `where` names it in errors.
+
+        Raises:
+            InputError: an architecture without a table, a missing or impossible number.
+        """
+        architectures = config.get("architectures") or ["(none)"]
+        family = FAMILIES.get(architectures[0])
+        if family is None:
+            raise InputError(
+                f"{where}: architecture {architectures[0]} is not supported; "
+                f"supported are {', '.join(sorted(FAMILIES))}"
+            )
+        for switch in family.refused:
+            if config.get(switch):
+                raise InputError(
+                    f"{where}: {switch}={config[switch]!r} adds tensors that the table of "
+                    f"{family.architecture} does not have; expected {switch}=false"
+                )
+
+        def number(key: str, default: int | None = None) -> int:
+            value = config.get(key)
+            value = default if value is None else value
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{where}: {key} is {value!r}; expected a positive integer")
+            return value
+
+        heads, hidden = number("num_attention_heads"), number("hidden_size")
+        if config.get("head_dim") is None and hidden % heads:
+            raise InputError(
+                f"{where}: hidden_size={hidden} is not a multiple of num_attention_heads={heads}, "
+                f"and there is no head_dim"
+            )
+        # Qwen3Config's own default is 128; the other families derive it.
+        default_head_dim = 128 if family.architecture == "Qwen3ForCausalLM" else hidden // heads
+        kv_heads = number("num_key_value_heads", heads)
+        if heads % kv_heads:
+            raise InputError(
+                f"{where}: num_attention_heads={heads} is not a multiple of "
+                f"num_key_value_heads={kv_heads}"
+            )
+        return Model(
+            family,
+            layers=number("num_hidden_layers"),
+            hidden=hidden,
+            ffn=number("intermediate_size"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=number("head_dim", default_head_dim),
+            vocab=number("vocab_size"),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+
+    def shape(self, symbols: tuple[str, ...]) -> Shape:
+        """Numbers for the symbols of `families.Tensor.shape`."""
+        numbers = {
+            "hidden": self.hidden,
+            "ffn": self.ffn,
+            "vocab": self.vocab,
+            "head": self.head_dim,
+            "query": self.heads * self.head_dim,
+            "key_value": self.kv_heads * self.head_dim,
+        }
+        return tuple(numbers[symbol] for symbol in symbols)
+
+    def rows(self) -> Iterator[tuple[Row, int | None]]:
+        """Every parameter of the model with its layer number, from the embedding to the head."""
+        yield self.family.embedding, None
+        for layer in range(self.layers):
+            for row in self.family.layer:
+                yield row, layer
+        yield self.family.final_norm, None
+        if not self.tied:
+            yield self.family.head, None
+
+    def parts(self, row: Row, layer: int | None) -> list[tuple[str, Shape]]:
+        """Full names and shapes of the Hugging Face tensors of one row."""
+        prefix = "" if layer is None else f"model.layers.{layer}."
+        return [(prefix + part.name, self.shape(part.shape)) for part in row.parts]
+
+    def tensors(self) -> dict[str, Shape]:
+        """Every Hugging Face tensor of the model, by name, in the model's order."""
+        return {name: shape for row in self.rows() for name, shape in self.parts(*row)}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.json, given the file or its folder.
+
+    Raises:
+        InputError: there is no such file, or it is not a JSON object.
+    """
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; expected the config.json of a Hugging Face model")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds a {type(config).__name__}; expected a JSON object")
+    return config
+
+
+_NOT_THE_MODEL = {
+    # How a file was made or is to be run; nothing that changes what the weights mean.
+    "_name_or_path",
+    "_attn_implementation_autoset",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+_DEFAULTS = {
+    # What transformers takes for a field that config.json leaves out, for every family here.
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+
+def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Fields that mean another model, as "field: seen in `one`, seen in `other`"; empty if none.
+
+    Both spellings of the rotary settings (`rope_theta`, `rope_parameters`) count as the same. A
+    field that only one side has counts where its absence stands for another value.
+    """
+    a, b = _normalised(one), _normalised(other)
+    return [
+        f"{key}: {a[key]!r} against {b[key]!r}"
+        for key in sorted(a.keys() & b.keys())
+        if a[key] != b[key]
+    ]
+
+
+def _normalised(config: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {**_DEFAULTS, **{k: v for k, v in config.items() if k not in _NOT_THE_MODEL}}
+    rope = dict(fields.pop("rope_parameters", None) or {})
+    fields["rope_theta"] = rope.pop("rope_theta", fields["rope_theta"])
+    scaling = rope or dict(fields["rope_scaling"] or {})
+    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    fields["rope_scaling"] = {"rope_type": kind, **scaling} if kind != "default" else None
+    return fields

@@ -1,0 +1,196 @@
+"""Are the same weights in two folders? Read from disk, compared byte by byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from megaprune.errors import InputError
+from megaprune.weights.boxes import Box
+from megaprune.weights.files import open_folder
+from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
+from megaprune.weights.files.manifest import MANIFEST, Digest, Manifest
+from megaprune.weights.files.mapped import BAND_BYTES
+from megaprune.weights.layouts import hf_layout
+from megaprune.weights.model import config_differences
+
+Progress = Callable[[str, int, bool], None]
+"""Told (tensor, bytes, whether the tensor is complete) as work goes on."""
+
+
+@dataclass
+class Verdict:
+    """What a comparison found.
+
+    Args:
+        tensors, nbytes: how much was compared.
+        differences: one line for each thing that differs; none if the folders hold the same.
+        digests: of every tensor of the second folder.
+        notes: what a user should know although nothing is wrong.
+    """
+
+    tensors: int = 0
+    nbytes: int = 0
+    differences: list[str] = field(default_factory=list)
+    digests: dict[str, Digest] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def verify(one: Path, other: Path, progress: Progress, dtype: torch.dtype | None = None) -> Verdict:
+    """Compare a folder with another that it should equal, and with its manifest if it has one.
+
+    Every logical tensor of `other` is compared with that of `one` by its bytes (so that NaN equals
+    NaN, and 0.0 is not -0.0), its padding must be zero (that of `one`, which training may have
+    moved, does not matter), and the configurations must be of one model. If all is well and `other`
+    has no manifest, one is written there.
+
+    Args:
+        dtype: the first folder's elements are converted to this before they are compared.
+
+    Raises:
+        InputError: a folder cannot be read at all.
+    """
+    hf = next((p for p in (one, other) if (p / "config.json").is_file()), None)
+    first, second = open_folder(one, hf), open_folder(other, hf)
+    manifest = Manifest.read(second.path)
+    verdict = compare(first, second, progress, dtype)
+    if manifest is not None:
+        verdict.differences += _against_manifest(verdict.digests, manifest)
+    elif not verdict.differences:
+        written = Manifest.of(first.path, verdict.digests).write(second.path)
+        verdict.notes.append(f"wrote {written}")
+    return verdict
+
+
+def verify_manifest(path: Path, progress: Progress) -> Verdict:
+    """Compare one folder with the manifest in it.
+
+    Raises:
+        InputError: it has no manifest, or cannot be read at all.
+    """
+    folder = open_folder(path)
+    manifest = Manifest.read(folder.path)
+    if manifest is None:
+        raise InputError(
+            f"{folder.path} has no {MANIFEST}: give a second folder to compare it with, which "
+            f"writes one"
+        )
+    verdict = compare(None, folder, progress)
+    verdict.differences += _against_manifest(verdict.digests, manifest)
+    return verdict
+
+
+def compare(
+    first: Folder | None, second: Folder, progress: Progress, dtype: torch.dtype | None = None
+) -> Verdict:
+    """Digest every logical tensor of `second` and compare it with `first`, in bounded memory.
+
+    Args:
+        first: what `second` should hold; if None, only its padding is looked at.
+        dtype: the first folder's elements are converted to this before they are compared.
+    """
+    folders = [second] if first is None else [first, second]
+    verdict = Verdict(notes=[note for folder in folders for note in folder.notes])
+    if first is not None:
+        verdict.differences += [
+            f"config.json: {line}" for line in config_differences(first.config, second.config)
+        ]
+        if first.model != second.model:
+            return verdict
+    logical = hf_layout(second.model)
+    expected = None if first is None else Rearranged(first, logical, dtype)
+    seen = Rearranged(second, logical)
+    # One tensor per core: hashing and comparing both leave Python's lock alone.
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {
+            tensor: pool.submit(_compare_tensor, expected, seen, tensor, progress)
+            for tensor in logical.tensors
+        }
+        try:
+            for tensor, job in jobs.items():
+                verdict.digests[tensor], nbytes, difference = job.result()
+                verdict.tensors += 1
+                verdict.nbytes += nbytes
+                if difference:
+                    verdict.differences.append(f"{tensor}: {difference}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    verdict.differences += _padding(second)
+    return verdict
+
+
+def _compare_tensor(
+    expected: Rearranged | None, seen: Rearranged, tensor: str, progress: Progress
+) -> tuple[Digest, int, str]:
+    """Digest, bytes, and what differs (nothing: an empty string)."""
+    whole, dtype = Box.whole(seen.layout.tensors[tensor]), seen.dtype(tensor)
+    difference, rows = "", []
+    if expected is not None and expected.dtype(tensor) != dtype:
+        difference = f"type {dtype_name(expected.dtype(tensor))} against {dtype_name(dtype)}"
+        expected = None
+    sha, nbytes = hashlib.sha256(), 0
+    for band in whole.bands(BAND_BYTES // dtype.itemsize):
+        data = _bytes(seen, tensor, band)
+        if expected is not None and not torch.equal(data, wanted := _bytes(expected, tensor, band)):
+            differ = (data != wanted).reshape(band.shape[0], -1).any(1).nonzero().flatten()
+            rows += (differ + band.start[0]).tolist()
+        sha.update(data.numpy().data)
+        nbytes += data.numel()
+        progress(tensor, data.numel(), band.stop == whole.stop)
+    if expected is not None and rows:
+        difference = _described(expected, seen, tensor, rows)
+    return Digest(sha.hexdigest(), list(whole.shape), dtype_name(dtype)), nbytes, difference
+
+
+def _bytes(side: Rearranged, tensor: str, box: Box) -> torch.Tensor:
+    return side.read(tensor, box).contiguous().view(torch.uint8).flatten()
+
+
+def _described(expected: Rearranged, seen: Rearranged, tensor: str, rows: list[int]) -> str:
+    """Where a tensor differs: how many rows, which, and the first elements that do."""
+    whole = Box.whole(seen.layout.tensors[tensor])
+    row = Box((rows[0], *whole.start[1:]), (rows[0] + 1, *whole.stop[1:]))
+    a, b = (side.read(tensor, row).reshape(-1) for side in (expected, seen))
+    column = int((_bytes(expected, tensor, row) != _bytes(seen, tensor, row)).nonzero()[0])
+    column //= b.itemsize
+    index = [rows[0], column][: len(whole.shape)]
+    return (
+        f"{len(rows)} of {whole.shape[0]} rows differ, from row {rows[0]} to {rows[-1]}; first "
+        f"{index}: {a[column].item()!r} against {b[column].item()!r}"
+        + ("; that row is all zeros" if not b.any() else "")
+    )
+
+
+def _padding(folder: Folder) -> list[str]:
+    """Padding that is not zero, one line for each parameter."""
+    differences = []
+    for parameter in folder.layout.ranks[0]:
+        rows: list[int] = []
+        for box in parameter.padding:
+            for band in box.bands(BAND_BYTES // folder.dtype(parameter.name).itemsize):
+                bad = folder.read(parameter.name, band).ne(0).any(1).nonzero().flatten()
+                rows += (bad + band.start[0]).tolist()
+        if rows:
+            differences.append(
+                f"{parameter.name} in {folder.path}: {len(rows)} padding rows are not zero, "
+                f"the first is row {rows[0]}"
+            )
+    return differences
+
+
+def _against_manifest(digests: dict[str, Digest], manifest: Manifest) -> list[str]:
+    differences = []
+    for tensor in sorted(digests.keys() | manifest.tensors.keys()):
+        seen, listed = digests.get(tensor), manifest.tensors.get(tensor)
+        if seen is None or listed is None:
+            where = "the manifest" if listed is None else "the weights"
+            differences.append(f"{tensor}: missing from {where}")
+        elif seen != listed:
+            differences.append(f"{tensor}: manifest has {listed}, the file holds {seen}")
+    return differences

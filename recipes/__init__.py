@@ -1,0 +1,1 @@
+"""Runs and models by name; installed as `megaprune.recipes`."""

