@@ -6,14 +6,14 @@ Pure Python: no torch, no numpy. All tensors are row-major.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
+from operator import add, lt, sub
+from typing import NamedTuple
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """Elements `start[d] <= i[d] < stop[d]` of a tensor, in every dimension d."""
 
     start: Shape
@@ -27,7 +27,7 @@ class Box:
     @property
     def shape(self) -> Shape:
         """Number of elements along each dimension."""
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+        return tuple(map(sub, self.stop, self.start))
 
     @property
     def size(self) -> int:
@@ -43,13 +43,15 @@ class Box:
         """The elements in both, or None where there are none."""
         start = tuple(map(max, self.start, other.start))
         stop = tuple(map(min, self.stop, other.stop))
-        return Box(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None
+        return Box(start, stop) if all(map(lt, start, stop)) else None
 
     def subtract(self, other: Box) -> list[Box]:
         """Disjoint boxes that hold the elements of this box that are not in `other`."""
         common = self.intersect(other)
         if common is None:
             return [self]
+        if common == self:
+            return []
         rest = []
         start, stop = list(self.start), list(self.stop)
         for d, (low, high) in enumerate(zip(common.start, common.stop, strict=True)):
@@ -62,14 +64,13 @@ class Box:
 
     def shift(self, offset: Shape) -> Box:
         """The same box moved by `offset` elements along each dimension."""
-        return Box(
-            tuple(a + o for a, o in zip(self.start, offset, strict=True)),
-            tuple(b + o for b, o in zip(self.stop, offset, strict=True)),
-        )
+        return Box(tuple(map(add, self.start, offset)), tuple(map(add, self.stop, offset)))
 
     def within(self, outer: Box) -> Box:
         """This box in coordinates that count from the start of `outer`."""
-        return self.shift(tuple(-a for a in outer.start))
+        return Box(
+            tuple(map(sub, self.start, outer.start)), tuple(map(sub, self.stop, outer.start))
+        )
 
     def is_one_run(self, shape: Shape) -> bool:
         """Whether the box is one contiguous run of memory in a tensor of this shape."""

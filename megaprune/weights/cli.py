@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from megaprune.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from megaprune.weights.convert import Begin, Conversion
     from megaprune.weights.verify import Progress
 
@@ -129,9 +131,6 @@ def run_to_hf(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Compare, print every difference; status 1 if there is one."""
-    from rich import print as show
-    from rich.markup import escape
-
     from megaprune.weights.convert import DTYPES
     from megaprune.weights.verify import verify, verify_manifest
 
@@ -147,17 +146,15 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"equal": equal, **asdict(verdict)}, indent=1))
         return 0 if equal else 1
-    _show_notes(verdict.notes)
-    for line in verdict.differences:
-        show(f"[red]differs[/] {escape(line)}", flush=True)
-    size = f"{verdict.tensors} tensors, {verdict.nbytes / 1e9:.2f} GB"
-    show(f"[green]equal[/]: {size}" if equal else f"[red]not equal[/]: {size} compared")
+    _show("note", "yellow", verdict.notes)
+    _show("differs", "red", verdict.differences)
+    size = f"{verdict.tensors} tensors, {verdict.nbytes / 1e9:.2f} GB compared"
+    _show(*(("equal", "green") if equal else ("not equal", "red")), [size])
     return 0 if equal else 1
 
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Print a table of the folder's tensors."""
-    from rich.console import Console
     from rich.table import Table
 
     from megaprune.weights.inspect import inspect
@@ -167,20 +164,16 @@ def run_inspect(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(contents), indent=1, default=str))
         return 0
     table = Table("tensor", "type", "shape", "MB", "in", title=str(contents.path))
+    table.columns[0].no_wrap = True
     for entry in contents.entries:
         files = entry.files[0] if len(entry.files) == 1 else f"{len(entry.files)} files"
         shape = " x ".join(map(str, entry.shape))
         table.add_row(entry.name, entry.dtype, shape, f"{entry.nbytes / 1e6:,.1f}", files)
-    console = Console()
-    # A file or a pipe gets every name whole, however wide.
-    console.print(table, width=None if console.is_terminal else 200)
+    _console().print(table)
     total = sum(entry.nbytes for entry in contents.entries)
-    console.print(
-        f"{contents.format}, {contents.architecture}: {len(contents.entries)} tensors, "
-        f"{total / 1e9:,.2f} GB",
-        highlight=False,
-    )
-    _show_notes(contents.notes)
+    size = f"{len(contents.entries)} tensors, {total / 1e9:,.2f} GB"
+    _show(contents.format, "green", [f"{contents.architecture}, {size}"])
+    _show("note", "yellow", contents.notes)
     return 0
 
 
@@ -218,20 +211,31 @@ def _report(done: Conversion, as_json: bool) -> int:
     if as_json:
         print(json.dumps(asdict(done), indent=1, default=str))
         return 0
-    from rich import print as show
-
-    _show_notes(done.notes)
     proof = "read back and equal to the input" if done.verified else "not verified"
-    show(f"{done.out}: {done.tensors} tensors, {done.nbytes / 1e9:.2f} GB, {proof}")
+    _show("note", "yellow", done.notes)
+    _show(
+        "done",
+        "green",
+        [f"{done.out}: {done.tensors} tensors, {done.nbytes / 1e9:.2f} GB, {proof}"],
+    )
     return 0
 
 
-def _show_notes(notes: list[str]) -> None:
-    from rich import print as show
-    from rich.markup import escape
+def _console() -> Console:
+    """Standard output; where it is a file or a pipe, lines are as long as they need to be."""
+    from rich.console import Console
 
-    for note in notes:
-        show(f"[yellow]note[/] {escape(note)}")
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def _show(word: str, colour: str, lines: list[str]) -> None:
+    """Print lines that begin with a coloured word."""
+    from rich.text import Text
+
+    console = _console()
+    for line in lines:
+        console.print(Text.assemble((word, colour), " ", line), soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from megaprune.weights.boxes import Box
-from megaprune.weights.layouts.base import Layout, Piece
+from megaprune.weights.layouts.base import Layout, Piece, Shard
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A box of one parameter of one rank."""
 
     rank: int
@@ -25,8 +25,7 @@ class Place:
     box: Box
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """Elements that go from one place to another, both row-major and of the same shape.
 
     The shapes are the same but for leading dimensions of extent 1.
@@ -140,17 +139,18 @@ def plan(source: Layout, target: Layout) -> Plan:
     """
     if dict(source.tensors) != dict(target.tensors):
         raise ValueError("source and target lay out different models: their tensors differ")
-    holders = _holders(source)
+    holders = _holders(enumerate(source.ranks))
     load = [0] * len(source.ranks)
     copies: list[Copy] = []
     for rank, shard in enumerate(target.ranks):
+        own = _holders([(rank, source.ranks[rank])] if rank < len(source.ranks) else [])
         senders: set[int] = set()
         found: list[list[Copy]] = [[] for _ in shard]
         wanted = [(index, piece) for index, p in enumerate(shard) for piece in p.pieces]
         # Where there is little choice first: what many ranks hold can then come along with it.
         wanted.sort(key=lambda item: max(map(len, holders[item[1].tensor].values()), default=0))
         for index, piece in wanted:
-            for box, choices, part in _cover(piece, holders[piece.tensor], rank):
+            for box, choices, part in _cover(piece, own[piece.tensor], holders[piece.tensor]):
                 held = min(
                     choices, key=lambda h: (h.rank not in senders, load[h.rank], abs(h.rank - rank))
                 )
@@ -164,8 +164,7 @@ def plan(source: Layout, target: Layout) -> Plan:
     return Plan(source, target, tuple(copies))
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     """A place where all of some box is held."""
 
     rank: int
@@ -176,37 +175,33 @@ class _Held:
 _Holders = dict[Box, list[_Held]]
 
 
-def _holders(source: Layout) -> dict[str, _Holders]:
+def _holders(ranks: Iterable[tuple[int, Shard]]) -> dict[str, _Holders]:
     """For each tensor: the boxes it is held in, and who holds each."""
-    holders: dict[str, _Holders] = {tensor: defaultdict(list) for tensor in source.tensors}
-    for rank, shard in enumerate(source.ranks):
+    holders: dict[str, _Holders] = defaultdict(dict)
+    for rank, shard in ranks:
         for parameter in shard:
             for piece in parameter.pieces:
-                holders[piece.tensor][piece.box].append(_Held(rank, parameter.name, piece.at))
+                held = _Held(rank, parameter.name, piece.at)
+                holders[piece.tensor].setdefault(piece.box, []).append(held)
     return holders
 
 
-def _cover(piece: Piece, holders: _Holders, rank: int) -> Iterator[tuple[Box, list[_Held], Box]]:
+def _cover(wanted: Piece, *choices: _Holders) -> Iterator[tuple[Box, list[_Held], Box]]:
     """Divide a wanted piece among held boxes: (held box, who holds it, the part taken from it).
 
-    What `rank` itself holds comes first and has it as the only holder.
+    What is among the first choices is taken from there.
     """
-    missing = [piece.box]
-    own = {box: [h for h in held if h.rank == rank] for box, held in holders.items()}
-    for choices in (own, holders):
-        for box, held in choices.items():
+    missing = [wanted.box]
+    for holders in choices:
+        for box, held in holders.items():
             if not missing:
                 return
-            if held:
-                taken = [part for m in missing if (part := m.intersect(box))]
+            taken = [part for m in missing if (part := m.intersect(box))]
+            if taken:
                 yield from ((box, held, part) for part in taken)
-                if taken:
-                    missing = _subtract(missing, [box])
+                missing = _subtract(missing, [box])
     if missing:
-        raise ValueError(
-            f"the source lacks {list(missing[0].slices)} of {piece.tensor}, "
-            f"which target rank {rank} needs"
-        )
+        raise ValueError(f"the source lacks {list(missing[0].slices)} of {wanted.tensor}")
 
 
 def _at(at: Box, box: Box, part: Box) -> Box:

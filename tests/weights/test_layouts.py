@@ -5,8 +5,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-import reference
 
+import reference
 from megaprune.weights.families import LLAMA, QWEN2, QWEN3
 from megaprune.weights.layouts import (
     Pipeline,

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -424,6 +425,10 @@ def write_megatron(
                 planner=_Planner(weights, written),
                 no_dist=True,
             )
+    except CheckpointException as error:
+        # torch wraps whatever ended it, Ctrl-C included; what did is what callers handle.
+        cause, _ = next(iter(error.failures.values()))
+        raise cause from None
     finally:
         torch.serialization.set_crc32_options(checksums)
     # What dist_checkpointing.load wants to see besides torch's own files.

@@ -103,15 +103,10 @@ def _flush(folder: Path) -> None:
         os.close(handle)
 
 
-def _disk_full(error: BaseException) -> OSError | None:
-    """The ENOSPC or EDQUOT behind an error; torch's writers wrap it in errors of their own."""
-    seen: list[BaseException] = [error]
-    for one in seen:
-        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
-            return one
-        failures = getattr(one, "failures", None)
-        inner = [one.__cause__, one.__context__]
-        if isinstance(failures, dict):
-            inner += [item[0] if isinstance(item, tuple) else item for item in failures.values()]
-        seen += [e for e in inner if isinstance(e, BaseException) and e not in seen]
+def _disk_full(error: BaseException | None) -> OSError | None:
+    """The ENOSPC or EDQUOT behind an error, if that is what it came from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
     return None

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from megaprune.weights.boxes import Box, Shape
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """`box` of the logical `tensor` lies in box `at` of a parameter.
 
     Both boxes have the same shape, but for leading dimensions of extent 1 that `at` may have more
