@@ -16,8 +16,8 @@ from megaprune.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from megaprune.weights.convert import Begin, Conversion
-    from megaprune.weights.verify import Progress
+    from megaprune.weights.convert import Conversion
+    from megaprune.weights.verify import Begin, Progress
 
 # torch takes seconds to import: it is imported when a command runs, not to print its help.
 
@@ -131,30 +131,32 @@ def run_to_hf(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Compare, print every difference; status 1 if there is one."""
+    from rich.filesize import decimal
+
     from megaprune.weights.convert import DTYPES
     from megaprune.weights.verify import verify, verify_manifest
 
     with _progress(options.json) as begin:
-        progress = begin("comparing", 0, 0)
         if options.b is None:
             if options.dtype:
                 raise InputError("--dtype converts A before it is compared with B; there is no B")
-            verdict = verify_manifest(options.a, progress)
+            verdict = verify_manifest(options.a, begin)
         else:
-            verdict = verify(options.a, options.b, progress, DTYPES.get(options.dtype))
+            verdict = verify(options.a, options.b, begin, DTYPES.get(options.dtype))
     equal = not verdict.differences
     if options.json:
         print(json.dumps({"equal": equal, **asdict(verdict)}, indent=1))
         return 0 if equal else 1
     _show("note", "yellow", verdict.notes)
     _show("differs", "red", verdict.differences)
-    size = f"{verdict.tensors} tensors, {verdict.nbytes / 1e9:.2f} GB compared"
+    size = f"{verdict.tensors} tensors, {decimal(verdict.nbytes)} compared"
     _show(*(("equal", "green") if equal else ("not equal", "red")), [size])
     return 0 if equal else 1
 
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Print a table of the folder's tensors."""
+    from rich.filesize import decimal
     from rich.table import Table
 
     from megaprune.weights.inspect import inspect
@@ -163,15 +165,15 @@ def run_inspect(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(contents), indent=1, default=str))
         return 0
-    table = Table("tensor", "type", "shape", "MB", "in", title=str(contents.path))
+    table = Table("tensor", "type", "shape", "size", "in", title=str(contents.path))
     table.columns[0].no_wrap = True
     for entry in contents.entries:
         files = entry.files[0] if len(entry.files) == 1 else f"{len(entry.files)} files"
         shape = " x ".join(map(str, entry.shape))
-        table.add_row(entry.name, entry.dtype, shape, f"{entry.nbytes / 1e6:,.1f}", files)
+        table.add_row(entry.name, entry.dtype, shape, decimal(entry.nbytes), files)
     _console().print(table)
-    total = sum(entry.nbytes for entry in contents.entries)
-    size = f"{len(contents.entries)} tensors, {total / 1e9:,.2f} GB"
+    total = decimal(sum(entry.nbytes for entry in contents.entries))
+    size = f"{len(contents.entries)} tensors, {total}"
     _show(contents.format, "green", [f"{contents.architecture}, {size}"])
     _show("note", "yellow", contents.notes)
     return 0
@@ -211,13 +213,12 @@ def _report(done: Conversion, as_json: bool) -> int:
     if as_json:
         print(json.dumps(asdict(done), indent=1, default=str))
         return 0
+    from rich.filesize import decimal
+
     proof = "read back and equal to the input" if done.verified else "not verified"
+    size = f"{done.tensors} tensors, {decimal(done.nbytes)}"
     _show("note", "yellow", done.notes)
-    _show(
-        "done",
-        "green",
-        [f"{done.out}: {done.tensors} tensors, {done.nbytes / 1e9:.2f} GB, {proof}"],
-    )
+    _show("done", "green", [f"{done.out}: {size}, {proof}"])
     return 0
 
 
@@ -264,7 +265,7 @@ def _progress(quiet: bool) -> Iterator[Begin]:
     with Bars(*columns, console=Console(stderr=True), disable=quiet) as bars:
 
         def begin(what: str, tensors: int, nbytes: int) -> Progress:
-            task = bars.add_task(what, total=nbytes or None, tensors=tensors or "?", done=0)
+            task = bars.add_task(what, total=nbytes, tensors=tensors, done=0)
             count = 0
 
             def advance(tensor: str, size: int, complete: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,10 @@ from megaprune.weights.files.megatron_folder import HF_FILES, MegatronFolder, wr
 from megaprune.weights.files.staging import staged
 from megaprune.weights.layouts import Spelling, checkpoint_layout, hf_layout
 from megaprune.weights.layouts.sharding import round_up
-from megaprune.weights.verify import Progress, compare
+from megaprune.weights.verify import Begin, compare
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What weights can be converted to, by name."""
-
-Begin = Callable[[str, int, int], Progress]
-"""Called with (what is done, tensors, bytes) when a pass over the weights begins."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +67,13 @@ def hf_to_megatron(
     weights = Rearranged(
         folder, checkpoint_layout(folder.model, Spelling(stacked=True, padded_vocab=padded)), dtype
     )
-    with staged(out, overwrite, _nbytes(weights), hf) as partial:
-        progress = begin("writing", len(weights.parameters()), _nbytes(weights))
+    with staged(out, overwrite, weights.nbytes(), hf) as partial:
+        progress = begin("writing", len(weights.parameters()), weights.nbytes())
         write_megatron(partial, weights, folder.side_files(), progress)
         _state_dtype(partial / HF_FILES / "config.json", weights)
         if check:
             _proved(folder, MegatronFolder(partial), begin, dtype)
-    return Conversion(out, len(folder.model.tensors()), _nbytes(weights), check, folder.notes)
+    return Conversion(out, len(folder.model.tensors()), weights.nbytes(), check, folder.notes)
 
 
 def megatron_to_hf(
@@ -109,26 +105,20 @@ def megatron_to_hf(
     """
     folder = MegatronFolder(megatron, hf)
     weights = Rearranged(folder, hf_layout(folder.model), dtype)
-    with staged(out, overwrite, _nbytes(weights), folder.path, *([hf] if hf else [])) as partial:
-        progress = begin("writing", len(weights.parameters()), _nbytes(weights))
+    with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
+        progress = begin("writing", len(weights.parameters()), weights.nbytes())
         for name, path in folder.side_files().items():
             (partial / name).write_bytes(path.read_bytes())
         _state_dtype(partial / "config.json", weights)
         write_hf(partial, weights, max_shard, progress)
         if check:
             _proved(folder, HfFolder(partial), begin, dtype)
-    return Conversion(out, len(folder.model.tensors()), _nbytes(weights), check, folder.notes)
-
-
-def _nbytes(weights: Rearranged) -> int:
-    return sum(p.size * weights.dtype(p.name).itemsize for p in weights.parameters())
+    return Conversion(out, len(folder.model.tensors()), weights.nbytes(), check, folder.notes)
 
 
 def _proved(source: Folder, written: Folder, begin: Begin, dtype: torch.dtype | None) -> None:
     """Compare what was written with its source and leave the manifest, or raise."""
-    logical = Rearranged(written, hf_layout(written.model))
-    progress = begin("verifying", len(logical.parameters()), _nbytes(logical))
-    verdict = compare(source, written, progress, dtype)
+    verdict = compare(source, written, begin, dtype)
     if verdict.differences:
         raise InputError(
             f"what was written to {written.path} is not what {source.path} holds (a failing disk "

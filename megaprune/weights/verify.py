@@ -22,6 +22,9 @@ from megaprune.weights.model import config_differences
 Progress = Callable[[str, int, bool], None]
 """Told (tensor, bytes, whether the tensor is complete) as work goes on."""
 
+Begin = Callable[[str, int, int], Progress]
+"""Called with (what is done, tensors, bytes) when a pass over the weights begins."""
+
 
 @dataclass
 class Verdict:
@@ -41,7 +44,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(one: Path, other: Path, progress: Progress, dtype: torch.dtype | None = None) -> Verdict:
+def verify(one: Path, other: Path, begin: Begin, dtype: torch.dtype | None = None) -> Verdict:
     """Compare a folder with another that it should equal, and with its manifest if it has one.
 
     Every logical tensor of `other` is compared with that of `one` by its bytes (so that NaN equals
@@ -58,7 +61,7 @@ def verify(one: Path, other: Path, progress: Progress, dtype: torch.dtype | None
     hf = next((p for p in (one, other) if (p / "config.json").is_file()), None)
     first, second = open_folder(one, hf), open_folder(other, hf)
     manifest = Manifest.read(second.path)
-    verdict = compare(first, second, progress, dtype)
+    verdict = compare(first, second, begin, dtype)
     if manifest is not None:
         verdict.differences += _against_manifest(verdict.digests, manifest)
     elif not verdict.differences:
@@ -67,7 +70,7 @@ def verify(one: Path, other: Path, progress: Progress, dtype: torch.dtype | None
     return verdict
 
 
-def verify_manifest(path: Path, progress: Progress) -> Verdict:
+def verify_manifest(path: Path, begin: Begin) -> Verdict:
     """Compare one folder with the manifest in it.
 
     Raises:
@@ -80,13 +83,13 @@ def verify_manifest(path: Path, progress: Progress) -> Verdict:
             f"{folder.path} has no {MANIFEST}: give a second folder to compare it with, which "
             f"writes one"
         )
-    verdict = compare(None, folder, progress)
+    verdict = compare(None, folder, begin)
     verdict.differences += _against_manifest(verdict.digests, manifest)
     return verdict
 
 
 def compare(
-    first: Folder | None, second: Folder, progress: Progress, dtype: torch.dtype | None = None
+    first: Folder | None, second: Folder, begin: Begin, dtype: torch.dtype | None = None
 ) -> Verdict:
     """Digest every logical tensor of `second` and compare it with `first`, in bounded memory.
 
@@ -105,6 +108,7 @@ def compare(
     logical = hf_layout(second.model)
     expected = None if first is None else Rearranged(first, logical, dtype)
     seen = Rearranged(second, logical)
+    progress = begin("verifying", len(logical.tensors), seen.nbytes())
     # One tensor per core: hashing and comparing both leave Python's lock alone.
     with ThreadPoolExecutor(2) as pool:
         jobs = {

@@ -65,6 +65,10 @@ class Rearranged:
         """Every parameter, in the layout's order."""
         return list(self._parameters.values())
 
+    def nbytes(self) -> int:
+        """Bytes of all parameters, padding included."""
+        return sum(p.size * self.dtype(p.name).itemsize for p in self.parameters())
+
     def dtype(self, parameter: str) -> torch.dtype:
         """Element type of a parameter.
 
