@@ -14,7 +14,7 @@ from megaprune.weights.files.hf_folder import HfFolder, write_hf
 from megaprune.weights.files.manifest import Manifest
 from megaprune.weights.files.megatron_folder import HF_FILES, MegatronFolder, write_megatron
 from megaprune.weights.files.staging import staged
-from megaprune.weights.layouts import Spelling, checkpoint_layout, hf_layout
+from megaprune.weights.layouts import Spelling, checkpoint_layout, extra_states, hf_layout
 from megaprune.weights.layouts.sharding import round_up
 from megaprune.weights.verify import Begin, compare
 
@@ -69,7 +69,7 @@ def hf_to_megatron(
     )
     with staged(out, overwrite, weights.nbytes(), hf) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
-        write_megatron(partial, weights, folder.side_files(), progress)
+        write_megatron(partial, weights, extra_states(folder.model), folder.side_files(), progress)
         _state_dtype(partial / HF_FILES / "config.json", weights)
         if check:
             _proved(folder, MegatronFolder(partial), begin, dtype)

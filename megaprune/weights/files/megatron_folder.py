@@ -24,6 +24,7 @@ import torch.distributed.checkpoint as dcp
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -395,6 +396,7 @@ def _as_config(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, An
 def write_megatron(
     folder: Path,
     weights: Rearranged,
+    extra: list[str],
     side: dict[str, Path],
     written: Callable[[str, int, bool], None],
 ) -> None:
@@ -404,6 +406,7 @@ def write_megatron(
     written.
 
     Args:
+        extra: names of the `_extra_state` objects to write; they are empty.
         side: the Hugging Face model's other files, which are kept in `HF_FILES`.
         written: told (parameter, bytes, whether the parameter is complete) as each part is begun.
     """
@@ -419,10 +422,10 @@ def write_megatron(
             # It warns that there is one process even where it is told so.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             dcp.save(
-                {p.name: None for p in weights.parameters()},
+                dict.fromkeys([*extra, *(p.name for p in weights.parameters())]),
                 # One thread: with more, torch loses their errors.
                 storage_writer=dcp.FileSystemWriter(folder, thread_count=1),
-                planner=_Planner(weights, written),
+                planner=_Planner(weights, extra, written),
                 no_dist=True,
             )
     except CheckpointException as error:
@@ -439,8 +442,11 @@ def write_megatron(
 class _Planner(SavePlanner):  # type: ignore[misc]
     """Writes a layout's parameters part by part, each built on demand."""
 
-    def __init__(self, weights: Rearranged, written: Callable[[str, int, bool], None]):
+    def __init__(
+        self, weights: Rearranged, extra: list[str], written: Callable[[str, int, bool], None]
+    ):
         self._weights = weights
+        self._extra = extra
         self._written = written
         self._parts: dict[MetadataIndex, tuple[Parameter, Box]] = {}
 
@@ -450,8 +456,8 @@ class _Planner(SavePlanner):  # type: ignore[misc]
         """Nothing to prepare: the weights came with the constructor."""
 
     def create_local_plan(self) -> SavePlan:
-        """One item for each part of each parameter."""
-        items = []
+        """One item for each part of each parameter, and one for each empty object."""
+        items = [WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO) for name in self._extra]
         for parameter in self._weights.parameters():
             dtype = self._weights.dtype(parameter.name)
             for number, box in enumerate(self._bands(parameter, dtype)):
@@ -470,6 +476,9 @@ class _Planner(SavePlanner):  # type: ignore[misc]
         tensors: dict[str, Any] = {}
         for item in all_plans[0].items:
             data = item.tensor_data
+            if data is None:
+                tensors[item.index.fqn] = BytesStorageMetadata()
+                continue
             stored = tensors.setdefault(
                 item.index.fqn, TensorStorageMetadata(data.properties, data.size, [])
             )
@@ -480,8 +489,12 @@ class _Planner(SavePlanner):  # type: ignore[misc]
         """The plan as it is."""
         return new_plan
 
-    def resolve_data(self, write_item: WriteItem) -> torch.Tensor:
-        """Build one part."""
+    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
+        """Build one part, or an empty object."""
+        if write_item.type == WriteItemType.BYTE_IO:
+            empty = io.BytesIO()
+            torch.save([torch.empty(0, dtype=torch.uint8)], empty)
+            return empty
         parameter, box = self._parts[write_item.index]
         part = self._weights.read(parameter.name, box).contiguous()
         self._written(parameter.name, part.nbytes, box.stop == parameter.shape)

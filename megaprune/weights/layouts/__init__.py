@@ -6,6 +6,7 @@ from megaprune.weights.layouts.megatron import (
     Pipeline,
     Spelling,
     checkpoint_layout,
+    extra_states,
     megatron_layout,
 )
 from megaprune.weights.layouts.vllm import vllm_layout
@@ -17,6 +18,7 @@ __all__ = [
     "Pipeline",
     "Spelling",
     "checkpoint_layout",
+    "extra_states",
     "hf_layout",
     "megatron_layout",
     "vllm_layout",

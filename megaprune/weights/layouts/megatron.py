@@ -177,6 +177,31 @@ def checkpoint_layout(model: Model, spelling: Spelling) -> Layout:
     return Layout(model.tensors(), (shard,))
 
 
+def extra_states(model: Model) -> list[str]:
+    """Names of the `_extra_state` objects that a stacked checkpoint of the model holds.
+
+    Megatron-core asks for one of each linear layer, and with Transformer Engine of the attention
+    core and of the norms too; they carry FP8 scaling factors, and nothing without FP8. One that is
+    missing ends `dist_checkpointing.load`; one too many is ignored.
+    """
+    # Every module with a `weight` of its own, but for the vocabulary's.
+    modules = [
+        row.megatron.removesuffix(".weight")
+        for row in model.family.layer
+        if row.megatron.endswith(".weight")
+    ]
+    modules.append("self_attention.core_attention")
+    final_norm = model.family.final_norm.megatron.removesuffix(".weight")
+    return [
+        *(
+            f"decoder.layers.{module}._extra_state/shard_{layer}_{model.layers}"
+            for module in modules
+            for layer in range(model.layers)
+        ),
+        f"{final_norm}._extra_state/shard_0_1",
+    ]
+
+
 def _stack(parameters: list[Parameter]) -> Parameter:
     """Parameters of the same shape, layer by layer along a new leading dimension."""
 
