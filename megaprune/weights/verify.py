@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
-from megaprune.weights.files import open_folder
+from megaprune.weights.files import config_of, open_folder
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
 from megaprune.weights.files.manifest import MANIFEST, Digest, Manifest
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import hf_layout
-from megaprune.weights.model import config_differences
+from megaprune.weights.model import Model, config_differences
 
 Progress = Callable[[str, int, bool], None]
 """Told (tensor, bytes, whether the tensor is complete) as work goes on."""
@@ -58,15 +58,18 @@ def verify(one: Path, other: Path, begin: Begin, dtype: torch.dtype | None = Non
     Raises:
         InputError: a folder cannot be read at all.
     """
-    hf = next((p for p in (one, other) if (p / "config.json").is_file()), None)
+    hf = next((found for path in (one, other) if (found := config_of(path))), None)
     first, second = open_folder(one, hf), open_folder(other, hf)
     manifest = Manifest.read(second.path)
     verdict = compare(first, second, begin, dtype)
     if manifest is not None:
         verdict.differences += _against_manifest(verdict.digests, manifest)
     elif not verdict.differences:
-        written = Manifest.of(first.path, verdict.digests).write(second.path)
-        verdict.notes.append(f"wrote {written}")
+        try:
+            note = f"wrote {Manifest.of(first.path, verdict.digests).write(second.path)}"
+        except OSError as error:  # the folder need only be readable
+            note = f"{second.path / MANIFEST} was not written: {error.strerror}"
+        verdict.notes.append(note)
     return verdict
 
 
@@ -104,6 +107,8 @@ def compare(
             f"config.json: {line}" for line in config_differences(first.config, second.config)
         ]
         if first.model != second.model:
+            # What only one file says, and the other leaves to another default, is found here.
+            verdict.differences = verdict.differences or _other_model(first.model, second.model)
             return verdict
     logical = hf_layout(second.model)
     expected = None if first is None else Rearranged(first, logical, dtype)
@@ -127,6 +132,11 @@ def compare(
             raise
     verdict.differences += _padding(second)
     return verdict
+
+
+def _other_model(one: Model, other: Model) -> list[str]:
+    numbers = [(f.name, getattr(one, f.name), getattr(other, f.name)) for f in fields(Model)]
+    return [f"config.json: {name}: {a} against {b}" for name, a, b in numbers if a != b]
 
 
 def _compare_tensor(

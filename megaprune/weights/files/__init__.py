@@ -7,7 +7,14 @@ from pathlib import Path
 from megaprune.errors import InputError
 from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
-from megaprune.weights.files.megatron_folder import MegatronFolder, is_checkpoint
+from megaprune.weights.files.megatron_folder import MegatronFolder, is_checkpoint, kept_config
+
+
+def config_of(path: Path) -> Path | None:
+    """The folder whose config.json describes a folder of either format, if it has one."""
+    if is_checkpoint(path):
+        return kept_config(path)
+    return path if (path / "config.json").is_file() else None
 
 
 def open_folder(path: Path, hf: Path | None = None) -> Folder:
@@ -22,7 +29,7 @@ def open_folder(path: Path, hf: Path | None = None) -> Folder:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected a Hugging Face model or a checkpoint")
     if is_checkpoint(path):
-        return MegatronFolder(path, hf)
+        return MegatronFolder(path, None if kept_config(path) else hf)
     if (path / "config.json").is_file():
         return HfFolder(path)
     raise InputError(

@@ -8,7 +8,6 @@ length, a JSON header, then the tensors' bytes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -67,6 +66,8 @@ class HfFolder:
     format = "hugging-face"
 
     def __init__(self, path: Path):
+        if path.is_file():
+            raise InputError(f"{path} is a file; expected the folder of a Hugging Face model")
         self.path = path
         self.config = read_config(path)
         self.model = Model.from_config(self.config, str(path / "config.json"))
@@ -138,22 +139,22 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         return read_header(folder / SINGLE)
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
+        shards = {name: folder / name for name in sorted(set(weight_map.values()))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: not an index of safetensors shards: {error!r}") from error
     found: dict[str, StoredTensor] = {}
-    for name in names:
+    for name, path in shards.items():
         listed = [tensor for tensor, file in weight_map.items() if file == name]
-        if not (folder / name).is_file():
+        if not path.is_file():
             raise InputError(
-                f"{folder / name} is missing; {INDEX} says that it holds {len(listed)} tensors, "
+                f"{path} is missing; {INDEX} says that it holds {len(listed)} tensors, "
                 f"{listed[0]} among them"
             )
-        stored = read_header(folder / name)
+        stored = read_header(path)
         for tensor in listed:
             if tensor not in stored:
                 raise InputError(
-                    f"{folder / name}: tensor {tensor} is missing; {INDEX} says that it is there"
+                    f"{path}: tensor {tensor} is missing; {INDEX} says that it is there"
                 )
         for tensor in stored:
             if weight_map.get(tensor) != name:
@@ -183,6 +184,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             header: dict[str, Any] = json.loads(file.read(size))
         except ValueError as error:
             raise InputError(f"{path}: the header is not JSON ({error}). Fetch it again") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: the header is not a JSON object. Fetch it again")
     header.pop("__metadata__", None)
     found = {}
     try:
@@ -194,7 +197,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 )
             dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
             begin, end = entry["data_offsets"]
-            if end - begin != prod(shape) * dtype.itemsize or begin < 0:
+            if end - begin != prod(shape) * dtype.itemsize:
                 raise InputError(
                     f"{path}: tensor {tensor} of shape {list(shape)} and type {entry['dtype']} "
                     f"takes {prod(shape) * dtype.itemsize} bytes; its header gives it {end - begin}"
@@ -209,7 +212,25 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: tensor {tensor} has a malformed header: {error!r}") from error
+    _check_places(path, length - 8 - size, {t: e["data_offsets"] for t, e in header.items()})
     return found
+
+
+def _check_places(path: Path, length: int, places: dict[str, list[int]]) -> None:
+    """The tensors must lie one after another and fill the data, as the library demands too."""
+    at = 0
+    for tensor, (begin, end) in sorted(places.items(), key=lambda item: item[1]):
+        if begin != at:
+            raise InputError(
+                f"{path}: tensor {tensor} begins at byte {begin} of the data, but the one before "
+                f"it ends at byte {at}: tensors overlap or leave a gap. Fetch it again"
+            )
+        at = end
+    if at != length:
+        raise InputError(
+            f"{path}: holds {length} bytes of data, but its tensors end at byte {at}. Fetch it "
+            f"again"
+        )
 
 
 def write_hf(
@@ -242,8 +263,6 @@ def write_hf(
                     for start in range(0, data.numel(), _WRITE_BYTES):
                         file.write(data[start : start + _WRITE_BYTES].numpy().data)
                     written(tensor, data.numel(), band.stop == box.stop)
-            file.flush()
-            os.fsync(file.fileno())
     if len(shards) > 1:
         index = {
             "metadata": {

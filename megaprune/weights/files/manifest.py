@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -49,8 +50,13 @@ class Manifest:
         """Write it into a folder, whole or not at all."""
         path = folder / MANIFEST
         aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        try:
+            aside.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            os.replace(aside, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise
         return path
 
     @staticmethod

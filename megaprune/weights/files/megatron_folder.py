@@ -11,7 +11,6 @@ import argparse
 import io
 import json
 import pickle
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -117,6 +116,11 @@ class CheckpointIndex:
                     f"({place.transform_descriptors}); only plain storage is read"
                 )
             start = tuple(index.offset or (0,) * len(stored.size))
+            if start not in sizes:
+                raise InputError(
+                    f"{self.path / '.metadata'} is damaged: it has a place for {list(start)} of "
+                    f"{tensor}, but no such part"
+                )
             box = Box.whole(sizes[start]).shift(start)
             file = self.path / place.relative_path
             if not file.is_file():
@@ -216,9 +220,7 @@ class MegatronFolder:
     def _agreeing(self, config: dict[str, Any], where: str) -> dict[str, Any]:
         """The configuration, once compared with the arguments that Megatron-LM stored."""
         args = _training_arguments(self.path / "common.pt")
-        if isinstance(args, str):
-            self.notes.append(args)
-        elif args:
+        if args:
             differences = config_differences(config, _as_config(args, config))
             if differences:
                 raise InputError(
@@ -273,6 +275,12 @@ class MegatronFolder:
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder looks like a Megatron-core distributed checkpoint, or a run that has one."""
     return any((path / name).is_file() for name in ("metadata.json", _TRACKER))
+
+
+def kept_config(path: Path) -> Path | None:
+    """The folder of Hugging Face files inside a checkpoint, if it keeps them."""
+    kept = _latest(path) / HF_FILES
+    return kept if kept.is_dir() else None
 
 
 _TRACKER = "latest_checkpointed_iteration.txt"
@@ -345,7 +353,7 @@ def _locate(name: str, chunk: _Chunk, dtype: torch.dtype) -> tuple[int, Shape]:
     except Exception as error:  # a damaged archive can raise anything
         raise InputError(
             f"{chunk.path}: {name}{list(chunk.box.slices)} at byte {chunk.offset} is damaged: "
-            f"{error}"
+            f"{str(error).partition('. ')[0].partition(chr(10))[0]}"
         ) from error
     if prod(shape) != chunk.box.size or seen != dtype:
         raise InputError(
@@ -356,20 +364,48 @@ def _locate(name: str, chunk: _Chunk, dtype: torch.dtype) -> tuple[int, Shape]:
     return chunk.offset + first + saved.storage_offset() * dtype.itemsize, tuple(strides)
 
 
-def _training_arguments(common: Path) -> argparse.Namespace | str | None:
-    """The `args` that Megatron-LM keeps in common.pt; None if there are none; or why not read."""
+def _training_arguments(common: Path) -> argparse.Namespace | None:
+    """The `args` that Megatron-LM keeps in common.pt, if it does."""
     if not common.is_file():
         return None
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, types.SimpleNamespace]):
-            state = torch.load(common, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        return (
-            f"{common} holds objects that are not read for safety, so rotary base and norm epsilon "
-            f"of the training run were not compared ({str(error).splitlines()[0][:100]})"
+        state = torch.load(
+            common, map_location="cpu", weights_only=False, pickle_module=_InertPickle
         )
+    except Exception as error:  # unpickling a damaged file can raise anything
+        raise InputError(f"{common} cannot be read: {error!r}") from error
     args = state.get("args") if isinstance(state, dict) else None
     return args if isinstance(args, argparse.Namespace) else None
+
+
+class _Inert:
+    """Stands for an object of a class that is not needed: it takes anything and does nothing."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class _InertPickle:
+    """A pickle module that makes namespaces and dictionaries and runs no code of the file's choice.
+
+    What a trainer pickles beside them (enums and classes of its own) need not be importable here.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        """Knows a few harmless classes by name."""
+
+        def find_class(self, module: str, name: str) -> Any:
+            """The class if it is harmless, else a class that stands for it."""
+            if (module, name) in {
+                ("argparse", "Namespace"),
+                ("types", "SimpleNamespace"),
+                ("collections", "OrderedDict"),
+            }:
+                return super().find_class(module, name)
+            return type(name, (_Inert,), {})
 
 
 def _as_config(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
@@ -424,18 +460,21 @@ def write_megatron(
             dcp.save(
                 dict.fromkeys([*extra, *(p.name for p in weights.parameters())]),
                 # One thread: with more, torch loses their errors.
-                storage_writer=dcp.FileSystemWriter(folder, thread_count=1),
+                storage_writer=dcp.FileSystemWriter(folder, thread_count=1, sync_files=False),
                 planner=_Planner(weights, extra, written),
                 no_dist=True,
             )
     except CheckpointException as error:
         # torch wraps whatever ended it, Ctrl-C included; what did is what callers handle.
         cause, _ = next(iter(error.failures.values()))
-        raise cause from None
+        # Torch's own errors follow from the system's, as where the disk is full: keep that.
+        raise cause from cause.__context__
     finally:
         torch.serialization.set_crc32_options(checksums)
     # What dist_checkpointing.load wants to see besides torch's own files.
-    torch.save({"checkpoint_version": 3.0, "iteration": 0}, folder / "common.pt")
+    common = io.BytesIO()  # given a path, torch does not tell why it could not write
+    torch.save({"checkpoint_version": 3.0, "iteration": 0}, common)
+    (folder / "common.pt").write_bytes(common.getvalue())
     (folder / "metadata.json").write_text(json.dumps(_FORMAT))
 
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,37 +35,62 @@ def staged(out: Path, overwrite: bool, nbytes: int, *sources: Path) -> Iterator[
     _check_target(out, overwrite, sources)
     partial = out.with_name(out.name + ".partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out.with_name(f".{out.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+        with _locked(out):
+            if partial.exists():
+                shutil.rmtree(partial)
+            free = shutil.disk_usage(out.parent).free
+            if free < nbytes:
+                raise InputError(
+                    f"{out.parent} has {free / 1e9:.2f} GB free; {out.name} takes "
+                    f"{nbytes / 1e9:.2f} GB"
+                )
+            partial.mkdir()
+            try:
+                yield partial
+                for path in (*partial.rglob("*"), partial):
+                    _flush(path)
+                _publish(partial, out)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+    except BaseException as error:
+        if full := _disk_full(error):
+            raise InputError(
+                f"the disk of {out.parent} is full: {full.strerror}. Nothing was left of "
+                f"{out.name}; make room and run it again"
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other conversions from writing the same output."""
+    path = out.with_name(f".{out.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise InputError(f"cannot write beside {out}: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{partial} is being written by another process") from error
-        if partial.exists():
-            shutil.rmtree(partial)
-        free = shutil.disk_usage(out.parent).free
-        if free < nbytes:
-            raise InputError(
-                f"{out.parent} has {free / 1e9:.2f} GB free; {out.name} takes {nbytes / 1e9:.2f} GB"
-            )
-        partial.mkdir()
-        try:
-            yield partial
-            _flush(partial)
-            _publish(partial, out)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if full := _disk_full(error):
-                raise InputError(
-                    f"the disk of {out.parent} is full: {full.strerror}. Nothing was left of "
-                    f"{out.name}; make room and run it again"
-                ) from error
-            raise
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, the last holder may have removed the file.
+        mine = path.exists() and os.path.samestat(os.fstat(lock), path.stat())
+    except BlockingIOError:
+        mine = False
+    except OSError as error:
+        mine = True
+        warnings.warn(
+            f"files on {out.parent} cannot be locked ({error.strerror}): make sure that no other "
+            f"conversion writes {out}",
+            stacklevel=2,
+        )
+    try:
+        if not mine:
+            raise InputError(f"{out} is being written by another process")
+        yield
     finally:
-        out.with_name(f".{out.name}.lock").unlink(missing_ok=True)
+        if mine:
+            path.unlink(missing_ok=True)
         os.close(lock)
 
 
@@ -94,9 +120,9 @@ def _publish(partial: Path, out: Path) -> None:
         shutil.rmtree(old)
 
 
-def _flush(folder: Path) -> None:
-    """Make names durable; the files' contents were flushed as they were written."""
-    handle = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Make a file's content, or a folder's names, durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
