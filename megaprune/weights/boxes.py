@@ -39,6 +39,9 @@ class Box(NamedTuple):
         """The index that picks this box out of an array or tensor."""
         return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
+    def __str__(self) -> str:
+        return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True)) + "]"
+
     def intersect(self, other: Box) -> Box | None:
         """The elements in both, or None where there are none."""
         start = tuple(map(max, self.start, other.start))

@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 
 from megaprune.errors import InputError
+from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
-from megaprune.weights.files.hf_folder import HfFolder, write_hf
+from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.files.hf_writer import write_hf
 from megaprune.weights.files.manifest import Manifest
-from megaprune.weights.files.megatron_folder import HF_FILES, MegatronFolder, write_megatron
+from megaprune.weights.files.megatron_folder import MegatronFolder
+from megaprune.weights.files.megatron_writer import write_megatron
 from megaprune.weights.files.staging import staged
 from megaprune.weights.layouts import Spelling, checkpoint_layout, extra_states, hf_layout
 from megaprune.weights.layouts.sharding import round_up
@@ -59,9 +62,7 @@ def hf_to_megatron(
             be. Nothing is left of `out` then.
     """
     if vocab_multiple < 1:
-        raise InputError(
-            f"the vocabulary is padded to a multiple of {vocab_multiple}; expected >= 1"
-        )
+        raise InputError(f"--pad-vocab-to-multiple-of is {vocab_multiple}; expected 1 or more")
     folder = HfFolder(hf)
     padded = round_up(folder.model.vocab, vocab_multiple)
     weights = Rearranged(

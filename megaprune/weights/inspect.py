@@ -7,15 +7,11 @@ from math import prod
 from pathlib import Path
 
 from megaprune.weights.boxes import Shape
+from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex, is_checkpoint
 from megaprune.weights.files.folder import dtype_name
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.manifest import MANIFEST, Manifest
-from megaprune.weights.files.megatron_folder import (
-    HF_FILES,
-    CheckpointIndex,
-    MegatronFolder,
-    is_checkpoint,
-)
+from megaprune.weights.files.megatron_folder import MegatronFolder
 from megaprune.weights.model import read_config
 
 

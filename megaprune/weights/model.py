@@ -41,10 +41,15 @@ class Model:
             InputError: an architecture without a table, a missing or impossible number.
         """
         architectures = config.get("architectures") or ["(none)"]
-        family = FAMILIES.get(architectures[0])
+        if not isinstance(architectures, list):
+            raise InputError(
+                f"{where}: architectures is {architectures!r}; expected a list of one name"
+            )
+        name = str(architectures[0])
+        family = FAMILIES.get(name)
         if family is None:
             raise InputError(
-                f"{where}: architecture {architectures[0]} is not supported; "
+                f"{where}: architecture {name} is not supported; "
                 f"supported are {', '.join(sorted(FAMILIES))}"
             )
         for switch in family.refused:
@@ -135,6 +140,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} holds a {type(config).__name__}; expected a JSON object")
+    for key in ("rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(key), dict | None):
+            raise InputError(f"{path}: {key} is {config[key]!r}; expected a JSON object or null")
     return config
 
 

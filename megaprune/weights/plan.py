@@ -201,7 +201,7 @@ def _cover(wanted: Piece, *choices: _Holders) -> Iterator[tuple[Box, list[_Held]
                 yield from ((box, held, part) for part in taken)
                 missing = _subtract(missing, [box])
     if missing:
-        raise ValueError(f"the source lacks {list(missing[0].slices)} of {wanted.tensor}")
+        raise ValueError(f"the source lacks {missing[0]} of {wanted.tensor}")
 
 
 def _at(at: Box, box: Box, part: Box) -> Box:

@@ -206,5 +206,11 @@ def _against_manifest(digests: dict[str, Digest], manifest: Manifest) -> list[st
             where = "the manifest" if listed is None else "the weights"
             differences.append(f"{tensor}: missing from {where}")
         elif seen != listed:
-            differences.append(f"{tensor}: manifest has {listed}, the file holds {seen}")
+            differences.append(
+                f"{tensor}: the manifest has {_said(listed)}, the files hold {_said(seen)}"
+            )
     return differences
+
+
+def _said(digest: Digest) -> str:
+    return f"{digest.dtype} {digest.shape} sha256 {digest.sha256[:16]}..."

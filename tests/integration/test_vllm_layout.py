@@ -25,7 +25,7 @@ PROMPTS = [[1, 2, 3], [250, 17, 99, 4, 31], list(range(40, 53))]
 # vLLM's attention on CPU wants heads of 32 or more; Qwen3's are 32 whatever hidden_size is. With
 # larger weights than usual the layers count: a tied model would otherwise repeat its last token.
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "initializer_range": 0.1}
-# 509 rows of vocabulary become 512 in vLLM, 257 become 320: one row in five of rank 1 is padding.
+# 509 rows of vocabulary become 512 in vLLM; 257 become 320, where 63 of rank 1's 160 are padding.
 ONE_KV_HEAD = {"num_key_value_heads": 1, "vocab_size": 257}
 FAMILIES = {
     "llama": ("llama", {}),

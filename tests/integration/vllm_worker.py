@@ -118,7 +118,7 @@ def compare(found: dict[str, torch.Tensor], folder: Path, tp: int, rank: int) ->
 
 
 def materialise(parameter: Parameter, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The parameter as the layout puts it together; NaN, equal to nothing, where it says nothing."""
+    """The parameter as the layout puts it together; NaN, which no weight is, in any gap."""
     dtype = next(iter(tensors.values())).dtype
     target = torch.full(parameter.shape, torch.nan, dtype=dtype)
     for piece in parameter.pieces:

@@ -159,10 +159,10 @@ FILE = {
         lambda p: os.truncate(p, p.stat().st_size - 1),
         ["truncated: 761663 bytes", "ends at byte 761664"],
     ),
-    "cut in the header": (lambda p: os.truncate(p, 100), ["100 bytes", "truncated, or not"]),
-    "cut in the length": (lambda p: os.truncate(p, 5), ["5 bytes", "truncated, or not"]),
-    "empty": (lambda p: os.truncate(p, 0), ["0 bytes", "truncated, or not a safetensors file"]),
-    "garbage": (lambda p: p.write_bytes(bytes(range(1, 251)) * 20), ["truncated, or not"]),
+    "cut in the header": (lambda p: os.truncate(p, 100), ["100 bytes", "or truncated"]),
+    "cut in the length": (lambda p: os.truncate(p, 5), ["5 bytes", "or truncated"]),
+    "empty": (lambda p: os.truncate(p, 0), ["0 bytes", "not a safetensors file, or truncated"]),
+    "garbage": (lambda p: p.write_bytes(bytes(range(1, 251)) * 20), ["or truncated"]),
     "text": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), ["not a"]),
     "header of zeros": (
         lambda p: p.write_bytes(struct.pack("<Q", 50) + bytes(100)),
@@ -264,7 +264,7 @@ FOLDER = {
     ),
     "architecture is a word": (
         lambda f: edit_config(f, architectures="Qwen2ForCausalLM"),
-        ["config.json", "is not supported"],
+        ["config.json", "expected a list of one name"],
     ),
     "number missing": (
         lambda f: edit_config(f, hidden_size=None),
@@ -324,11 +324,11 @@ def metadata(folder, function):
 CHECKPOINT = {
     "no metadata.json": (
         lambda f: (f / "metadata.json").unlink(),
-        ["metadata.json", "expected a Megatron-core distributed checkpoint"],
+        ["metadata.json is not there"],
     ),
     "metadata.json is not JSON": (
         lambda f: (f / "metadata.json").write_text("torch_dist"),
-        ["no readable metadata.json"],
+        ["is not that of a Megatron-core distributed checkpoint"],
     ),
     "another backend": (
         lambda f: (f / "metadata.json").write_text('{"sharded_backend": "zarr"}'),
@@ -423,8 +423,9 @@ def test_damage_that_is_found_while_it_is_read(megatron, refused):
 
 
 def test_megatron_is_not_a_checkpoint(hf, tmp_path, refused):
-    for path in (tmp_path / "none", hf, hf / "config.json"):
-        refused([str(path), "metadata.json"], "to-hf", "--megatron", path)
+    refused([str(hf / "metadata.json")], "to-hf", "--megatron", hf)
+    for path in (tmp_path / "none", hf / "config.json"):
+        refused([f"{path} is not a folder"], "to-hf", "--megatron", path)
 
 
 @pytest.mark.parametrize(
@@ -574,8 +575,8 @@ def test_target_that_cannot_be_made(hf, megatron, tmp_path, refused, job):
         words = [str(out), "exists; give --overwrite" if out in (folder, file) else ""]
         refused(words, *arguments, out=out)
     refused([str(file), "is not a model folder"], *arguments, "--overwrite", out=file)
-    refused([f"cannot write beside {file}/out"], *arguments, out=file / "out")
-    refused(["cannot write beside /proc/none/out"], *arguments, out=Path("/proc/none/out"))
+    refused([f"cannot write in {file}"], *arguments, out=file / "out")
+    refused(["cannot write in /proc/none"], *arguments, out=Path("/proc/none/out"))
     assert file.read_text() == "a file"
 
 
@@ -594,7 +595,7 @@ def test_wrong_shard_size(megatron, tmp_path, capsys, convert, size):
 
 @pytest.mark.parametrize("multiple", [0, -128])
 def test_wrong_padding(hf, refused, multiple):
-    words = [f"multiple of {multiple}; expected >= 1"]
+    words = [f"--pad-vocab-to-multiple-of is {multiple}; expected 1 or more"]
     refused(words, "to-megatron", "--hf", hf, "--pad-vocab-to-multiple-of", multiple)
 
 
@@ -624,7 +625,7 @@ TENSORS = 756_480
 @JOBS
 def test_disk_that_is_too_small(hf, megatron, disk, refused, job):
     place = disk("size=720k")
-    words = [str(place), "GB free; out takes"]
+    words = [str(place), "is too full", "free, out takes"]
     refused(words, *source(job, hf, megatron), out=place / "out", beside=place)
 
 
@@ -651,7 +652,7 @@ def test_disk_that_becomes_full(hf, megatron, disk, convert, refused, job):
 @JOBS
 def test_disk_that_cannot_be_written(hf, megatron, disk, refused, job):
     place = disk("ro")
-    words = [f"cannot write beside {place / 'out'}: Read-only file system"]
+    words = [f"cannot write in {place}: Read-only file system"]
     refused(words, *source(job, hf, megatron), out=place / "out", beside=place)
 
 

@@ -106,16 +106,16 @@ def test_dtype_converts_elements_and_says_so_in_the_config(hf, tmp_path, convert
 
 def test_tensors_larger_than_a_band_are_written_in_parts(hf, tmp_path, convert, monkeypatch):
     from megaprune.weights import verify
-    from megaprune.weights.files import hf_folder, megatron_folder
+    from megaprune.weights.files import checkpoint_index, hf_writer, megatron_writer
 
-    for module in (verify, hf_folder, megatron_folder):
+    for module in (verify, hf_writer, megatron_writer):
         monkeypatch.setattr(module, "BAND_BYTES", 1000)
     there, back = tmp_path / "there", tmp_path / "back"
     padding = ("--pad-vocab-to-multiple-of", 100)
     assert convert("to-megatron", "--hf", hf, "--out", there, *padding).status == 0
     assert convert("to-hf", "--megatron", there, "--out", back).status == 0
     assert filecmp.cmp(hf / "model.safetensors", back / "model.safetensors", shallow=False)
-    index = megatron_folder.CheckpointIndex(there)
+    index = checkpoint_index.CheckpointIndex(there)
     assert len(index.chunks("embedding.word_embeddings.weight")) == 600 / 3  # rows of 256 bytes
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from megaprune.weights.boxes import Box
 from megaprune.weights.files import HfFolder, MegatronFolder
+from megaprune.weights.files.checkpoint_index import locate
 from megaprune.weights.files.mapped import row_major
-from megaprune.weights.files.megatron_folder import _locate
 
 # The model of the fixtures: float32, hidden 64, 4 heads in 2 groups of head size 16, ffn 96,
 # vocabulary 509. A layer's linear_qkv has, for each group, 32 rows of q, 16 of k and 16 of v.
@@ -36,7 +36,7 @@ def place(folder, name, index):
         opened = MegatronFolder(folder)
         one = Box(index, tuple(i + 1 for i in index))
         (chunk,) = (c for c in opened._chunks[name] if c.box.intersect(one))
-        first, strides = _locate(name, chunk, opened.dtype(name))
+        first, strides = locate(name, chunk, opened.dtype(name))
         path, index = chunk.path, [i - s for i, s in zip(index, chunk.box.start, strict=True)]
     return path, first + 4 * sum(i * s for i, s in zip(index, strides, strict=True))
 
@@ -347,12 +347,12 @@ def test_one_folder_alone_is_checked_by_its_manifest(
     flip(bad, name, index)
     result = convert("verify", bad)
     assert result.status == 1
-    assert f"differs {tensor}: manifest has " in result.text
+    assert f"differs {tensor}: the manifest has " in result.text
     assert result.text.count("differs ") == 1
     # Both sides damaged alike: the folders are equal, and only the manifest tells.
     pair = convert("verify", copy(bad), bad)
     assert pair.status == 1
-    assert f"differs {tensor}: manifest has " in pair.text
+    assert f"differs {tensor}: the manifest has " in pair.text
     assert pair.text.count("differs ") == 1
 
 
@@ -377,9 +377,9 @@ def test_an_altered_manifest_is_reported(hf, megatron, convert):
     for altered, line in (
         (short, f"{name}: missing from the manifest"),
         ({**tensors, "model.extra": tensors[name]}, "model.extra: missing from the weights"),
-        ({**tensors, name: {**tensors[name], "sha256": other}}, f"{name}: manifest has "),
-        ({**tensors, name: {**tensors[name], "shape": [64, 32]}}, f"{name}: manifest has "),
-        ({**tensors, name: {**tensors[name], "dtype": "float16"}}, f"{name}: manifest has "),
+        ({**tensors, name: {**tensors[name], "sha256": other}}, f"{name}: the manifest has "),
+        ({**tensors, name: {**tensors[name], "shape": [64, 32]}}, f"{name}: the manifest has "),
+        ({**tensors, name: {**tensors[name], "dtype": "float16"}}, f"{name}: the manifest has "),
     ):
         path.write_text(json.dumps({**content, "tensors": altered}))
         for arguments in ((hf, megatron), (megatron,)):
@@ -426,7 +426,7 @@ def test_sharded_and_single_files_of_the_same_weights(hf, megatron, tmp_path, co
     flip(sharded, "lm_head.weight", (400, 1))
     result = convert("verify", sharded)
     assert result.status == 1
-    assert "differs lm_head.weight: manifest has " in result.text
+    assert "differs lm_head.weight: the manifest has " in result.text
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from megaprune.errors import InputError
+from megaprune.weights.files.checkpoint_index import is_checkpoint, kept_config
 from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
-from megaprune.weights.files.megatron_folder import MegatronFolder, is_checkpoint, kept_config
+from megaprune.weights.files.megatron_folder import MegatronFolder
 
 
 def config_of(path: Path) -> Path | None:

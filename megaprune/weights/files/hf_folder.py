@@ -1,14 +1,13 @@
 """Hugging Face folders: safetensors shards and what lies beside them.
 
-The safetensors library reads and writes whole tensors, and whole files of them. Models are larger
-than memory, so both directions are done here on its documented format: eight bytes of header
-length, a JSON header, then the tensors' bytes.
+The safetensors library does not say where in a file a tensor lies, which reading part by part in
+bounded memory needs. Its format is small and documented: eight bytes of header length, a JSON
+header, then the tensors' bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,25 +17,20 @@ import torch
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
-from megaprune.weights.files.folder import Rearranged, check_shape
-from megaprune.weights.files.mapped import BAND_BYTES, read_box, row_major
+from megaprune.weights.files.folder import check_shape
+from megaprune.weights.files.mapped import read_box, row_major
 from megaprune.weights.layouts import hf_layout
 from megaprune.weights.model import Model, read_config
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "BF16": torch.bfloat16,
     "F16": torch.float16,
 }
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-_WRITE_BYTES = 1 << 20
-"""Mapped pages are written in pieces of this size: Linux takes up to 4 times longer to write a
-large span of pages that are not in memory yet (benchmarks/convert.py)."""
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack")
 _BESIDE_WEIGHTS = (".json", ".txt", ".jinja", ".model", ".tiktoken")
@@ -177,25 +171,25 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         size = int.from_bytes(file.read(8), "little")
         if length < 8 or size > min(length - 8, 100_000_000):
             raise InputError(
-                f"{path}: {length} bytes, with a header of {size} bytes: truncated, or not a "
-                f"safetensors file. Fetch it again"
+                f"{path}: not a safetensors file, or truncated: its {length} bytes cannot hold the "
+                f"header that they begin with (a Git LFS pointer?). Fetch it again"
             )
         try:
             header: dict[str, Any] = json.loads(file.read(size))
         except ValueError as error:
-            raise InputError(f"{path}: the header is not JSON ({error}). Fetch it again") from error
+            raise InputError(f"{path}: the header is not JSON. Fetch it again") from error
     if not isinstance(header, dict):
         raise InputError(f"{path}: the header is not a JSON object. Fetch it again")
     header.pop("__metadata__", None)
     found = {}
     try:
         for tensor, entry in header.items():
-            if entry["dtype"] not in _DTYPES:
+            if entry["dtype"] not in DTYPES:
                 raise InputError(
                     f"{path}: tensor {tensor} is of type {entry['dtype']}; expected one of "
-                    f"{', '.join(_DTYPES)}. Quantized checkpoints are not supported"
+                    f"{', '.join(DTYPES)}. Quantized checkpoints are not supported"
                 )
-            dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
             begin, end = entry["data_offsets"]
             if end - begin != prod(shape) * dtype.itemsize:
                 raise InputError(
@@ -231,81 +225,3 @@ def _check_places(path: Path, length: int, places: dict[str, list[int]]) -> None
             f"{path}: holds {length} bytes of data, but its tensors end at byte {at}. Fetch it "
             f"again"
         )
-
-
-def write_hf(
-    folder: Path, weights: Rearranged, max_shard: int, written: Callable[[str, int, bool], None]
-) -> None:
-    """Write weights, in the logical layout, as safetensors shards with an index.
-
-    Shards are filled in the model's order; within a shard, tensors lie in the order that the
-    safetensors library gives them, so that a file equals the one it would write.
-
-    Args:
-        max_shard: bytes of tensors in a shard at the most; a larger tensor has one of its own.
-        written: told (tensor, bytes, whether the tensor is complete) as each band is written.
-    """
-    shapes = weights.layout.tensors
-    sizes = {t: prod(s) * weights.dtype(t).itemsize for t, s in shapes.items()}
-    shards = list(_shards(sizes, max_shard))
-    names = [SINGLE]
-    if len(shards) > 1:
-        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    for name, tensors in zip(names, shards, strict=True):
-        # Widest type first keeps every tensor aligned.
-        tensors.sort(key=lambda t: (-weights.dtype(t).itemsize, _rank(weights.dtype(t)), t))
-        with open(folder / name, "wb") as file:
-            file.write(_header(weights, tensors, sizes))
-            for tensor in tensors:
-                box = Box.whole(shapes[tensor])
-                for band in box.bands(BAND_BYTES // weights.dtype(tensor).itemsize):
-                    data = weights.read(tensor, band).contiguous().view(torch.uint8).flatten()
-                    for start in range(0, data.numel(), _WRITE_BYTES):
-                        file.write(data[start : start + _WRITE_BYTES].numpy().data)
-                    written(tensor, data.numel(), band.stop == box.stop)
-    if len(shards) > 1:
-        index = {
-            "metadata": {
-                "total_parameters": sum(map(prod, shapes.values())),
-                "total_size": sum(sizes.values()),
-            },
-            "weight_map": {
-                tensor: name
-                for name, tensors in zip(names, shards, strict=True)
-                for tensor in tensors
-            },
-        }
-        index["weight_map"] = dict(sorted(index["weight_map"].items()))
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _shards(sizes: dict[str, int], limit: int) -> Iterator[list[str]]:
-    shard: list[str] = []
-    total = 0
-    for tensor, size in sizes.items():
-        if shard and total + size > limit:
-            yield shard
-            shard, total = [], 0
-        shard.append(tensor)
-        total += size
-    yield shard
-
-
-def _rank(dtype: torch.dtype) -> int:
-    # The library orders types of the same width by their place in its list: BF16 after F16.
-    return {torch.bfloat16: 0, torch.float16: 1}.get(dtype, 0)
-
-
-def _header(weights: Rearranged, tensors: list[str], sizes: dict[str, int]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in tensors:
-        header[tensor] = {
-            "dtype": _DTYPE_NAMES[weights.dtype(tensor)],
-            "shape": list(weights.layout.tensors[tensor]),
-            "data_offsets": [offset, offset + sizes[tensor]],
-        }
-        offset += sizes[tensor]
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text

@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from megaprune.errors import InputError
-from megaprune.weights.files.megatron_folder import is_checkpoint
+from megaprune.weights.files.checkpoint_index import is_checkpoint
 
 
 @contextlib.contextmanager
@@ -41,8 +43,8 @@ def staged(out: Path, overwrite: bool, nbytes: int, *sources: Path) -> Iterator[
             free = shutil.disk_usage(out.parent).free
             if free < nbytes:
                 raise InputError(
-                    f"{out.parent} has {free / 1e9:.2f} GB free; {out.name} takes "
-                    f"{nbytes / 1e9:.2f} GB"
+                    f"the disk of {out.parent} is too full: {decimal(free)} free, "
+                    f"{out.name} takes {decimal(nbytes)}"
                 )
             partial.mkdir()
             try:
@@ -70,7 +72,7 @@ def _locked(out: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
-        raise InputError(f"cannot write beside {out}: {error.strerror}") from error
+        raise InputError(f"cannot write in {out.parent}: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between opening and locking, the last holder may have removed the file.
