@@ -84,7 +84,9 @@ def test_a_checkpoint_that_training_saved_becomes_a_model(megatron_run, tmp_path
     # Padding rows get gradients through the softmax, so Adam moved them: they must not leak.
     assert line["padding_moved"] > 1e-3
     assert main(["convert", "to-hf", "--megatron", str(trained), "--out", str(out)]) == 1
-    assert "give the Hugging Face folder of the same model with --hf" in capsys.readouterr().err
+    assert (
+        "give a Hugging Face folder of the same model (to-hf: with --hf" in capsys.readouterr().err
+    )
     hf = root / "qwen2" / "hf"
     arguments = ["--megatron", str(trained), "--hf", str(hf), "--out", str(out)]
     assert main(["convert", "to-hf", *arguments]) == 0

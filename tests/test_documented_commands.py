@@ -1,0 +1,71 @@
+"""What README.md tells people to run, run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+
+
+def run(*command, cwd):
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_first_command(tmp_path):
+    line = next(line for line in README.splitlines() if "recipes/round_trip.py" in line)
+    script, *arguments = line.split(".venv/bin/python ")[1].split()
+    out = run(sys.executable, REPOSITORY / script, *arguments, cwd=tmp_path)
+    assert "1 of 1 weight files are the same file, byte for byte" in out
+    made = tmp_path / "round-trip"
+    assert {path.name for path in made.iterdir()} == {"hf", "megatron", "back"}
+    again = run(sys.executable, REPOSITORY / script, *arguments, cwd=tmp_path)
+    assert "1 of 1 weight files" in again
+
+
+def test_the_conversion_commands(tmp_path):
+    """The block of commands, with a tiny model under the name it uses."""
+    from megaprune.recipes.tiny_models import make_tiny
+
+    block = README.split("## Convert a checkpoint\n\n```bash\n")[1].split("```")[0]
+    commands = [line.split() for line in block.splitlines()]
+    assert [command[2] for command in commands] == ["to-megatron", "to-hf", "verify", "inspect"]
+    make_tiny(tmp_path / "QwQ-32B")
+    run(*commands[0], cwd=tmp_path)
+    checkpoint = tmp_path / commands[1][4]
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "QwQ-32B-megatron").rename(checkpoint)
+    run(*commands[1], cwd=tmp_path)
+    checkpoint.rename(tmp_path / "QwQ-32B-megatron")
+    run(*commands[2], cwd=tmp_path)
+    run(*commands[3], cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "row"),
+    [
+        ((8, 2, 2), "TP8 x PP2 x DP2"),
+        ((8, 4, 1), "TP8 x PP4 x DP1"),
+        ((4, 4, 2), "TP4 x PP4 x DP2"),
+    ],
+)
+def test_the_table_of_a_weight_sync(layout, row):
+    """The README's figures are those that the benchmark counts."""
+    table = run(
+        sys.executable, "benchmarks/plan.py", "--layout", *map(str, layout), "8", cwd=REPOSITORY
+    )
+    words = table.splitlines()[-1].split()
+    low, mean, high, bound, whole = words[7:12]
+    assert bound == "equal"
+    line = next(line for line in README.splitlines() if line.startswith(f"| {row} "))
+    assert f" {mean} GB" in line
+    assert low == high == mean or f"({low} to {high})" in line
+    assert f" {whole} GB" in line
+    assert line.rstrip(" |").endswith(f" {words[-2]}")
