@@ -3,9 +3,10 @@
     python benchmarks/convert.py --dir SCRATCH [--layers 2 4 8] [--runs 3]
 
 For each number of layers it makes a random bf16 model (hidden 5120, ffn 27648, vocabulary 152064;
-4 layers are 7 GB), then takes turns: cp, HF -> Megatron, Megatron -> HF, verify. Each run is a
-process of its own. Memory is the peak resident set (VmHWM, mapped file pages included) less what
-the process had when everything was imported. The copy is flushed to the disk, as a conversion is.
+4 layers are 7 GB), then takes turns: each job runs right after a `cp` of its source, flushed to the
+disk as a conversion is, and is compared with that one; medians over the runs. "verified" is what the
+command does unless told --no-verify. Each job is a process of its own. Memory is the peak resident
+set (VmHWM, mapped file pages included) less what the process had when everything was imported.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ if job == "verify":
 elif job == "to-megatron":
     convert.hf_to_megatron(source, out, quiet, check=False)
 else:
-    convert.megatron_to_hf(source, out, quiet, check=False)
+    convert.megatron_to_hf(source, out, quiet, check="verified" in job)
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "peak": resident("VmHWM") - before}))
 """
@@ -63,37 +64,44 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    print("layers    GB  job          seconds (median)   GB/s   time / cp   peak MiB above import")
+    print("layers    GB  job                  seconds   GB/s  cp, seconds  time / cp  peak MiB")
     for layers in options.layers:
         folder = options.dir / f"layers-{layers}"
-        hf, megatron, back = folder / "hf", folder / "megatron", folder / "back"
-        nbytes = make_model(hf, layers)
-        seen: dict[str, list[dict[str, float]]] = {}
+        nbytes = make_model(folder / "hf", layers)
+        seen: dict[str, list[dict[str, float]]] = {job: [] for job in JOBS}
         for _ in range(options.runs):
-            for job in ("cp", "to-megatron", "to-hf", "verify"):
-                seen.setdefault(job, []).append(run(job, hf, megatron, back))
+            for job, (source, out) in JOBS.items():
+                cp = copy(folder / source, folder / "copy")
+                seen[job].append({"cp": cp, **run(job, folder / source, folder / out)})
+            for out in ("megatron", "back"):
+                shutil.rmtree(folder / out)
         for job, results in seen.items():
-            seconds = statistics.median(r["seconds"] for r in results)
-            ratio = statistics.median(
-                r["seconds"] / c["seconds"] for r, c in zip(results, seen["cp"], strict=True)
+            seconds, cp, ratio = (
+                statistics.median(values)
+                for values in (
+                    [r["seconds"] for r in results],
+                    [r["cp"] for r in results],
+                    [r["seconds"] / r["cp"] for r in results],
+                )
             )
             peak = max(r["peak"] for r in results) / 2**20
             print(
-                f"{layers:6} {nbytes / 1e9:5.1f}  {job:11} {seconds:17.2f} "
-                f"{nbytes / 1e9 / seconds:6.2f} {ratio:11.2f} {peak:23.0f}",
+                f"{layers:6} {nbytes / 1e9:5.1f}  {job:19} {seconds:8.2f} "
+                f"{nbytes / 1e9 / seconds:6.2f} {cp:12.2f} {ratio:10.2f} {peak:9.0f}",
                 flush=True,
             )
         shutil.rmtree(folder)
 
 
-def run(job: str, hf: Path, megatron: Path, back: Path) -> dict[str, float]:
-    if job == "cp":
-        return copy(hf, hf.parent / "copy")
-    source, out = {
-        "to-megatron": (hf, megatron),
-        "to-hf": (megatron, back),
-        "verify": (hf, back),
-    }[job]
+JOBS = {  # source and output of each
+    "to-megatron": ("hf", "megatron"),
+    "to-hf": ("megatron", "back"),
+    "verify": ("hf", "back"),
+    "to-hf, verified": ("megatron", "back"),
+}
+
+
+def run(job: str, source: Path, out: Path) -> dict[str, float]:
     if job != "verify" and out.exists():
         shutil.rmtree(out)
     os.sync()
@@ -103,16 +111,18 @@ def run(job: str, hf: Path, megatron: Path, back: Path) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
-def copy(source: Path, out: Path) -> dict[str, float]:
-    if out.exists():
-        shutil.rmtree(out)
+def copy(source: Path, out: Path) -> float:
+    """Seconds to copy a folder and flush it; the copy is removed again."""
     os.sync()
     start = time.perf_counter()
     subprocess.run(["cp", "-r", source, out], check=True)
-    for path in out.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    return {"seconds": time.perf_counter() - start, "peak": 0.0}
+    for path in out.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    shutil.rmtree(out)
+    return seconds
 
 
 def make_model(folder: Path, layers: int) -> int:

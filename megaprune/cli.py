@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,12 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return int(options.run(options))
-    except InputError as error:
-        print(f"megaprune: error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("megaprune: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; keep Python from flushing into the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except InputError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if getattr(options, "json", False):
+        print(json.dumps({"error": message}))
+    print(f"megaprune: error: {message}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -202,11 +202,11 @@ def _add_json(job: argparse.ArgumentParser) -> None:
 
 def _bytes(text: str) -> int:
     """ "5GB", "500 MB", "2GiB" or a number of bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", text.strip(), re.IGNORECASE)
     if not match or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected one like 5GB or 2GiB")
     base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+    return max(1, int(float(match[1]) * base ** " KMGT".index((match[2] or " ").upper())))
 
 
 def _report(done: Conversion, as_json: bool) -> int:

@@ -71,10 +71,12 @@ def hf_to_megatron(
     with staged(out, overwrite, weights.nbytes(), hf) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
         write_megatron(partial, weights, extra_states(folder.model), folder.side_files(), progress)
-        _state_dtype(partial / HF_FILES / "config.json", weights)
+        notes = _state_dtype(partial / HF_FILES / "config.json", weights)
         if check:
             _proved(folder, MegatronFolder(partial), begin, dtype)
-    return Conversion(out, len(folder.model.tensors()), weights.nbytes(), check, folder.notes)
+    return Conversion(
+        out, len(folder.model.tensors()), weights.nbytes(), check, folder.notes + notes
+    )
 
 
 def megatron_to_hf(
@@ -109,12 +111,15 @@ def megatron_to_hf(
     with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
         for name, path in folder.side_files().items():
+            (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(path.read_bytes())
-        _state_dtype(partial / "config.json", weights)
+        notes = _state_dtype(partial / "config.json", weights)
         write_hf(partial, weights, max_shard, progress)
         if check:
             _proved(folder, HfFolder(partial), begin, dtype)
-    return Conversion(out, len(folder.model.tensors()), weights.nbytes(), check, folder.notes)
+    return Conversion(
+        out, len(folder.model.tensors()), weights.nbytes(), check, folder.notes + notes
+    )
 
 
 def _proved(source: Folder, written: Folder, begin: Begin, dtype: torch.dtype | None) -> None:
@@ -128,12 +133,17 @@ def _proved(source: Folder, written: Folder, begin: Begin, dtype: torch.dtype | 
     Manifest.of(source.path, verdict.digests).write(written.path)
 
 
-def _state_dtype(config: Path, weights: Rearranged) -> None:
-    """Make config.json name the type of the weights beside it: loaders convert to what it names."""
+def _state_dtype(config: Path, weights: Rearranged) -> list[str]:
+    """Make config.json name the type of the weights beside it: loaders convert to what it names.
+
+    Returns a note if that changed the file.
+    """
     types = {dtype_name(weights.dtype(p.name)) for p in weights.parameters()}
     content = json.loads(config.read_text(encoding="utf-8"))
-    keys = [key for key in ("dtype", "torch_dtype") if key in content] or ["torch_dtype"]
-    if len(types) > 1 or all(content.get(key) in types for key in keys):
-        return
-    content.update(dict.fromkeys(keys, types.pop()))
+    keys = [key for key in ("dtype", "torch_dtype") if content.get(key)]
+    if len(types) > 1 or all(content[key] in types for key in keys):
+        return []
+    (dtype,) = types
+    content.update(dict.fromkeys(keys, dtype))
     config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [f"config.json now says {dtype}, which the weights are"]

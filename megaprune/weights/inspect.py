@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from megaprune.errors import InputError
 from megaprune.weights.boxes import Shape
 from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex, is_checkpoint
 from megaprune.weights.files.folder import dtype_name
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.manifest import MANIFEST, Manifest
 from megaprune.weights.files.megatron_folder import MegatronFolder
-from megaprune.weights.model import read_config
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,13 @@ def _checkpoint(path: Path) -> Contents:
     notes = [_manifest_note(index.path)]
     architecture = "unknown: the checkpoint keeps no config.json"
     if (index.path / HF_FILES).is_dir():
-        architecture = read_config(index.path / HF_FILES).get("architectures", ["?"])[0]
-        notes += MegatronFolder(index.path).notes
+        try:
+            folder = MegatronFolder(index.path)
+            architecture = folder.model.family.architecture
+            notes += folder.notes
+        except InputError as error:  # it is looked at because something may be wrong with it
+            architecture = "unknown"
+            notes.append(f"it cannot be converted: {error}")
     return Contents(index.path, MegatronFolder.format, architecture, entries, notes)
 
 

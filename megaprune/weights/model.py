@@ -147,9 +147,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 _NOT_THE_MODEL = {
-    # How a file was made or is to be run; nothing that changes what the weights mean.
+    # How a file was made, is to be trained or is to be run; nothing that changes what the weights
+    # mean.
     "_name_or_path",
     "_attn_implementation_autoset",
+    "attention_dropout",
+    "initializer_range",
     "dtype",
     "torch_dtype",
     "transformers_version",
@@ -158,10 +161,14 @@ _NOT_THE_MODEL = {
 
 _DEFAULTS = {
     # What transformers takes for a field that config.json leaves out, for every family here.
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "mlp_bias": False,
     "rms_norm_eps": 1e-6,
     "rope_scaling": None,
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
+    "use_sliding_window": False,
 }
 
 
@@ -180,7 +187,11 @@ def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
 
 
 def _normalised(config: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {**_DEFAULTS, **{k: v for k, v in config.items() if k not in _NOT_THE_MODEL}}
+    said = {k: v for k, v in config.items() if v is not None and k not in _NOT_THE_MODEL}
+    fields = {**_DEFAULTS, **said}
+    if not fields["use_sliding_window"]:
+        for key in ("sliding_window", "max_window_layers", "layer_types"):
+            fields.pop(key, None)
     rope = dict(fields.pop("rope_parameters", None) or {})
     fields["rope_theta"] = rope.pop("rope_theta", fields["rope_theta"])
     scaling = rope or dict(fields["rope_scaling"] or {})

@@ -114,7 +114,7 @@ def compare(
     expected = None if first is None else Rearranged(first, logical, dtype)
     seen = Rearranged(second, logical)
     progress = begin("verifying", len(logical.tensors), seen.nbytes())
-    # One tensor per core: hashing and comparing both leave Python's lock alone.
+    # Hashing and comparing let go of Python's lock; more tensors at a time would take more memory.
     with ThreadPoolExecutor(2) as pool:
         jobs = {
             tensor: pool.submit(_compare_tensor, expected, seen, tensor, progress)

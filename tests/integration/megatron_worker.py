@@ -18,6 +18,7 @@ LAYOUTS = [  # tp, pp, vpp; the rest of the world is data-parallel
     (2, 2, None),
     (1, 2, 2),
     (2, 2, 2),
+    (4, 1, None),  # more ranks than key and value heads
 ]
 VOCAB_MULTIPLE = 64  # the models are padded to a multiple of this, times tp
 

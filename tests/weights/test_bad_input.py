@@ -46,7 +46,7 @@ def refused(convert, tmp_path):
         before = sorted(beside.rglob("*"))
         result = convert(*arguments, "--out", out, "--json")
         assert result.status == 1
-        assert result.out == ""
+        assert result.json == {"error": result.err.removeprefix("megaprune: error: ").rstrip("\n")}
         assert result.err.count("\n") == 1, result.err
         assert result.err.startswith("megaprune: error: ")
         assert [word for word in words if word not in result.err] == [], result.err

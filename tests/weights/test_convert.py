@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from megaprune.recipes.tiny_models import make_tiny
 
@@ -120,8 +121,6 @@ def test_tensors_larger_than_a_band_are_written_in_parts(hf, tmp_path, convert, 
 
 
 def test_mixed_types_are_kept_or_refused(hf, tmp_path, convert):
-    from safetensors.torch import save_file
-
     mixed = tensors(hf)
     for name in mixed:
         if "norm" in name:
@@ -174,15 +173,46 @@ def test_a_run_folder_means_its_latest_checkpoint(hf, megatron, tmp_path, conver
 
 
 def test_tied_head_that_is_stored_all_the_same(tmp_path, convert):
-    from safetensors.torch import save_file
-
     hf = make_tiny(tmp_path / "hf", tie_word_embeddings=True)
     stored = tensors(hf)
     stored["lm_head.weight"] = stored["model.embed_tokens.weight"].clone()
     save_file(stored, hf / "model.safetensors", {"format": "pt"})
     result = convert("to-megatron", "--hf", hf, "--out", tmp_path / "there")
     assert result.status == 0
-    assert "lm_head.weight is stored, but tie_word_embeddings is true" in result.text
+    assert "they are equal, and only the embedding is kept" in result.text
+    stored["lm_head.weight"][300, 7] += 1
+    save_file(stored, hf / "model.safetensors", {"format": "pt"})
+    result = convert("to-megatron", "--hf", hf, "--out", tmp_path / "other")
+    assert result.status == 1
+    assert "lm_head.weight differs from the embedding" in result.text
+
+
+def test_two_sets_of_weights_are_refused(hf, tmp_path, convert):
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(hf).save_pretrained(tmp_path / "s", max_shard_size="150KB")
+    for path in (tmp_path / "s").glob("model*"):
+        path.rename(hf / path.name)
+    result = convert("to-megatron", "--hf", hf, "--out", tmp_path / "there")
+    assert result.status == 1
+    assert "has both model.safetensors and model.safetensors.index.json" in result.text
+
+
+def test_chat_templates_in_a_folder_come_along(hf, tmp_path, convert):
+    (hf / "additional_chat_templates").mkdir()
+    (hf / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    assert convert("to-megatron", "--hf", hf, "--out", tmp_path / "there").status == 0
+    back = tmp_path / "back"
+    assert convert("to-hf", "--megatron", tmp_path / "there", "--out", back).status == 0
+    assert (back / "additional_chat_templates" / "tools.jinja").read_text() == "{{ tools }}"
+
+
+def test_what_the_checkpoint_does_not_say_is_noted(hf, megatron, tmp_path, convert):
+    shutil.rmtree(megatron / "hf")
+    result = convert("to-hf", "--megatron", megatron, "--hf", hf, "--out", tmp_path / "back")
+    assert result.status == 0
+    assert f"head count, rotary base and norm epsilon are those of {hf}" in result.text
+    assert "3 rows above vocab_size=509 are padding" in result.text
 
 
 def test_scripts_do_what_the_command_does(hf, tmp_path):
@@ -246,6 +276,19 @@ def test_a_killed_conversion_leaves_nothing_finished_and_runs_again(
     assert left == {"hf", "megatron", "out"}
 
 
+def test_a_model_that_was_about_to_be_replaced_is_put_back(hf, megatron, tmp_path, convert):
+    """As after a kill between the two renames of --overwrite."""
+    out, replaced = tmp_path / "out", tmp_path / "out.replaced"
+    shutil.copytree(hf, replaced)
+    refused = convert("to-hf", "--megatron", megatron, "--out", out)
+    assert "exists; give --overwrite" in refused.text
+    assert not replaced.exists()
+    assert convert("verify", hf, out).status == 0
+    shutil.copytree(hf, replaced)
+    assert convert("to-hf", "--megatron", megatron, "--out", out, "--overwrite").status == 0
+    assert not replaced.exists()
+
+
 def test_overwrite_replaces_a_model_and_nothing_else(hf, megatron, tmp_path, convert):
     out = tmp_path / "out"
     arguments = ("to-hf", "--megatron", megatron, "--out", out)
@@ -259,13 +302,26 @@ def test_overwrite_replaces_a_model_and_nothing_else(hf, megatron, tmp_path, con
     assert convert(*arguments, "--overwrite").status == 0
     assert os.stat(out).st_ino != before
     assert convert("verify", hf, out).status == 0
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    assert convert("to-hf", "--megatron", megatron, "--out", link, "--overwrite").status == 0
+    assert link.is_symlink()
+    assert convert("verify", hf, link).status == 0
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("years of work")
-    refused = convert("to-hf", "--megatron", megatron, "--out", home, "--overwrite")
-    assert refused.status == 1
-    assert "is not a model folder" in refused.text
-    assert (home / "thesis.txt").read_text() == "years of work"
+    run = tmp_path / "run"
+    shutil.copytree(megatron, run / "iter_0000010")
+    (run / "latest_checkpointed_iteration.txt").write_text("10")
+    project = tmp_path / "project"
+    shutil.copytree(hf, project / "model")
+    shutil.copy(hf / "config.json", project)
+    for folder in (home, run, project):
+        before = sorted(folder.rglob("*"))
+        refused = convert("to-hf", "--megatron", megatron, "--out", folder, "--overwrite")
+        assert refused.status == 1
+        assert "is not a model folder" in refused.text
+        assert sorted(folder.rglob("*")) == before
     for place in (megatron, megatron.parent):
         result = convert("to-hf", "--megatron", megatron, "--out", place, "--overwrite")
         assert result.status == 1

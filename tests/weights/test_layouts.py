@@ -49,7 +49,7 @@ def test_megatron_ranks_hold_what_the_formulas_say(tp):
     checked = 0
     paddings = [(1, "te"), (16, "local")]
     for model, pipeline, (multiple, norms) in product(models(), PIPELINES, paddings):
-        if model.kv_heads % tp:
+        if model.heads % tp or (model.kv_heads % tp and tp % model.kv_heads):
             continue
         arrays = reference.logical(model)
         layout = megatron_layout(model, tp, pipeline, dp=2, vocab_multiple=multiple, norms=norms)
@@ -141,13 +141,15 @@ def test_layers_are_placed_as_megatron_core_places_them():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: megatron_layout(MODEL, 3), "tp=3 does not divide num_query_groups=8; choose 1, 2, 4 or 8"),
+        (lambda: megatron_layout(MODEL, 3), "tp=3 does not divide num_attention_heads=8 and .*=8; choose 1, 2, 4 or 8"),
         (lambda: megatron_layout(MODEL, 1, Pipeline(3)), "pp=3 does not divide .*=8; choose 1, 2, 4 or 8"),
         (lambda: megatron_layout(MODEL, 1, Pipeline(2, 3)), "vpp=3 does not divide layers of a stage=4"),
-        (lambda: megatron_layout(MODEL, 1, Pipeline(1, 2)), "vpp=2 needs pp > 1"),
+        (lambda: megatron_layout(MODEL, 1, Pipeline(1, 2)), "virtual or uneven stages need pp > 1"),
         (lambda: megatron_layout(MODEL, 1, Pipeline(2, first=3, last=3)), "hold 6 layers of 8"),
+        (lambda: megatron_layout(MODEL, 1, Pipeline(1, first=3)), "need pp > 1"),
+        (lambda: megatron_layout(MODEL, 1, Pipeline(2, first=-4)), "hold -4 layers of 8"),
         (lambda: vllm_layout(MODEL, 3), "vLLM tp=3 does not divide num_attention_heads=8"),
-        (lambda: vllm_layout(replace(MODEL, heads=12, kv_heads=6), 4), "vLLM tp=4 .*num_key_value_heads=6"),
+        (lambda: vllm_layout(replace(MODEL, heads=12, kv_heads=6), 4), "vLLM tp=4 .*num_key_value_heads=6; choose 1, 2, 3, 6 or 12"),
     ],
 )  # fmt: skip
 def test_what_does_not_divide_is_refused_with_what_would(make, message):

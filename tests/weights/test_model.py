@@ -96,6 +96,9 @@ def test_qwen3_sets_head_dim_apart():
         ),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ["rope_scaling"]),
         ({"rms_norm_eps": 1e-6}, ["rms_norm_eps"]),
+        ({"hidden_act": "gelu"}, ["hidden_act"]),
+        ({"sliding_window": 4096, "head_dim": None}, []),
+        ({"use_sliding_window": True}, ["use_sliding_window"]),
         ({"tie_word_embeddings": True}, ["tie_word_embeddings"]),
     ],
 )

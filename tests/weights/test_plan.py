@@ -1,7 +1,7 @@
 """Plans on paper: every target element once, nothing received that is held, work shared."""
 
 from dataclasses import replace
-from itertools import product
+from itertools import cycle, product
 from math import lcm
 
 import numpy as np
@@ -30,6 +30,7 @@ PIPELINES = [
     Pipeline(4, first=1, last=1),
     Pipeline(2, 2),
     Pipeline(4, 2),
+    Pipeline(4, 2, first=2, last=2),
 ]
 MODEL = Model(
     QWEN2, layers=8, hidden=16, ffn=48, heads=8, kv_heads=8, head_dim=2, vocab=37, tied=False
@@ -67,15 +68,21 @@ def shapes():
 
 
 def _fewest_layers(pipeline):
-    return 4 if pipeline.first else max(2, pipeline.stages * pipeline.chunks)
+    return (
+        4 if pipeline.first and pipeline.stages == 2 else max(2, pipeline.stages * pipeline.chunks)
+    )
 
 
-def sources(tp, world=4, layers=None):
+def divides(model, tp):
+    return model.heads % tp == 0 and (model.kv_heads % tp == 0 or tp % model.kv_heads == 0)
+
+
+def sources(tp, world=4):
     """Every model and source layout, with replicas up to `world` ranks at least."""
     for model, pipeline, multiple in product(shapes(), PIPELINES, (1, 16)):
-        if model.kv_heads % tp == 0:
+        if divides(model, tp):
             dp = max(1, world // (tp * pipeline.stages))
-            smaller = replace(model, layers=layers or _fewest_layers(pipeline))
+            smaller = replace(model, layers=_fewest_layers(pipeline))
             yield smaller, megatron_layout(smaller, tp, pipeline, dp, multiple)
 
 
@@ -91,17 +98,21 @@ def test_megatron_to_vllm(tp, vllm_tp):
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])
-@pytest.mark.parametrize(
-    ("to_tp", "pipeline"),
-    [(1, Pipeline(4, 2)), (2, Pipeline(2, first=3)), (4, Pipeline()), (8, Pipeline(2, 2))],
-)
-def test_megatron_to_megatron(tp, to_tp, pipeline):
+@pytest.mark.parametrize("to_tp", [1, 2, 4, 8])
+def test_megatron_to_megatron(tp, to_tp):
+    """Every pipeline to every pipeline; models, padding and norms take turns."""
+    turns = zip(
+        product(PIPELINES, PIPELINES), cycle(shapes()), cycle([1, 16, 5]), cycle(["te", "local"])
+    )
     checked = 0
-    for model, source in sources(tp, layers=8):
-        if model.kv_heads % to_tp == 0:
-            check(plan(source, megatron_layout(model, to_tp, pipeline, vocab_multiple=5)))
-            checked += 1
-    assert checked
+    for (pipeline, to_pipeline), model, multiple, norms in turns:
+        if not (divides(model, tp) and divides(model, to_tp)):
+            model = replace(MODEL, heads=16)
+        source = megatron_layout(model, tp, pipeline, vocab_multiple=multiple)
+        target = megatron_layout(model, to_tp, to_pipeline, 1, 17 - multiple, norms)
+        check(plan(source, target))
+        checked += 1
+    assert checked == len(PIPELINES) ** 2
 
 
 def test_files_to_ranks_and_back():
@@ -137,7 +148,11 @@ def random_models(draw):
 
 @st.composite
 def random_layouts(draw, model):
-    divisors = [n for n in (1, 2, 3, 4, 6) if model.kv_heads % n == 0]
+    divisors = [
+        n
+        for n in (1, 2, 3, 4, 6)
+        if divides(model, n) and (model.heads + 2 * model.kv_heads) * model.head_dim % n == 0
+    ]
     kind = draw(st.sampled_from(["megatron", "vllm", "hf", "checkpoint"]))
     if kind == "hf":
         return hf_layout(model)

@@ -186,6 +186,7 @@ def locate(name: str, chunk: Chunk, dtype: torch.dtype) -> tuple[int, Shape]:
         with FakeTensorMode(), _Slice(chunk.path, chunk.offset, chunk.length) as archive:
             saved = torch.load(archive, map_location="cpu", weights_only=True)
         shape, seen = tuple(saved.shape), saved.dtype
+        strides = saved.view(chunk.box.shape).stride() if saved.numel() == chunk.box.size else ()
         first = saved.untyped_storage()._checkpoint_offset
     except Exception as error:  # a damaged archive can raise anything
         raise InputError(
@@ -197,5 +198,4 @@ def locate(name: str, chunk: Chunk, dtype: torch.dtype) -> tuple[int, Shape]:
             f"{chunk.path}: {name}{chunk.box} is stored as {seen} {list(shape)}; "
             f"the checkpoint's metadata says {dtype} {list(chunk.box.shape)}"
         )
-    strides = saved.view(chunk.box.shape).stride()
     return chunk.offset + first + saved.storage_offset() * dtype.itemsize, tuple(strides)

@@ -18,7 +18,7 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
 from megaprune.weights.files.folder import check_shape
-from megaprune.weights.files.mapped import read_box, row_major
+from megaprune.weights.files.mapped import BAND_BYTES, read_box, row_major
 from megaprune.weights.layouts import hf_layout
 from megaprune.weights.model import Model, read_config
 
@@ -32,8 +32,9 @@ DTYPES = {
     "F16": torch.float16,
 }
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack")
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack")
 _BESIDE_WEIGHTS = (".json", ".txt", ".jinja", ".model", ".tiktoken")
+CHAT_TEMPLATES = "additional_chat_templates"
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 
 
@@ -95,9 +96,10 @@ class HfFolder:
             if tensor.endswith("rotary_emb.inv_freq"):
                 continue  # a buffer of old releases, recomputed by every loader
             if tensor == "lm_head.weight" and self.model.tied:
+                _check_tied(found["model.embed_tokens.weight"], found[tensor])
                 self.notes.append(
-                    "lm_head.weight is stored, but tie_word_embeddings is true: the embedding is "
-                    "taken for both, as transformers does"
+                    "lm_head.weight is stored besides the embedding that it is tied to; they are "
+                    "equal, and only the embedding is kept"
                 )
                 continue
             raise InputError(
@@ -107,30 +109,56 @@ class HfFolder:
         return {tensor: found[tensor] for tensor in expected}
 
 
+def _check_tied(embedding: StoredTensor, head: StoredTensor) -> None:
+    """Raise an InputError unless a stored output layer is the embedding, as the config says."""
+    same = (embedding.dtype, embedding.shape) == (head.dtype, head.shape)
+    for band in Box.whole(head.shape).bands(BAND_BYTES // head.dtype.itemsize) if same else ():
+        sides = [
+            read_box(t.path, t.offset, t.dtype, row_major(t.shape), band).view(torch.uint8)
+            for t in (embedding, head)
+        ]
+        same = same and torch.equal(*sides)
+    if not same:
+        raise InputError(
+            f"{head.path}: lm_head.weight differs from the embedding, to which config.json ties "
+            f"it; set tie_word_embeddings to false if it is right, or remove the tensor"
+        )
+
+
 def side_files(folder: Path) -> dict[str, Path]:
-    """Configuration, tokenizer and licence files of a Hugging Face folder, by name."""
+    """Configuration, tokenizer and licence files of a Hugging Face folder, by relative name."""
     return {
-        path.name: path
-        for path in sorted(folder.iterdir())
+        str(path.relative_to(folder)): path
+        for path in sorted([*folder.iterdir(), *folder.glob(f"{CHAT_TEMPLATES}/*")])
         if path.is_file()
         and not path.name.startswith((".", "megaprune_"))
-        and not path.name.endswith(_WEIGHTS)
+        and not path.name.endswith(WEIGHT_ENDINGS)
         and (path.suffix in _BESIDE_WEIGHTS or path.name.startswith(_LICENCES))
     }
 
 
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of the folder's weight files, which are those that transformers would load."""
-    index = folder / INDEX
+    index, single = folder / INDEX, folder / SINGLE
+    if not index.is_file() and not single.is_file():
+        seen = sorted(p.name for p in folder.iterdir() if p.name.endswith(WEIGHT_ENDINGS))
+        raise InputError(
+            f"{folder}: neither {INDEX} nor {SINGLE} is there (weight files seen: "
+            f"{', '.join(seen) or 'none'}). Only safetensors are read: other weights can be "
+            f"saved anew with transformers' save_pretrained"
+        )
     if not index.is_file():
-        if not (folder / SINGLE).is_file():
-            seen = sorted(p.name for p in folder.iterdir() if p.name.endswith(_WEIGHTS))
-            raise InputError(
-                f"{folder}: neither {INDEX} nor {SINGLE} is there (weight files seen: "
-                f"{', '.join(seen) or 'none'}). Only safetensors are read: other weights can be "
-                f"saved anew with transformers' save_pretrained"
-            )
-        return read_header(folder / SINGLE)
+        return read_header(single)
+    found = _indexed_tensors(folder, index)
+    if single.is_file() and single not in {stored.path for stored in found.values()}:
+        raise InputError(
+            f"{folder} has both {SINGLE} and {INDEX}, which does not name it: loaders differ in "
+            f"which they take. Remove one"
+        )
+    return found
+
+
+def _indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = {name: folder / name for name in sorted(set(weight_map.values()))}

@@ -37,8 +37,10 @@ class _Inert:
     def __init__(self, *_: Any, **__: Any):
         pass
 
-    def __setstate__(self, _: Any) -> None:
+    def _ignore(self, *_: Any) -> None:
         pass
+
+    __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
 class _InertPickle:

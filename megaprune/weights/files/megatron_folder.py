@@ -45,6 +45,11 @@ class MegatronFolder:
         self.spelling = self._spelling()
         self.layout: Layout = checkpoint_layout(self.model, self.spelling)
         self._check()
+        if padding := self.spelling.padded_vocab - self.model.vocab:
+            self.notes.append(
+                f"{padding} rows above vocab_size={self.model.vocab} are padding, and not part of "
+                f"the model"
+            )
         self._chunks = {p.name: self._index.chunks(p.name) for p in self.layout.ranks[0]}
 
     def dtype(self, parameter: str) -> torch.dtype:
@@ -61,6 +66,8 @@ class MegatronFolder:
         ]
         if len(parts) == 1:
             return self._stored(parameter, parts[0][1], box, dtype)
+        if sum(common.size for common, _ in parts) != box.size:
+            raise InputError(f"{self.path}: {parameter}{box} is stored with gaps or twice")
         whole = torch.empty(box.shape, dtype=dtype)
         for common, chunk in parts:
             whole[common.within(box).slices] = self._stored(parameter, chunk, common, dtype)
@@ -100,6 +107,11 @@ class MegatronFolder:
     def _agreeing(self, config: dict[str, Any], where: str) -> dict[str, Any]:
         """The configuration, once compared with the arguments that Megatron-LM stored."""
         args = training_arguments(self.path / "common.pt")
+        if not args and self._hf != self.path / HF_FILES:
+            self.notes.append(
+                f"head count, rotary base and norm epsilon are those of {where}: the checkpoint "
+                f"does not say them, and shapes do not show them"
+            )
         if args:
             differences = config_differences(config, as_config(args, config))
             if differences:
@@ -142,10 +154,8 @@ class MegatronFolder:
                     f"tie_word_embeddings={str(self.model.tied).lower()}) has it"
                 )
             check_shape(str(self.path), name, tuple(stored[name].size), parameter.shape)
-        prefix = self.spelling.prefix
-        own = tuple(prefix + part for part in ("embedding.", "decoder.", "output_layer."))
         for name in stored:
-            if name.startswith(own) and name not in expected and "_extra_state" not in name:
+            if name not in expected and "optimizer" not in name and "_extra_state" not in name:
                 raise InputError(
                     f"{self.path}: tensor {name} is not part of {self.model.family.architecture} "
                     f"with this config.json; it would be lost"

@@ -67,6 +67,7 @@ def write_megatron(
     kept = folder / HF_FILES
     kept.mkdir()
     for name, path in side.items():
+        (kept / name).parent.mkdir(exist_ok=True)
         (kept / name).write_bytes(path.read_bytes())
     # The checksum of each zip record takes longer than writing it, and torch.load ignores it.
     checksums = torch.serialization.get_crc32_options()

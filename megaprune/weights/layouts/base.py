@@ -60,14 +60,15 @@ class Layout:
     ranks: tuple[Shard, ...]
 
 
-def divisible(what: str, amount: int, by: str, parts: int, valid: list[int] | None = None) -> int:
+def divisible(what: str, amount: int, by: str, parts: int) -> int:
     """`amount // parts`, or a ValueError that says which values of `by` would do."""
     if parts > 0 and amount % parts == 0:
         return amount // parts
-    choices = valid or [n for n in range(1, amount + 1) if amount % n == 0]
-    raise ValueError(f"{by}={parts} does not divide {what}={amount}; choose {_one_of(choices)}")
+    choices = [n for n in range(1, amount + 1) if amount % n == 0]
+    raise ValueError(f"{by}={parts} does not divide {what}={amount}; choose {one_of(choices)}")
 
 
-def _one_of(values: list[int]) -> str:
+def one_of(values: list[int]) -> str:
+    """ "1, 2 or 4"."""
     words = [str(v) for v in values]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]

@@ -35,14 +35,14 @@ class Pipeline:
             ValueError: the layers do not divide so; the message says what would.
         """
         if self.stages == 1:
-            if self.chunks != 1:
-                raise ValueError(f"vpp={self.chunks} needs pp > 1; pp is 1")
+            if self != Pipeline():
+                raise ValueError(f"virtual or uneven stages need pp > 1; seen {self}")
             return [[range(total)]]
         given = {0: self.first, self.stages - 1: self.last}
         fixed = {stage: count for stage, count in given.items() if count is not None}
         middle = self.stages - len(fixed)
         rest = total - sum(fixed.values())
-        if rest < 0 or (middle == 0 and rest):
+        if rest < 0 or (middle == 0 and rest) or min(fixed.values(), default=0) < 0:
             raise ValueError(
                 f"first and last pipeline stages hold {sum(fixed.values())} layers of {total}, "
                 f"with {middle} stages between them"
@@ -93,8 +93,7 @@ def megatron_layout(
         ValueError: tp, pp or vpp do not divide the model; the message says which values do.
     """
     pipeline = pipeline or Pipeline()
-    divides = [n for n in range(1, model.kv_heads + 1) if model.kv_heads % n == 0]
-    divisible("num_query_groups", model.kv_heads, "tp", tp, divides)
+    sharding.check_heads(model, "tp", tp)
     padded = sharding.round_up(model.vocab, vocab_multiple * tp)
     renamed = LOCAL_NORMS if norms == "local" else {}
     stages = pipeline.layers(model.layers)
@@ -239,14 +238,17 @@ def _parameter(
 def _interleaved_qkv(
     model: Model, name: str, parts: list[sharding.Part], tp: int, rank: int
 ) -> Parameter:
-    """For each query group: its query heads, then its key head, then its value head."""
+    """For each query group: its query heads, then its key head, then its value head.
+
+    The ranks have equal shares of these rows, also where tp exceeds the groups and a share ends
+    within one (Megatron-core then exchanges activations).
+    """
     (q, q_shape), (k, kv_shape), (v, _) = parts
     head = model.head_dim
     queries = model.heads // model.kv_heads * head
-    groups = model.kv_heads // tp
     bands = []
-    for group in range(rank * groups, (rank + 1) * groups):
+    for group in range(model.kv_heads):
         bands.append((q, q_shape, group * queries, queries))
         bands.append((k, kv_shape, group * head, head))
         bands.append((v, kv_shape, group * head, head))
-    return sharding.stacked_rows(name, bands)
+    return sharding.stacked_rows(name, bands, tp, rank)

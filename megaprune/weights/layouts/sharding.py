@@ -6,10 +6,28 @@ Each function returns the `Parameter` of one tensor-parallel rank.
 from __future__ import annotations
 
 from megaprune.weights.boxes import Box, Shape
-from megaprune.weights.layouts.base import Parameter, Piece, divisible
+from megaprune.weights.layouts.base import Parameter, Piece, divisible, one_of
+from megaprune.weights.model import Model
 
 Part = tuple[str, Shape]
 """A logical tensor: its name and shape."""
+
+
+def check_heads(model: Model, what: str, tp: int) -> None:
+    """Raise a ValueError unless attention heads can be divided among `tp` ranks.
+
+    Key and value heads are divided, or shared where tp is a multiple of their number.
+    """
+    valid = [
+        n
+        for n in range(1, model.heads + 1)
+        if model.heads % n == 0 and (model.kv_heads % n == 0 or n % model.kv_heads == 0)
+    ]
+    if tp not in valid:
+        raise ValueError(
+            f"{what}={tp} does not divide num_attention_heads={model.heads} and "
+            f"num_key_value_heads={model.kv_heads}; choose {one_of(valid)}"
+        )
 
 
 def replicated(name: str, part: Part) -> Parameter:
@@ -26,15 +44,34 @@ def row_parallel(name: str, part: Part, tp: int, rank: int) -> Parameter:
     return Parameter(name, (outputs, share), (Piece(tensor, box, Box.whole((outputs, share))),))
 
 
-def stacked_rows(name: str, bands: list[tuple[str, Shape, int, int]]) -> Parameter:
-    """Bands of rows one below another: (tensor, its shape, first row, number of rows) each."""
+def stacked_rows(
+    name: str, bands: list[tuple[str, Shape, int, int]], parts: int = 1, part: int = 0
+) -> Parameter:
+    """Bands of rows one below another: (tensor, its shape, first row, number of rows) each.
+
+    Args:
+        parts, part: the parameter is this one of so many equal shares of all rows.
+    """
+    total = sum(rows for *_, rows in bands)
+    share = divisible(f"rows of {name}", total, "tp", parts)
+    window = Box((part * share,), ((part + 1) * share,))
     pieces, offset = [], 0
     for tensor, shape, first, rows in bands:
-        tail = shape[1:]
-        box = Box((first, *(0 for _ in tail)), (first + rows, *tail))
-        pieces.append(Piece(tensor, box, box.shift((offset - first, *(0 for _ in tail)))))
+        held = Box((offset,), (offset + rows,)).intersect(window)
         offset += rows
-    return Parameter(name, (offset, *bands[0][1][1:]), tuple(pieces))
+        if held is None:
+            continue
+        zeros, tail = tuple(0 for _ in shape[1:]), shape[1:]
+        at = held.within(window)
+        start = first + held.start[0] - (offset - rows)
+        pieces.append(
+            Piece(
+                tensor,
+                Box((start, *zeros), (start + held.size, *tail)),
+                Box((*at.start, *zeros), (*at.stop, *tail)),
+            )
+        )
+    return Parameter(name, (share, *bands[0][1][1:]), tuple(pieces))
 
 
 def gated(name: str, parts: list[Part], tp: int, rank: int) -> Parameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megaprune.weights.families import Row, Split
 from megaprune.weights.layouts import sharding
-from megaprune.weights.layouts.base import Layout, Parameter, divisible
+from megaprune.weights.layouts.base import Layout, Parameter
 from megaprune.weights.model import Model
 
 VOCAB_MULTIPLE = 64
@@ -20,17 +20,7 @@ def vllm_layout(model: Model, tp: int = 1, engines: int = 1) -> Layout:
     Raises:
         ValueError: tp does not divide the model; the message says which values do.
     """
-    valid = [
-        n
-        for n in range(1, model.heads + 1)
-        if model.heads % n == 0 and (model.kv_heads % n == 0 or n % model.kv_heads == 0)
-    ]
-    divisible("num_attention_heads", model.heads, "vLLM tp", tp, valid)
-    if tp not in valid:
-        raise ValueError(
-            f"vLLM tp={tp} neither divides num_key_value_heads={model.kv_heads} nor is a multiple "
-            f"of it; choose one of {', '.join(map(str, valid))}"
-        )
+    sharding.check_heads(model, "vLLM tp", tp)
     padded = sharding.round_up(model.vocab, VOCAB_MULTIPLE)
 
     def parameter(row: Row, layer: int | None, rank: int) -> Parameter:
