@@ -435,7 +435,6 @@ def test_sharded_and_single_files_of_the_same_weights(hf, megatron, tmp_path, co
         ({"rope_theta": 10.0, "rope_parameters": None}, "rope_theta: 1000000.0 against 10.0"),
         ({"rope_parameters": {"rope_theta": 10.0}}, "rope_theta: 1000000.0 against 10.0"),
         ({"rms_norm_eps": 1e-06}, "rms_norm_eps: 1e-05 against 1e-06"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings: False against True"),
     ],
 )
 @pytest.mark.parametrize("form", ["hf", "megatron"])
@@ -485,7 +484,7 @@ def test_json_carries_the_differences(hf, megatron, convert):
         tensor.nbytes for tensor in load_file(hf / "model.safetensors").values()
     )
     assert equal.json["digests"] == sums(hf)
-    assert equal.json["notes"] == [f"wrote {megatron / MANIFEST}"]
+    assert equal.json["notes"][-1] == f"wrote {megatron / MANIFEST}"
     (megatron / MANIFEST).unlink()
     flip(megatron, "output_layer.weight", (511, 0), bit=30)
     flip(megatron, "decoder.final_layernorm.weight", (0,), bit=31)
