@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megaprune.weights.boxes import Box
-from megaprune.weights.families import LOCAL_NORMS, Row, Split
+from megaprune.weights.families import LOCAL_NORMS, Row
 from megaprune.weights.layouts import sharding
 from megaprune.weights.layouts.base import Layout, Parameter, Piece, Shard, divisible
 from megaprune.weights.model import Model
@@ -122,7 +122,9 @@ def megatron_layout(
             elif not first:
                 placed.append((model.family.head.megatron, model.family.embedding, None))
         return [
-            _parameter(model, f"{chunk}.{name}", row, layer, tp, rank, padded)
+            sharding.parameter(
+                model, f"{chunk}.{name}", row, layer, tp, rank, padded, _interleaved_qkv
+            )
             for name, row, layer in placed
         ]
 
@@ -166,7 +168,9 @@ def checkpoint_layout(model: Model, spelling: Spelling) -> Layout:
             middle = "" if spelling.stacked else f"{layer}."
             name = f"decoder.layers.{middle}{name}"
         name = spelling.prefix + name
-        parameter = _parameter(model, name, row, layer, 1, 0, spelling.padded_vocab)
+        parameter = sharding.parameter(
+            model, name, row, layer, 1, 0, spelling.padded_vocab, _interleaved_qkv
+        )
         stacks.setdefault(name, []).append(parameter)
     layers = f"{spelling.prefix}decoder.layers."
     shard = tuple(
@@ -216,23 +220,6 @@ def _stack(parameters: list[Parameter]) -> Parameter:
             for piece in parameter.pieces
         ),
     )
-
-
-def _parameter(
-    model: Model, name: str, row: Row, layer: int | None, tp: int, rank: int, padded_vocab: int
-) -> Parameter:
-    parts = model.parts(row, layer)
-    match row.split:
-        case Split.REPLICATED:
-            return sharding.replicated(name, parts[0])
-        case Split.ROW:
-            return sharding.row_parallel(name, parts[0], tp, rank)
-        case Split.GATED:
-            return sharding.gated(name, parts, tp, rank)
-        case Split.VOCAB:
-            return sharding.vocab_parallel(name, parts[0], padded_vocab, tp, rank)
-        case Split.QKV:
-            return _interleaved_qkv(model, name, parts, tp, rank)
 
 
 def _interleaved_qkv(

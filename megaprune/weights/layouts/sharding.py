@@ -1,16 +1,48 @@
-"""The cuts of tensor parallelism that Megatron-core and vLLM share.
+"""The cuts of tensor parallelism that Megatron-core and vLLM share: all but how q, k and v join.
 
 Each function returns the `Parameter` of one tensor-parallel rank.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from megaprune.weights.boxes import Box, Shape
+from megaprune.weights.families import Row, Split
 from megaprune.weights.layouts.base import Parameter, Piece, divisible, one_of
 from megaprune.weights.model import Model
 
 Part = tuple[str, Shape]
 """A logical tensor: its name and shape."""
+
+
+Qkv = Callable[[Model, str, list[Part], int, int], Parameter]
+"""How an engine joins q, k and v: (model, name, their parts, tp, rank) to this rank's parameter."""
+
+
+def parameter(
+    model: Model,
+    name: str,
+    row: Row,
+    layer: int | None,
+    tp: int,
+    rank: int,
+    padded_vocab: int,
+    qkv: Qkv,
+) -> Parameter:
+    """One rank's parameter of one row of a family's table."""
+    parts = model.parts(row, layer)
+    match row.split:
+        case Split.REPLICATED:
+            return replicated(name, parts[0])
+        case Split.ROW:
+            return row_parallel(name, parts[0], tp, rank)
+        case Split.GATED:
+            return gated(name, parts, tp, rank)
+        case Split.VOCAB:
+            return vocab_parallel(name, parts[0], padded_vocab, tp, rank)
+        case Split.QKV:
+            return qkv(model, name, parts, tp, rank)
 
 
 def check_heads(model: Model, what: str, tp: int) -> None:

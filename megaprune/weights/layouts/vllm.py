@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from megaprune.weights.families import Row, Split
 from megaprune.weights.layouts import sharding
-from megaprune.weights.layouts.base import Layout, Parameter
+from megaprune.weights.layouts.base import Layout, Parameter, Shard
 from megaprune.weights.model import Model
 
 VOCAB_MULTIPLE = 64
@@ -23,23 +22,22 @@ def vllm_layout(model: Model, tp: int = 1, engines: int = 1) -> Layout:
     sharding.check_heads(model, "vLLM tp", tp)
     padded = sharding.round_up(model.vocab, VOCAB_MULTIPLE)
 
-    def parameter(row: Row, layer: int | None, rank: int) -> Parameter:
-        parts = model.parts(row, layer)
-        name = row.vllm if layer is None else f"model.layers.{layer}.{row.vllm}"
-        match row.split:
-            case Split.REPLICATED:
-                return sharding.replicated(name, parts[0])
-            case Split.ROW:
-                return sharding.row_parallel(name, parts[0], tp, rank)
-            case Split.GATED:
-                return sharding.gated(name, parts, tp, rank)
-            case Split.VOCAB:
-                return sharding.vocab_parallel(name, parts[0], padded, tp, rank)
-            case Split.QKV:
-                return _blocked_qkv(model, name, parts, tp, rank)
+    def shard(rank: int) -> Shard:
+        return tuple(
+            sharding.parameter(
+                model,
+                row.vllm if layer is None else f"model.layers.{layer}.{row.vllm}",
+                row,
+                layer,
+                tp,
+                rank,
+                padded,
+                _blocked_qkv,
+            )
+            for row, layer in model.rows()
+        )
 
-    engine = [tuple(parameter(*row, rank) for row in model.rows()) for rank in range(tp)]
-    return Layout(model.tensors(), tuple(engine * engines))
+    return Layout(model.tensors(), tuple(shard(rank) for rank in range(tp)) * engines)
 
 
 def _blocked_qkv(
