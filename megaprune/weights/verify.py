@@ -151,15 +151,22 @@ def _compare_tensor(
     sha, nbytes = hashlib.sha256(), 0
     for band in whole.bands(BAND_BYTES // dtype.itemsize):
         data = _bytes(seen, tensor, band)
-        if expected is not None and not torch.equal(data, wanted := _bytes(expected, tensor, band)):
-            differ = (data != wanted).reshape(band.shape[0], -1).any(1).nonzero().flatten()
-            rows += (differ + band.start[0]).tolist()
+        if expected is not None:
+            rows += _differing_rows(data, _bytes(expected, tensor, band), band)
         sha.update(data.numpy().data)
         nbytes += data.numel()
         progress(tensor, data.numel(), band.stop == whole.stop)
+        del data  # before the next band is read
     if expected is not None and rows:
         difference = _described(expected, seen, tensor, rows)
     return Digest(sha.hexdigest(), list(whole.shape), dtype_name(dtype)), nbytes, difference
+
+
+def _differing_rows(data: torch.Tensor, wanted: torch.Tensor, band: Box) -> list[int]:
+    if torch.equal(data, wanted):
+        return []
+    differ = (data != wanted).reshape(band.shape[0], -1).any(1).nonzero().flatten()
+    return [int(row) + band.start[0] for row in differ]
 
 
 def _bytes(side: Rearranged, tensor: str, box: Box) -> torch.Tensor:

@@ -54,6 +54,7 @@ def write_hf(
                     for start in range(0, data.numel(), _WRITE_BYTES):
                         file.write(data[start : start + _WRITE_BYTES].numpy().data)
                     written(tensor, data.numel(), band.stop == box.stop)
+                    del data  # before the next band is built
     if len(shards) > 1:
         index = {
             "metadata": {
