@@ -75,6 +75,19 @@ class Box(NamedTuple):
             tuple(map(sub, self.start, outer.start)), tuple(map(sub, self.stop, outer.start))
         )
 
+    def carried(self, outer: Box, to: Box) -> Box:
+        """Where this box lies, given that `outer`, of which it is a part, lies at `to`.
+
+        `outer` and `to` may differ in the number of leading dimensions of extent 1.
+        """
+        inner = self.within(outer)
+        extra = len(to.start) - len(inner.start)
+        if extra >= 0:
+            inner = Box((0,) * extra + inner.start, (1,) * extra + inner.stop)
+        else:
+            inner = Box(inner.start[-extra:], inner.stop[-extra:])
+        return inner.shift(to.start)
+
     def is_one_run(self, shape: Shape) -> bool:
         """Whether the box is one contiguous run of memory in a tensor of this shape."""
         extents = self.shape

@@ -11,7 +11,7 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
-from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.files.hf_folder import HfFolder, copy_side_files
 from megaprune.weights.files.hf_writer import write_hf
 from megaprune.weights.files.manifest import Manifest
 from megaprune.weights.files.megatron_folder import MegatronFolder
@@ -110,9 +110,7 @@ def megatron_to_hf(
     weights = Rearranged(folder, hf_layout(folder.model), dtype)
     with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
-        for name, path in folder.side_files().items():
-            (partial / name).parent.mkdir(exist_ok=True)
-            (partial / name).write_bytes(path.read_bytes())
+        copy_side_files(folder.side_files(), partial)
         notes = _state_dtype(partial / "config.json", weights)
         write_hf(partial, weights, max_shard, progress)
         if check:

@@ -157,8 +157,8 @@ def plan(source: Layout, target: Layout) -> Plan:
                 if held.rank != rank:
                     load[held.rank] += part.size
                     senders.add(held.rank)
-                at = Place(held.rank, held.parameter, _at(held.at, box, part))
-                to = Place(rank, shard[index].name, _at(piece.at, piece.box, part))
+                at = Place(held.rank, held.parameter, part.carried(box, held.at))
+                to = Place(rank, shard[index].name, part.carried(piece.box, piece.at))
                 found[index].append(Copy(at, to))
         copies.extend(copy for group in found for copy in _joined(group))
     return Plan(source, target, tuple(copies))
@@ -202,13 +202,6 @@ def _cover(wanted: Piece, *choices: _Holders) -> Iterator[tuple[Box, list[_Held]
                 missing = _subtract(missing, [box])
     if missing:
         raise ValueError(f"the source lacks {missing[0]} of {wanted.tensor}")
-
-
-def _at(at: Box, box: Box, part: Box) -> Box:
-    """Where `part` of `box` lies, given that `box` lies at `at`."""
-    extra = len(at.start) - len(box.start)
-    moved = part.within(box).shift(at.start[extra:])
-    return Box((*at.start[:extra], *moved.start), (*at.stop[:extra], *moved.stop))
 
 
 def _subtract(boxes: Iterable[Box], others: Iterable[Box]) -> list[Box]:

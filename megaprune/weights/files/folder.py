@@ -106,21 +106,8 @@ class Rearranged:
         return whole
 
     def _part(self, target: Box, copy: Copy) -> torch.Tensor:
-        inner = target.within(copy.target.box)
-        return self._weights.read(copy.source.parameter, _aligned(inner, copy.source.box))
-
-
-def _aligned(inner: Box, source: Box) -> Box:
-    """`inner`, relative to a copy's target box, as a box of the copy's source parameter.
-
-    The two may differ in the number of leading dimensions of extent 1.
-    """
-    extra = len(source.start) - len(inner.start)
-    if extra >= 0:
-        inner = Box((0,) * extra + inner.start, (1,) * extra + inner.stop)
-    else:
-        inner = Box(inner.start[-extra:], inner.stop[-extra:])
-    return inner.shift(source.start)
+        source = target.carried(copy.target.box, copy.source.box)
+        return self._weights.read(copy.source.parameter, source)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -158,6 +158,13 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return found
 
 
+def copy_side_files(files: dict[str, Path], folder: Path) -> None:
+    """Copy what `side_files` found into a folder."""
+    for name, path in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(path.read_bytes())
+
+
 def _indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.planner import (
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.folder import Rearranged
+from megaprune.weights.files.hf_folder import copy_side_files
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import Parameter
 
@@ -64,11 +65,8 @@ def write_megatron(
         side: the Hugging Face model's other files, which are kept in `HF_FILES`.
         written: told (parameter, bytes, whether the parameter is complete) as each part is begun.
     """
-    kept = folder / HF_FILES
-    kept.mkdir()
-    for name, path in side.items():
-        (kept / name).parent.mkdir(exist_ok=True)
-        (kept / name).write_bytes(path.read_bytes())
+    (folder / HF_FILES).mkdir()
+    copy_side_files(side, folder / HF_FILES)
     # The checksum of each zip record takes longer than writing it, and torch.load ignores it.
     checksums = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
