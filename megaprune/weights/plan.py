@@ -8,13 +8,13 @@ holds is copied locally and never travels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from megaprune.weights.boxes import Box
-from megaprune.weights.layouts.base import Layout, Piece, Shard
+from megaprune.weights.layouts.base import Layout, Shard
 
 
 class Place(NamedTuple):
@@ -59,17 +59,32 @@ class Plan:
     target: Layout
     copies: tuple[Copy, ...]
 
+    @cached_property
+    def traffic(self) -> dict[tuple[int, int], int]:
+        """Elements that travel, by (source rank, target rank)."""
+        elements: dict[tuple[int, int], int] = defaultdict(int)
+        for copy in self.copies:
+            if not copy.local:
+                elements[copy.source.rank, copy.target.rank] += copy.size
+        return dict(elements)
+
     def received(self) -> list[int]:
         """Elements that each target rank gets from other ranks."""
-        return self._travelling(len(self.target.ranks), lambda copy: copy.target.rank)
+        totals = [0] * len(self.target.ranks)
+        for (_, target), elements in self.traffic.items():
+            totals[target] += elements
+        return totals
 
     def sent(self) -> list[int]:
         """Elements that each source rank sends to other ranks."""
-        return self._travelling(len(self.source.ranks), lambda copy: copy.source.rank)
+        totals = [0] * len(self.source.ranks)
+        for (source, _), elements in self.traffic.items():
+            totals[source] += elements
+        return totals
 
     def messages(self) -> int:
         """Pairs of ranks between which anything travels: one coalesced message each."""
-        return len({(c.source.rank, c.target.rank) for c in self.copies if not c.local})
+        return len(self.traffic)
 
     def lower_bound(self) -> list[int]:
         """Elements that each target rank needs and does not hold: no plan can receive fewer."""
@@ -86,7 +101,8 @@ class Plan:
             missing = 0
             for parameter in shard:
                 for piece in parameter.pieces:
-                    rest = _subtract([piece.box], have.get(piece.tensor, ()))
+                    own = have.get(piece.tensor)
+                    rest = _subtract(piece.box, own) if own else [piece.box]
                     missing += sum(box.size for box in rest)
             bounds.append(missing)
         return bounds
@@ -119,13 +135,6 @@ class Plan:
 
         return sum(not one_block(copies) for copies in self.transfers.values())
 
-    def _travelling(self, ranks: int, rank_of: Callable[[Copy], int]) -> list[int]:
-        totals = [0] * ranks
-        for copy in self.copies:
-            if not copy.local:
-                totals[rank_of(copy)] += copy.size
-        return totals
-
 
 def plan(source: Layout, target: Layout) -> Plan:
     """Plan how to fill `target` from `source`.
@@ -135,77 +144,109 @@ def plan(source: Layout, target: Layout) -> Plan:
     least to send so far (replicas share the work), else the nearest.
 
     Raises:
-        ValueError: the layouts are of different models, or the source lacks part of a tensor.
+        ValueError: the layouts are of different models, or the source lacks part of a tensor, or
+            holds it in boxes that overlap without being equal.
     """
     if dict(source.tensors) != dict(target.tensors):
         raise ValueError("source and target lay out different models: their tensors differ")
-    holders = _holders(enumerate(source.ranks))
+    holders = _holders(source)
     load = [0] * len(source.ranks)
     copies: list[Copy] = []
+    # Replicas share one shard, and with it all that does not depend on the rank.
+    parts_of: dict[int, list[_Part]] = {}
     for rank, shard in enumerate(target.ranks):
-        own = _holders([(rank, source.ranks[rank])] if rank < len(source.ranks) else [])
+        if id(shard) not in parts_of:
+            parts_of[id(shard)] = _parts(shard, holders)
+        chosen: dict[int, int] = {}
         senders: set[int] = set()
         found: list[list[Copy]] = [[] for _ in shard]
-        wanted = [(index, piece) for index, p in enumerate(shard) for piece in p.pieces]
-        # Where there is little choice first: what many ranks hold can then come along with it.
-        wanted.sort(key=lambda item: max(map(len, holders[item[1].tensor].values()), default=0))
-        for index, piece in wanted:
-            for box, choices, part in _cover(piece, own[piece.tensor], holders[piece.tensor]):
-                held = min(
-                    choices, key=lambda h: (h.rank not in senders, load[h.rank], abs(h.rank - rank))
-                )
-                if held.rank != rank:
-                    load[held.rank] += part.size
-                    senders.add(held.rank)
-                at = Place(held.rank, held.parameter, part.carried(box, held.at))
-                to = Place(rank, shard[index].name, part.carried(piece.box, piece.at))
-                found[index].append(Copy(at, to))
-        copies.extend(copy for group in found for copy in _joined(group))
+        for part in parts_of[id(shard)]:
+            if rank in part.places:
+                sender = rank
+            else:
+                group = id(part.ranks)
+                if group not in chosen:
+                    chosen[group] = min(
+                        part.ranks, key=lambda r: (r not in senders, load[r], abs(r - rank))
+                    )
+                    senders.add(chosen[group])
+                sender = chosen[group]
+                load[sender] += part.size
+            to = Place(rank, shard[part.index].name, part.to)
+            found[part.index].append(Copy(part.places[sender], to))
+        for group_of_copies in found:
+            copies.extend(_joined(group_of_copies) if len(group_of_copies) > 1 else group_of_copies)
     return Plan(source, target, tuple(copies))
 
 
 class _Held(NamedTuple):
-    """A place where all of some box is held."""
+    """Some box of a tensor, and where all of it is held."""
 
-    rank: int
-    parameter: str
-    at: Box
-
-
-_Holders = dict[Box, list[_Held]]
+    box: Box
+    places: dict[int, Place]
 
 
-def _holders(ranks: Iterable[tuple[int, Shard]]) -> dict[str, _Holders]:
-    """For each tensor: the boxes it is held in, and who holds each."""
-    holders: dict[str, _Holders] = defaultdict(dict)
-    for rank, shard in ranks:
+class _Part(NamedTuple):
+    """Some of a target parameter, all of which each of some source ranks holds.
+
+    Args:
+        index: of the parameter in its shard.
+        to: the part's box of it.
+        ranks: who holds the part; one and the same object for all parts with the same holders.
+        places: where in the holders' parameters it is, by rank.
+    """
+
+    index: int
+    to: Box
+    size: int
+    ranks: tuple[int, ...]
+    places: dict[int, Place]
+
+
+def _holders(source: Layout) -> dict[str, list[_Held]]:
+    """For each tensor: the boxes it is held in, and by whom."""
+    holders: dict[str, dict[Box, dict[int, Place]]] = defaultdict(dict)
+    for rank, shard in enumerate(source.ranks):
         for parameter in shard:
             for piece in parameter.pieces:
-                held = _Held(rank, parameter.name, piece.at)
-                holders[piece.tensor].setdefault(piece.box, []).append(held)
-    return holders
+                places = holders[piece.tensor].setdefault(piece.box, {})
+                places.setdefault(rank, Place(rank, parameter.name, piece.at))
+    return {t: [_Held(*item) for item in boxes.items()] for t, boxes in holders.items()}
 
 
-def _cover(wanted: Piece, *choices: _Holders) -> Iterator[tuple[Box, list[_Held], Box]]:
-    """Divide a wanted piece among held boxes: (held box, who holds it, the part taken from it).
+def _parts(shard: Shard, holders: dict[str, list[_Held]]) -> list[_Part]:
+    """Divide a target shard by who holds what; where there is least choice of sender first.
 
-    What is among the first choices is taken from there.
+    What many ranks hold can then come along with it.
     """
-    missing = [wanted.box]
-    for holders in choices:
-        for box, held in holders.items():
-            if not missing:
-                return
-            taken = [part for m in missing if (part := m.intersect(box))]
-            if taken:
-                yield from ((box, held, part) for part in taken)
-                missing = _subtract(missing, [box])
-    if missing:
-        raise ValueError(f"the source lacks {missing[0]} of {wanted.tensor}")
+    groups: dict[tuple[int, ...], tuple[int, ...]] = {}
+    parts = []
+    for index, parameter in enumerate(shard):
+        for piece in parameter.pieces:
+            covered = 0
+            for held in holders.get(piece.tensor, ()):
+                box = piece.box.intersect(held.box)
+                if box is None:
+                    continue
+                covered += box.size
+                ranks = tuple(held.places)
+                places = {
+                    rank: Place(rank, place.parameter, box.carried(held.box, place.box))
+                    for rank, place in held.places.items()
+                }
+                to = box.carried(piece.box, piece.at)
+                group = groups.setdefault(ranks, ranks)
+                parts.append(_Part(index, to, box.size, group, places))
+            if covered != piece.box.size:
+                boxes = [held.box for held in holders.get(piece.tensor, ())]
+                missing = _subtract(piece.box, boxes)
+                seen = f"lacks {missing[0]}" if missing else "has overlapping boxes"
+                raise ValueError(f"the source {seen} of {piece.tensor}")
+    return sorted(parts, key=lambda part: len(part.ranks))
 
 
-def _subtract(boxes: Iterable[Box], others: Iterable[Box]) -> list[Box]:
-    rest = list(boxes)
+def _subtract(box: Box, others: Iterable[Box]) -> list[Box]:
+    rest = [box]
     for other in others:
         rest = [part for box in rest for part in box.subtract(other)]
     return rest
