@@ -172,8 +172,8 @@ def plan(source: Layout, target: Layout) -> Plan:
                     senders.add(chosen[group])
                 sender = chosen[group]
                 load[sender] += part.size
-            to = Place(rank, shard[part.index].name, part.to)
-            found[part.index].append(Copy(part.places[sender], to))
+            to = Place(rank, shard[part.into].name, part.to)
+            found[part.into].append(Copy(part.places[sender], to))
         for group_of_copies in found:
             copies.extend(_joined(group_of_copies) if len(group_of_copies) > 1 else group_of_copies)
     return Plan(source, target, tuple(copies))
@@ -190,13 +190,13 @@ class _Part(NamedTuple):
     """Some of a target parameter, all of which each of some source ranks holds.
 
     Args:
-        index: of the parameter in its shard.
+        into: which parameter of its shard, by number.
         to: the part's box of it.
         ranks: who holds the part; one and the same object for all parts with the same holders.
         places: where in the holders' parameters it is, by rank.
     """
 
-    index: int
+    into: int
     to: Box
     size: int
     ranks: tuple[int, ...]

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -37,7 +40,7 @@ from megaprune.weights.boxes import Box
 from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.folder import Rearranged
 from megaprune.weights.files.hf_folder import copy_side_files
-from megaprune.weights.files.mapped import BAND_BYTES
+from megaprune.weights.files.mapped import BAND_BYTES, create
 from megaprune.weights.layouts import Parameter
 
 _FORMAT = {
@@ -77,7 +80,7 @@ def write_megatron(
             dcp.save(
                 dict.fromkeys([*extra, *(p.name for p in weights.parameters())]),
                 # One thread: with more, torch loses their errors.
-                storage_writer=dcp.FileSystemWriter(folder, thread_count=1, sync_files=False),
+                storage_writer=_Writer(folder, thread_count=1, sync_files=False),
                 planner=_Planner(weights, extra, written),
                 no_dist=True,
             )
@@ -93,6 +96,20 @@ def write_megatron(
     torch.save({"checkpoint_version": 3.0, "iteration": 0}, common)
     (folder / "common.pt").write_bytes(common.getvalue())
     (folder / "metadata.json").write_text(json.dumps(_FORMAT))
+
+
+class _Files(FileSystem):  # type: ignore[misc]
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[IO[bytes]]:
+        """Open a file that a checkpoint consists of, which is new wherever it is written."""
+        with create(Path(path)) if mode == "wb" else open(path, mode) as stream:
+            yield stream
+
+
+class _Writer(dcp.FileSystemWriter):  # type: ignore[misc]
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.fs = _Files()
 
 
 class _Planner(SavePlanner):  # type: ignore[misc]
