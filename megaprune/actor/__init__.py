@@ -1,0 +1,1 @@
+"""The model that is trained: real Megatron-core, packed sequences, log-probs without logits."""

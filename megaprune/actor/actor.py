@@ -1,0 +1,343 @@
+"""The model in training: log-probs, losses, gradients and optimizer steps, over any division."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from megatron.core.transformer.module import Float16Module
+
+from megaprune.actor import build
+from megaprune.actor.attention import stream_of
+from megaprune.actor.logprobs import LogProbs, log_probs
+from megaprune.actor.packing import Array, Packed, Sample, micro_batches, pack
+from megaprune.actor.parallel import Parallel
+from megaprune.actor.pipeline import communication
+from megaprune.device import device
+from megaprune.errors import InputError
+from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.layouts import Layout
+from megaprune.weights.layouts.sharding import round_up
+
+Loss = Callable[[LogProbs, Mapping[str, torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
+"""(log-probs of N scored tokens, the samples' values of the same tokens) -> (loss, metrics).
+
+The loss is this micro-batch's share of the whole batch's: shares are summed, over micro-batches and
+replicas, never averaged, so that neither can change the gradient. Metrics are summed too.
+"""
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """How a model is trained.
+
+    Args:
+        parallel: its division among ranks.
+        dtype: of parameters and activations; with bfloat16 the optimizer keeps fp32 masters.
+        max_tokens: in a micro-batch.
+        recompute: "none", "core_attention" or "full".
+        frozen_layers: the embedding and so many first layers are not trained, unless 0.
+        distributed_optimizer: replicas divide the optimizer's state among them.
+        lr, weight_decay, betas, clip_grad: of Adam.
+    """
+
+    parallel: Parallel = field(default_factory=Parallel)
+    dtype: torch.dtype = torch.bfloat16
+    max_tokens: int = 8192
+    recompute: str = "none"
+    frozen_layers: int = 0
+    distributed_optimizer: bool = True
+    lr: float = 1e-6
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_grad: float = 1.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an optimizer step did. Sums over the whole batch, the same on all ranks.
+
+    Args:
+        loss: the loss.
+        grad_norm: of all gradients, before clipping.
+        metrics: what the loss function counted.
+        micro_batches: how many this rank computed.
+    """
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+    micro_batches: int
+
+
+class Actor:
+    """This rank's part of the model. All methods are collective, with the same arguments.
+
+    The default process group must be there, and each rank's device be set.
+
+    Args:
+        folder: a Hugging Face folder.
+        config: the rest.
+
+    Raises:
+        InputError: the folder is not a model that can be built, or cannot be divided so.
+    """
+
+    def __init__(self, folder: Path, config: ActorConfig):
+        weights = HfFolder(folder)
+        self.config = config
+        self.model = weights.model
+        self.layout: Layout = config.parallel.layout(
+            weights.model, dist.get_world_size(), build.norms()
+        )
+        """Where each rank has which weights, as in `parameters()`."""
+        if not 0 <= config.frozen_layers < weights.model.layers:
+            raise InputError(
+                f"frozen_layers={config.frozen_layers}; the model has {weights.model.layers} "
+                f"layers, and the last must be trained"
+            )
+        transformer = build.transformer_config(
+            weights.model, weights.config, config.parallel, config.dtype, config.recompute
+        )
+        _start_megatron(config.parallel)
+        self._transformer = transformer
+        self._chunks = build.build(weights.model, weights.config, transformer)
+        build.fill(self._chunks, weights, self.layout)
+        for parameter in _frozen(self._chunks, config.frozen_layers):
+            parameter.requires_grad_(False)
+        self._qkv_format = "thd" if build.has_transformer_engine() else "packed"
+        self._stages, self._optimizer = self._trained()
+
+    def _trained(self) -> tuple[list[torch.nn.Module], Any]:
+        """The chunks with their gradient buffers, and the optimizer."""
+        config, transformer = self.config, self._transformer
+        bf16 = config.dtype == torch.bfloat16
+        stages: list[torch.nn.Module] = []
+        for chunk in self._chunks:
+            module = Float16Module(transformer, chunk) if bf16 else chunk
+            stages.append(
+                DistributedDataParallel(
+                    config=transformer,
+                    ddp_config=DistributedDataParallelConfig(
+                        grad_reduce_in_fp32=True,
+                        use_distributed_optimizer=config.distributed_optimizer,
+                    ),
+                    module=module,
+                )
+            )
+            stages[-1].model_type = chunk.model_type
+        optimizer = get_megatron_optimizer(
+            OptimizerConfig(
+                optimizer="adam",
+                lr=config.lr,
+                weight_decay=config.weight_decay,
+                adam_beta1=config.betas[0],
+                adam_beta2=config.betas[1],
+                clip_grad=config.clip_grad,
+                bf16=bf16,
+                params_dtype=config.dtype,
+                use_distributed_optimizer=config.distributed_optimizer,
+            ),
+            stages,
+            use_gloo_process_groups=False,
+        )
+        transformer.finalize_model_grads_func = finalize_model_grads
+        transformer.grad_scale_func = optimizer.scale_loss if bf16 else None
+        return stages, optimizer
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """This rank's parameters, named as in `layout`; what the optimizer steps change."""
+        return {name: p.detach() for name, p in self._chunks.named_parameters()}
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """This rank's summed fp32 gradients of the last step, named as in `layout`."""
+        return {n: p.main_grad for n, p in self._chunks.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def log_probs(self, samples: Sequence[Sample], temperature: float = 1.0) -> list[Array]:
+        """Log-prob of each scored token of each sample, fp32, on all ranks."""
+
+        def collect(said: LogProbs, _: Packed) -> tuple[torch.Tensor, Any]:
+            return said.log_probs.sum(), said.log_probs.cpu().numpy()
+
+        mine, batches = self._run(samples, temperature, collect, forward_only=True)
+        pieces = []
+        for numbers, values in zip(batches, mine, strict=False):
+            ends = np.cumsum([samples[i].scored for i in numbers])[:-1]
+            pieces += list(zip(numbers, np.split(values, ends), strict=True))
+        found = dict(piece for part in _from_all(pieces) for piece in part)
+        return [found[i] for i in range(len(samples))]
+
+    def step(
+        self, samples: Sequence[Sample], loss: Loss, *, temperature: float = 1.0, lr: float | None
+    ) -> Step:
+        """One optimizer step on all samples.
+
+        Args:
+            loss: see `Loss`.
+            temperature: of the log-probs that `loss` gets.
+            lr: the learning rate of this step; the configured one if None.
+        """
+        result, count = self.accumulate(samples, loss, temperature)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.lr if lr is None else lr
+        done, grad_norm, _ = self._optimizer.step()
+        if not done:
+            raise FloatingPointError("the optimizer found gradients that are not finite")
+        total = result.pop("loss")
+        return Step(total, float(grad_norm or 0.0), result, count)
+
+    def accumulate(
+        self, samples: Sequence[Sample], loss: Loss, temperature: float = 1.0
+    ) -> tuple[dict[str, float], int]:
+        """Gradients of a batch, without a step: the summed loss and metrics, and micro-batches."""
+        for stage in self._stages:
+            stage.zero_grad_buffer()
+        self._optimizer.zero_grad()
+        replicas = parallel_state.get_data_parallel_world_size()
+
+        def share(said: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Any]:
+            value, metrics = loss(said, packed.values)
+            # Megatron-core averages over micro-batches, then replicas; a share is to be summed.
+            return value * (count * replicas), {**metrics, "loss": value.item()}
+
+        sums, batches = self._run(samples, temperature, share, forward_only=False)
+        totals: dict[str, float] = {}
+        for one in (part for rank in _from_all(sums) for part in rank):
+            for name, value in one.items():
+                totals[name] = totals.get(name, 0.0) + value
+        return {"loss": 0.0, **totals}, len(batches)
+
+    def _run(
+        self,
+        samples: Sequence[Sample],
+        temperature: float,
+        use: Callable[..., tuple[torch.Tensor, Any]],
+        forward_only: bool,
+    ) -> tuple[list[Any], list[list[int]]]:
+        """Run this replica's micro-batches through all stages.
+
+        Returns:
+            What `use` said of each micro-batch (one rank of the last stage has it; the others have
+            nothing), and the numbers of the samples in each.
+        """
+        parallel = self.config.parallel
+        lengths = [len(s.tokens) for s in samples]
+        replicas = parallel_state.get_data_parallel_world_size()
+        # An interleaved pipeline takes micro-batches by the number of its stages.
+        multiple = parallel.pipeline.stages if parallel.pipeline.chunks > 1 else 1
+        batches = micro_batches(lengths, self.config.max_tokens, replicas, multiple)[
+            parallel_state.get_data_parallel_rank()
+        ]
+        names = {name: values.dtype for name, values in samples[0].values.items()}
+        empty = Sample(np.zeros(1, np.int64), 1, {n: np.zeros(0, d) for n, d in names.items()})
+        divided = parallel.tp if parallel.sequence else 1
+        tokens = [
+            round_up(sum(lengths[i] for i in numbers) or 1, divided) // divided
+            for numbers in batches
+        ]
+        said: list[Any] = []
+
+        def streams() -> Iterator[Packed]:
+            for numbers in batches:
+                yield pack([samples[i] for i in numbers] or [empty], device(), divided)
+
+        def forward(source: Iterator[Packed], stage: torch.nn.Module) -> Any:
+            packed = next(source)
+            hidden = stage(
+                packed.tokens[None],
+                packed.positions[None],
+                None,
+                packed_seq_params=stream_of(packed, self._qkv_format),
+            )
+            return hidden, partial(end, packed, _unwrapped(stage))
+
+        def end(packed: Packed, chunk: build.Decoder, hidden: torch.Tensor) -> tuple[Any, Any]:
+            if parallel.sequence:
+                hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)
+            else:
+                hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
+            result = log_probs(
+                hidden[packed.predicts, 0],
+                chunk.output_weight(),
+                packed.targets,
+                vocab=self.model.vocab,
+                temperature=temperature,
+                group=parallel_state.get_tensor_model_parallel_group() if parallel.tp > 1 else None,
+            )
+            value, kept = use(result, packed) if forward_only else use(result, packed, len(batches))
+            if parallel_state.get_tensor_model_parallel_rank() == 0:
+                said.append(kept)
+            return value, {}
+
+        for stage in self._stages:
+            stage.train(not forward_only)
+        get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=[streams() for _ in self._stages],
+            model=self._stages,
+            num_microbatches=len(batches),
+            seq_length=self.config.max_tokens,
+            micro_batch_size=1,
+            forward_only=forward_only,
+            **communication(self._transformer, tokens),
+        )
+        return said, batches
+
+
+def _start_megatron(parallel: Parallel) -> None:
+    """Megatron-core's process groups, for this division."""
+    if device().type == "cpu":
+        from megaprune.actor.cpu import redirect_cuda
+
+        redirect_cuda()
+    parallel_state.destroy_model_parallel()
+    chunks = parallel.pipeline.chunks
+    parallel_state.initialize_model_parallel(
+        parallel.tp,
+        parallel.pipeline.stages,
+        virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
+        create_gloo_process_groups=False,
+    )
+    # Nothing is dropped out, so that no random numbers are drawn: the light tracker will do.
+    model_parallel_cuda_manual_seed(0, inference_rng_tracker=True)
+
+
+def _frozen(chunks: torch.nn.ModuleList, layers: int) -> Iterator[torch.nn.Parameter]:
+    """Parameters of the embedding and of the first layers, if any are to be frozen."""
+    if layers == 0:
+        return
+    for chunk in chunks:
+        if chunk.pre_process:
+            yield from chunk.embedding.parameters()
+        for layer in chunk.decoder.layers:
+            if layer.layer_number <= layers:
+                yield from layer.parameters()
+
+
+def _unwrapped(stage: torch.nn.Module) -> build.Decoder:
+    while not isinstance(stage, build.Decoder):
+        stage = stage.module
+    return stage
+
+
+def _from_all(mine: Any) -> list[Any]:
+    """What each rank has, on all ranks."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone

@@ -1,0 +1,136 @@
+"""Core attention over packed sequences: one interface, the best kernel that is there.
+
+With Transformer Engine, Megatron-core's own `TEDotProductAttention` is used (build.py) and nothing
+of this file. Otherwise: torch's variable-length flash attention on a GPU; on a CPU, torch's
+`scaled_dot_product_attention` for one sequence after another. All are causal within each sequence.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.packed_seq_params import PackedSeqParams
+
+from megaprune.actor.packing import Packed
+
+
+@dataclass
+class Stream(PackedSeqParams):
+    """Where the sequences of a packed stream lie, as Megatron-core hands it down to attention.
+
+    Args:
+        positions: [T], from 0 within each sequence.
+        bounds: 0, ..., T as numbers, so that nobody waits for a device to read them.
+    """
+
+    positions: torch.Tensor | None = None
+    bounds: tuple[int, ...] = ()
+
+
+def stream_of(packed: Packed, qkv_format: str) -> Stream:
+    """What attention needs to know of a packed micro-batch.
+
+    Args:
+        qkv_format: "thd" for Transformer Engine, which rotates by `cu_seqlens` itself; any other
+            makes Megatron-core apply the angles that `PackedRotary` picked by position.
+    """
+    offsets = torch.tensor(packed.bounds, dtype=torch.int32, device=packed.tokens.device)
+    longest = max(b - a for a, b in zip(packed.bounds, packed.bounds[1:], strict=False))
+    return Stream(
+        qkv_format=qkv_format,
+        cu_seqlens_q=offsets,
+        cu_seqlens_kv=offsets,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+        positions=packed.positions,
+        bounds=packed.bounds,
+    )
+
+
+class PackedRotary(RotaryEmbedding):
+    """Rotary angles of each token of a packed stream, picked once for all layers."""
+
+    def get_rotary_seq_len(self, *arguments: Any, **options: Any) -> int:
+        """Length of the longest sequence; remembers the positions that `forward` picks."""
+        packed: Stream = options.get("packed_seq_params") or arguments[4]
+        self._positions = packed.positions
+        return int(packed.max_seqlen_q)
+
+    def forward(self, max_seq_len: int, *_: Any, **__: Any) -> torch.Tensor:
+        """[T, 1, 1, head_dim]."""
+        return self.get_emb(max_seq_len)[self._positions]
+
+
+class PackedAttention(torch.nn.Module):
+    """Causal attention within each sequence of a stream. No parameters, no dropout."""
+
+    def __init__(self, config: Any, softmax_scale: float | None = None, **_: Any):
+        super().__init__()
+        self.scale = softmax_scale
+        self.config = config
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        packed_seq_params: Stream,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            query: [T, 1, heads of this rank, head_dim].
+            key, value: [T, 1, key heads of this rank, head_dim].
+            packed_seq_params: where the sequences lie.
+
+        Returns:
+            [T, 1, heads * head_dim].
+        """
+        attend = _varlen if query.is_cuda else _one_by_one
+        out = attend(query[:, 0], key[:, 0], value[:, 0], packed_seq_params, self.scale)
+        return out.reshape(query.shape[0], 1, -1)
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, stream: Stream, scale: float | None
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # torch 2.10 has is_causal, later releases a window instead; some cannot share key heads.
+    known = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"scale": scale} if "scale" in known else {}
+    if scale is not None and not options:
+        raise NotImplementedError("softmax_scale needs a newer torch, or Transformer Engine")
+    options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if key.shape[1] != query.shape[1]:
+        if "enable_gqa" in known:
+            options["enable_gqa"] = True
+        else:
+            repeats = query.shape[1] // key.shape[1]
+            key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
+    offsets, longest = stream.cu_seqlens_q, stream.max_seqlen_q
+    out: torch.Tensor = varlen_attn(
+        query, key, value, offsets, offsets, longest, longest, **options
+    )
+    return out
+
+
+def _one_by_one(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, stream: Stream, scale: float | None
+) -> torch.Tensor:
+    outs = []
+    for start, stop in zip(stream.bounds, stream.bounds[1:], strict=False):
+        q, k, v = (x[start:stop].transpose(0, 1)[None] for x in (query, key, value))
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+        )
+        outs.append(out[0].transpose(0, 1))
+    return torch.cat(outs)

@@ -1,0 +1,271 @@
+"""A Megatron-core model of a Hugging Face folder: built, and filled with its weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megaprune.actor.attention import PackedAttention, PackedRotary
+from megaprune.actor.parallel import Parallel
+from megaprune.device import device
+from megaprune.errors import InputError
+from megaprune.weights.boxes import Box
+from megaprune.weights.files.folder import Rearranged, Weights
+from megaprune.weights.files.mapped import BAND_BYTES
+from megaprune.weights.layouts import Layout
+from megaprune.weights.model import Model
+
+
+def has_transformer_engine() -> bool:
+    """Whether layers are built of Transformer Engine's modules: on a GPU, where it is installed."""
+    return device().type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
+
+
+def norms() -> str:
+    """How the norms of the layers are named: "te" or "local" (`megatron_layout`)."""
+    return "te" if has_transformer_engine() else "local"
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """The local spec's norm, which unlike Megatron-core's own knows sequence parallelism."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **_: Any):
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=device())
+        # Each rank has gradients of its part of the tokens: Megatron-core sums those so marked.
+        self.weight.sequence_parallel = config.sequence_parallel
+
+
+class Decoder(GPTModel):
+    """A GPTModel that ends with its last hidden states: logits are made chunk by chunk."""
+
+    def _postprocess(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
+        return hidden_states
+
+    def output_weight(self) -> torch.Tensor:
+        """This rank's rows of the output layer (last stage)."""
+        if self.share_embeddings_and_output_weights:
+            weight: torch.Tensor = self.shared_embedding_or_output_weight()
+        else:
+            weight = self.output_layer.weight
+        return weight
+
+
+def transformer_config(
+    model: Model,
+    config: Mapping[str, Any],
+    parallel: Parallel,
+    dtype: torch.dtype,
+    recompute: str = "none",
+) -> TransformerConfig:
+    """Megatron-core's settings for a model.
+
+    Args:
+        config: content of its config.json.
+        dtype: of parameters and activations.
+        recompute: "none", "core_attention" or "full" (each layer from its input).
+
+    Raises:
+        InputError: the model asks for something that is not built here.
+    """
+    check_supported(config)
+    fused = has_transformer_engine()
+    pipeline = parallel.pipeline
+    names = {row.megatron for row in model.family.layer}
+    recomputing: dict[str, dict[str, Any]] = {
+        "none": {},
+        "core_attention": {
+            "recompute_granularity": "selective",
+            "recompute_modules": ["core_attn"],
+        },
+        "full": {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        },
+    }
+    if recompute not in recomputing:
+        raise InputError(f"recompute={recompute!r}; expected one of {', '.join(recomputing)}")
+    return TransformerConfig(
+        num_layers=model.layers,
+        hidden_size=model.hidden,
+        ffn_hidden_size=model.ffn,
+        num_attention_heads=model.heads,
+        num_query_groups=model.kv_heads,
+        kv_channels=model.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=config.get("rms_norm_eps", 1e-6),
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias="self_attention.linear_qkv.bias" in names,
+        qk_layernorm="self_attention.q_layernorm.weight" in names,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        attention_softmax_in_fp32=True,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        tensor_model_parallel_size=parallel.tp,
+        sequence_parallel=parallel.sequence,
+        pipeline_model_parallel_size=pipeline.stages,
+        virtual_pipeline_model_parallel_size=pipeline.chunks if pipeline.chunks > 1 else None,
+        num_layers_in_first_pipeline_stage=pipeline.first,
+        num_layers_in_last_pipeline_stage=pipeline.last,
+        # Micro-batches differ in length; megatron-core wants this dispatcher with it, MoE or not.
+        variable_seq_lengths=pipeline.stages > 1,
+        moe_token_dispatcher_type="alltoall",
+        batch_p2p_comm=False,  # with two interleaved stages, a batch would mix up its messages
+        use_cpu_initialization=device().type == "cpu",
+        perform_initialization=False,  # weights are read from the folder
+        # What apex or Transformer Engine bring.
+        apply_rope_fusion=fused,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=fused,
+        bias_dropout_fusion=fused,
+        persist_layer_norm=False,
+        gradient_accumulation_fusion=device().type == "cuda" and _has_fused_accumulation(),
+        **recomputing[recompute],
+    )
+
+
+def check_supported(config: Mapping[str, Any]) -> None:
+    """Raise an InputError if config.json asks for attention or rotation that is not built here."""
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "llama3":
+        fixed = {
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+        other = {k: rope[k] for k in fixed if k in rope and rope[k] != fixed[k]}
+        if other:
+            raise InputError(
+                f"rope_scaling {other} is not what Megatron-core has built in; expected {fixed}"
+            )
+    elif kind != "default":
+        raise InputError(
+            f"rope_scaling type {kind!r} is not supported; supported are default and llama3"
+        )
+    if config.get("use_sliding_window"):
+        raise InputError("use_sliding_window=true is not supported; expected full attention")
+    if config.get("hidden_act", "silu") != "silu":
+        raise InputError(f"hidden_act {config['hidden_act']!r} is not supported; expected silu")
+
+
+def _has_fused_accumulation() -> bool:
+    # apex's kernel, which adds weight gradients into the fp32 buffer within the matrix product.
+    return importlib.util.find_spec("fused_weight_gradient_mlp_cuda") is not None
+
+
+def _block_spec(transformer: TransformerConfig, vp_stage: int | None) -> Any:
+    if has_transformer_engine():
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=transformer.qk_layernorm)
+    layer: ModuleSpec = get_gpt_layer_local_spec(
+        normalization="RMSNorm", qk_layernorm=transformer.qk_layernorm
+    )
+    layer.submodules.input_layernorm = RMSNorm
+    layer.submodules.pre_mlp_layernorm = RMSNorm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = PackedAttention
+    if transformer.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    count = get_num_layers_to_build(transformer, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=RMSNorm)
+
+
+def build(
+    model: Model, config: Mapping[str, Any], transformer: TransformerConfig
+) -> torch.nn.ModuleList:
+    """This rank's model chunks, with whatever weights; Megatron-core's groups must be there.
+
+    Parameters are named as in `megatron_layout`.
+    """
+    virtual = transformer.virtual_pipeline_model_parallel_size
+    rope = dict(config.get("rope_parameters") or {})
+    scaling = dict(config.get("rope_scaling") or rope)
+    llama3 = scaling.get("rope_type", scaling.get("type")) == "llama3"
+    padded = -(-model.vocab // transformer.tensor_model_parallel_size)
+    padded *= transformer.tensor_model_parallel_size
+    chunks = []
+    for number in range(virtual or 1):
+        stage = number if virtual else None
+        first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage)
+        last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage)
+        rotary = {
+            "rotary_base": int(rope.get("rope_theta", config.get("rope_theta", 10000))),
+            "rope_scaling": llama3,
+            "rope_scaling_factor": float(scaling.get("factor", 8.0)),
+        }
+        chunk = Decoder(
+            config=transformer,
+            transformer_layer_spec=_block_spec(transformer, stage),
+            vocab_size=padded,
+            max_sequence_length=int(config.get("max_position_embeddings", 0)),
+            pre_process=first,
+            post_process=last,
+            share_embeddings_and_output_weights=model.tied,
+            position_embedding_type="rope",
+            vp_stage=stage,
+            **rotary,
+        )
+        if not has_transformer_engine():
+            chunk.rotary_pos_emb = PackedRotary(
+                kv_channels=model.head_dim,
+                rotary_percent=1.0,
+                rotary_interleaved=False,
+                rotary_base=rotary["rotary_base"],
+                rope_scaling=llama3,
+                rope_scaling_factor=rotary["rope_scaling_factor"],
+                use_cpu_initialization=transformer.use_cpu_initialization,
+            )
+        chunks.append(chunk.to(device=device(), dtype=transformer.params_dtype))
+    return torch.nn.ModuleList(chunks)
+
+
+@torch.no_grad()
+def fill(chunks: torch.nn.ModuleList, weights: Weights, layout: Layout) -> None:
+    """Read this rank's weights, and no other bytes, from a folder.
+
+    Args:
+        weights: the open folder.
+        layout: of the whole world; this rank's shard must be what `chunks` has.
+
+    Raises:
+        AssertionError: the layout and the model differ.
+    """
+    shard = layout.ranks[dist.get_rank()]
+    mine = Rearranged(weights, Layout(layout.tensors, (shard,)))
+    found = dict(chunks.named_parameters())
+    expected = {parameter.name: parameter.shape for parameter in shard}
+    seen = {name: tuple(p.shape) for name, p in found.items()}
+    if seen != expected:
+        difference = sorted(seen.items() ^ expected.items())[:6]
+        raise AssertionError(f"the model differs from its layout: {difference}")
+    for parameter in shard:
+        target = found[parameter.name]
+        # As Megatron-core's own initialisation marks it: what is not marked is the same on all
+        # tensor-parallel ranks, and counts once in the norm of the gradient.
+        target.tensor_model_parallel = any(
+            piece.box.shape != layout.tensors[piece.tensor] for piece in parameter.pieces
+        )
+        # A band of the type in the file, then converted as it is copied.
+        size = max(1, BAND_BYTES // target.element_size())
+        for band in Box.whole(parameter.shape).bands(size):
+            target[band.slices] = mine.read(parameter.name, band).to(target.device, target.dtype)

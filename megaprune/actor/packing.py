@@ -1,0 +1,158 @@
+"""Sequences of any length as one stream of tokens, and their fair division into micro-batches."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from megaprune.errors import InputError
+
+Array: TypeAlias = np.ndarray
+"""Of any element type."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence: a prompt and the response whose tokens are scored.
+
+    Args:
+        tokens: [L] token ids, prompt first.
+        prompt: how many tokens the prompt has; at least 1.
+        values: what a loss needs of each scored token, [L - prompt] each, by name. All samples
+            of a batch have the same names.
+    """
+
+    tokens: Array
+    prompt: int
+    values: Mapping[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prompt <= len(self.tokens):
+            raise ValueError(f"a prompt of {self.prompt} tokens of {len(self.tokens)}")
+        for name, values in self.values.items():
+            if len(values) != self.scored:
+                raise ValueError(f"{len(values)} of {name!r} for {self.scored} scored tokens")
+
+    @property
+    def scored(self) -> int:
+        """Number of tokens after the prompt."""
+        return len(self.tokens) - self.prompt
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Samples one after another, without padding between them.
+
+    Args:
+        tokens: [T] int64.
+        positions: [T] int64, from 0 within each sample.
+        bounds: where samples begin and end in the stream: 0, ..., T.
+        predicts: [N] int64, where in the stream stands the token before each scored one.
+        targets: [N] int64, the scored tokens.
+        values: [N] each, by name.
+        scored: how many of the N belong to each sample.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    bounds: tuple[int, ...]
+    predicts: torch.Tensor
+    targets: torch.Tensor
+    values: dict[str, torch.Tensor]
+    scored: tuple[int, ...]
+
+
+def pack(samples: Sequence[Sample], device: torch.device, multiple: int = 1) -> Packed:
+    """Put samples into one stream.
+
+    Args:
+        multiple: the stream's length is made a multiple of this by a last sequence of zeros that
+            nothing is scored of (sequence parallelism divides the stream among ranks).
+    """
+    lengths = [len(s.tokens) for s in samples]
+    filler = -sum(lengths) % multiple
+    tokens = [s.tokens for s in samples]
+    if filler:
+        lengths.append(filler)
+        tokens.append(np.zeros(filler, np.int64))
+    bounds = (0, *accumulate(lengths))
+    positions = np.concatenate([np.arange(n) for n in lengths])
+    predicts = [
+        np.arange(start + s.prompt - 1, start + len(s.tokens) - 1)
+        for start, s in zip(bounds, samples, strict=False)
+    ]
+
+    def on_device(parts: Sequence[Array]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts)).to(device)
+
+    stream = np.concatenate(tokens).astype(np.int64, copy=False)
+    where = np.concatenate(predicts)
+    return Packed(
+        tokens=on_device([stream]),
+        positions=on_device([positions]),
+        bounds=bounds,
+        predicts=on_device([where]),
+        targets=on_device([stream[where + 1]]),
+        values={name: on_device([s.values[name] for s in samples]) for name in samples[0].values},
+        scored=tuple(s.scored for s in samples),
+    )
+
+
+def micro_batches(
+    lengths: Sequence[int], budget: int, dp: int, multiple: int = 1
+) -> list[list[list[int]]]:
+    """Divide samples into micro-batches of at most `budget` tokens, alike on every rank.
+
+    As few as the budget allows, of about the same number of tokens each, and equally many on each
+    data-parallel rank, since the ranks of a pipeline take turns. A pure function: every rank finds
+    the same answer.
+
+    Args:
+        lengths: tokens of each sample.
+        dp: number of data-parallel ranks.
+        multiple: the number of micro-batches of a rank is a multiple of this, as an interleaved
+            pipeline wants it.
+
+    Returns:
+        For each rank, for each of its micro-batches, numbers of samples. A micro-batch is empty
+        where there are fewer samples than micro-batches.
+
+    Raises:
+        InputError: a sample is longer than the budget.
+    """
+    if lengths and max(lengths) > budget:
+        raise InputError(
+            f"a sample has {max(lengths)} tokens, which is more than a micro-batch may have "
+            f"({budget}); set max_tokens to at least that"
+        )
+    unit = dp * multiple
+    count = max(1, -(-sum(lengths) // (budget * unit))) * unit
+    while (bins := _balanced(lengths, count, budget)) is None:
+        count += unit
+    # The fullest with the emptiest: ranks get about the same.
+    bins.sort(key=lambda b: -sum(lengths[i] for i in b))
+    ranks: list[list[list[int]]] = [[] for _ in range(dp)]
+    for row in range(0, count, dp):
+        some = bins[row : row + dp]
+        for rank, group in enumerate(some if row // dp % 2 == 0 else reversed(some)):
+            ranks[rank].append(group)
+    return ranks
+
+
+def _balanced(lengths: Sequence[int], count: int, budget: int) -> list[list[int]] | None:
+    """Longest first, each into the emptiest bin; None if a bin overflows."""
+    heap = [(0, number) for number in range(count)]
+    bins: list[list[int]] = [[] for _ in range(count)]
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        held, number = heap[0]
+        if held + lengths[index] > budget:
+            return None
+        heapq.heapreplace(heap, (held + lengths[index], number))
+        bins[number].append(index)
+    return bins

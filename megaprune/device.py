@@ -1,0 +1,63 @@
+"""What differs between a GPU and a CPU for the whole process: device, backend, memory figures."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import torch
+
+
+def device() -> torch.device:
+    """This process's device: its GPU (by LOCAL_RANK), or the CPU where torch sees no GPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def backend() -> str:
+    """The torch.distributed backend of the device."""
+    return "nccl" if device().type == "cuda" else "gloo"
+
+
+def synchronize() -> None:
+    """Wait until the device has done what it was told."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes() -> int:
+    """Most bytes held since `reset_peak`: allocated on the GPU; resident in the CPU's process."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except FileNotFoundError:  # not Linux: the most since the process began
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def held_bytes() -> int:
+    """Bytes held now: allocated on the GPU; resident in the CPU's process (0 if not known)."""
+    if device().type == "cuda":
+        return torch.cuda.memory_allocated()
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
+
+
+def reset_peak() -> None:
+    """Begin to measure `peak_bytes` anew (on Linux and on GPUs)."""
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as clear:
+            clear.write("5")
+    except FileNotFoundError:
+        return
