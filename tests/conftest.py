@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 # Tests share tests/reference.py; models for them are made here, never fetched.
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "integration")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

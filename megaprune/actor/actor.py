@@ -251,6 +251,8 @@ class Actor:
             round_up(sum(lengths[i] for i in numbers) or 1, divided) // divided
             for numbers in batches
         ]
+        # Hidden states that leave the last stage in bf16 stay in it: log_probs works in fp32 itself.
+        as_it_is = {"fp32_output": False} if self.config.dtype == torch.bfloat16 else {}
         said: list[Any] = []
 
         def streams() -> Iterator[Packed]:
@@ -264,6 +266,7 @@ class Actor:
                 packed.positions[None],
                 None,
                 packed_seq_params=stream_of(packed, self._qkv_format),
+                **as_it_is,
             )
             return hidden, partial(end, packed, _unwrapped(stage))
 
@@ -300,14 +303,22 @@ class Actor:
         return said, batches
 
 
+_groups: tuple[Any, ...] | None = None
+
+
 def _start_megatron(parallel: Parallel) -> None:
     """Megatron-core's process groups, for this division."""
     if device().type == "cpu":
         from megaprune.actor.cpu import redirect_cuda
 
         redirect_cuda()
+    # Groups are never ended by Megatron-core, and cost threads and memory: made once, if they serve.
+    global _groups
+    chunks, wanted = parallel.pipeline.chunks, (parallel.tp, parallel.pipeline, dist.group.WORLD)
+    if _groups == wanted and parallel_state.model_parallel_is_initialized():
+        return
     parallel_state.destroy_model_parallel()
-    chunks = parallel.pipeline.chunks
+    _groups = wanted
     parallel_state.initialize_model_parallel(
         parallel.tp,
         parallel.pipeline.stages,

@@ -1,0 +1,116 @@
+"""The processes of a job: how they begin, what they are doing, and how all end when one fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from megaprune.device import backend, device
+from megaprune.errors import InputError
+
+_REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_FIRST_RANK_SPEAKS_SECONDS = 10.0
+_phase = "starting"
+
+
+def rank() -> int:
+    """This process's number in the job."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Say what this process is doing: errors and signals then name it."""
+    global _phase
+    before, _phase = _phase, name
+    try:
+        yield
+    except BaseException:
+        _failed_in(name)
+        raise
+    _phase = before
+
+
+_failed: str | None = None
+
+
+def _failed_in(name: str) -> None:
+    # The innermost phase: an error passes through the others on its way out.
+    global _failed
+    _failed = _failed or name
+
+
+def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> int:
+    """Run a job on this process, with the default process group; returns its exit status.
+
+    Start it with torchrun, on every process alike. An error on one rank ends all: it is named with
+    its rank and phase, and torchrun ends the others. Errors in what the user gave are the same on
+    all ranks and are printed once.
+
+    Args:
+        job: collective.
+        timeout: of a collective operation.
+    """
+    missing = [name for name in _REQUIRED if name not in os.environ]
+    if missing:
+        print(
+            f"megaprune: error: {', '.join(missing)} not set; start with torchrun, on one GPU or "
+            f"CPU: torchrun --standalone --nproc-per-node 1 ...",
+            file=sys.stderr,
+        )
+        return 2
+    signal.signal(signal.SIGTERM, _terminated)
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
+    try:
+        dist.init_process_group(backend(), timeout=timeout)
+        job()
+        with phase("ending"):
+            dist.barrier()
+            dist.destroy_process_group()
+        return 0
+    except InputError as error:
+        if rank() != 0:
+            # All ranks found the same: the first says so, and its end ends the others.
+            time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
+        print(f"megaprune: error: {error}", file=sys.stderr, flush=True)
+        # Not through the interpreter's end: engines would wait there for ranks that are gone.
+        return _leave(1)
+    except KeyboardInterrupt:
+        return _leave(128 + signal.SIGINT)
+    except Exception:  # noqa: BLE001 (named, printed whole, and the job ends)
+        print(
+            f"megaprune: rank {rank()} failed in phase {_failed or _phase!r}:\n"
+            f"{traceback.format_exc()}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return _leave(1)
+
+
+def _leave(status: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if threading.current_thread() is threading.main_thread():
+        os._exit(status)
+    return status
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    print(
+        f"megaprune: rank {rank()} was ended by signal {number} in phase {_phase!r}",
+        file=sys.stderr,
+        flush=True,
+    )
+    _leave(128 + number)

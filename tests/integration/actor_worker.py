@@ -1,0 +1,183 @@
+"""The actor over every division of a world, against Hugging Face: one JSON line per case.
+
+    torchrun --nproc-per-node N actor_worker.py ROOT MODEL,MODEL...
+
+ROOT/MODEL is a Hugging Face folder; ROOT/MODEL.pt holds the samples, and what transformers makes of
+them one by one: log-probs, loss, gradients, and weights after a step of torch's AdamW.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from megaprune import world
+from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.packing import Sample
+from megaprune.actor.parallel import Parallel
+from megaprune.weights.layouts import Pipeline
+
+CASES = {
+    1: [Parallel()],
+    2: [
+        Parallel(),  # dp 2
+        Parallel(2),
+        Parallel(2, sequence=True),
+        Parallel(1, Pipeline(2)),
+        Parallel(1, Pipeline(2, 2)),
+        Parallel(1, Pipeline(2, first=1)),
+    ],
+    4: [
+        Parallel(2),  # tp 2, dp 2
+        Parallel(2, Pipeline(2)),
+        Parallel(2, Pipeline(2, 2), sequence=True),
+        Parallel(1, Pipeline(4)),
+        Parallel(1, Pipeline(2, 2)),  # pp 2, vpp 2, dp 2
+        Parallel(4),  # more ranks than key heads
+    ],
+}
+BUDGETS = (32, 1000)  # tokens in a micro-batch: several, and one on each rank
+TEMPERATURE = 0.7
+LR = 1e-3
+
+
+def samples_of(saved: list[dict]) -> list[Sample]:
+    return [Sample(s["tokens"].numpy(), s["prompt"], {"w": s["w"].numpy()}) for s in saved]
+
+
+def loss(said, values):
+    """What expected_of in test_actor.py computes, sample by sample."""
+    share = -(said.log_probs * values["w"]).sum() / 50 + said.entropy.sum() * 1e-3
+    return share, {"tokens": float(len(values["w"]))}
+
+
+def check(root: Path, name: str, case: Parallel) -> None:
+    expected = torch.load(root / f"{name}.pt")
+    samples = samples_of(expected["samples"])
+    for budget in BUDGETS:
+        make = partial(
+            ActorConfig, case, dtype=torch.float32, max_tokens=budget, lr=LR, clip_grad=1.0
+        )
+        actor = Actor(root / name, make(distributed_optimizer=False))
+        said = actor.log_probs(samples, TEMPERATURE)
+        seen = torch.from_numpy(np.concatenate(said))
+        actor.accumulate(samples, loss, TEMPERATURE)
+        gradient = compared(actor, actor.gradients(), expected["gradients"])
+        step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
+        other = Actor(root / name, make(distributed_optimizer=True))
+        other.step(samples, loss, temperature=TEMPERATURE, lr=None)
+        weights = [
+            max(compared(a, a.parameters(), expected["weights"], expected["gradients"]).values())
+            for a in (actor, other)
+        ]
+        if dist.get_rank() == 0:
+            line = {
+                "model": name, "case": str(case), "budget": budget,
+                "log_probs": (seen - expected["log_probs"]).abs().max().item(),
+                "loss": abs(step.loss / expected["loss"] - 1),
+                "grad_norm": abs(step.grad_norm / expected["grad_norm"] - 1),
+                "gradient": max(gradient.values()), "compared": len(gradient),
+                "weights": weights[0], "weights_distributed": weights[1],
+                "tokens": step.metrics["tokens"], "micro_batches": step.micro_batches,
+            }  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+
+def compared(actor: Actor, mine: dict, expected: dict, gradients=None) -> dict[str, float]:
+    """For each tensor: the largest difference from Hugging Face's, over all ranks, relative to its
+    largest element. Padding must be zero.
+
+    With `gradients`, tensors are weights after one step of Adam: differences are relative to the
+    step, where a gradient is large enough that rounding cannot turn it (Adam's first step is lr
+    times its sign)."""
+    found = {}
+    for parameter in actor.layout.ranks[dist.get_rank()]:
+        held = mine[parameter.name]
+        for piece in parameter.pieces:
+            tensor = expected[piece.tensor]
+            difference = (held[piece.at.slices] - tensor[piece.box.slices]).abs()
+            scale = max(tensor.abs().max().item(), 1e-3)
+            if gradients is not None:
+                difference *= gradients[piece.tensor][piece.box.slices].abs() > 1e-5
+                scale = LR
+            difference = difference.max()
+            worst = found.get(piece.tensor, 0.0)
+            found[piece.tensor] = max(worst, difference.item() / scale)
+        for box in parameter.padding:
+            if held[box.slices].any():
+                found[f"padding of {parameter.name}"] = float("inf")
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, found)
+    together: dict[str, float] = {}
+    for one in everyone:
+        for name, difference in one.items():
+            together[name] = max(together.get(name, 0.0), difference)
+    return together
+
+
+def frozen(root: Path, name: str) -> None:
+    """The first stage frozen: it runs, has no optimizer state, and the rest learns as if alone."""
+    expected = torch.load(root / f"{name}.pt")
+    samples = samples_of(expected["samples"])
+    for case, layers in ((Parallel(1, Pipeline(2)), 2), (Parallel(2), 1)):
+        config = ActorConfig(
+            case, dtype=torch.float32, max_tokens=32, lr=LR, clip_grad=0.0, frozen_layers=layers
+        )
+        actor = Actor(root / name, config)
+        before = {n: p.clone() for n, p in actor.parameters().items()}
+        trained = set(actor.gradients())
+        step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
+        moved = {n for n, p in actor.parameters().items() if not torch.equal(p, before[n])}
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (sorted(trained), sorted(moved)))
+        if dist.get_rank() == 0:
+            line = {"frozen": layers, "case": str(case), "ranks": everyone}
+            line["loss"] = abs(step.loss / expected["loss"] - 1)
+            print(json.dumps(line), flush=True)
+
+
+def bf16(root: Path, name: str) -> None:
+    """bf16 with fp32 masters: close to fp32, small steps are not lost, and recompute is exact."""
+    expected = torch.load(root / f"{name}.pt")
+    samples = samples_of(expected["samples"])
+    steps = {}
+    for recompute in ("none", "core_attention", "full"):
+        config = ActorConfig(
+            Parallel(2), dtype=torch.bfloat16, max_tokens=32, lr=1e-5, recompute=recompute
+        )
+        actor = Actor(root / name, config)
+        before = torch.cat([p.flatten() for p in actor.parameters().values()])
+        losses = [
+            actor.step(samples, loss, temperature=TEMPERATURE, lr=None).loss for _ in range(20)
+        ]
+        after = torch.cat([p.flatten() for p in actor.parameters().values()])
+        steps[recompute] = (losses, after)
+        if dist.get_rank() == 0:
+            line = {
+                "bf16": recompute, "losses": losses,
+                "loss": abs(losses[0] / expected["loss"] - 1),
+                "moved": (after != before).float().mean().item(),
+                "as_without": bool(torch.equal(after, steps["none"][1])),
+            }  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+
+def job() -> None:
+    root, names = Path(sys.argv[1]), sys.argv[2].split(",")
+    for case in CASES[dist.get_world_size()]:
+        for name in names:
+            with world.phase(f"{name}, {case}"):
+                check(root, name, case)
+    if dist.get_world_size() == 2:
+        frozen(root, names[0])
+        bf16(root, names[0])
+
+
+if __name__ == "__main__":
+    sys.exit(world.run(job))
