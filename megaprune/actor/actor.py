@@ -251,7 +251,7 @@ class Actor:
             round_up(sum(lengths[i] for i in numbers) or 1, divided) // divided
             for numbers in batches
         ]
-        # Hidden states that leave the last stage in bf16 stay in it: log_probs works in fp32 itself.
+        # bf16 hidden states leave the last stage as they are: log_probs goes to fp32 itself.
         as_it_is = {"fp32_output": False} if self.config.dtype == torch.bfloat16 else {}
         said: list[Any] = []
 
@@ -312,7 +312,7 @@ def _start_megatron(parallel: Parallel) -> None:
         from megaprune.actor.cpu import redirect_cuda
 
         redirect_cuda()
-    # Groups are never ended by Megatron-core, and cost threads and memory: made once, if they serve.
+    # Megatron-core never ends its groups, which cost threads and memory: kept if they serve.
     global _groups
     chunks, wanted = parallel.pipeline.chunks, (parallel.tp, parallel.pipeline, dist.group.WORLD)
     if _groups == wanted and parallel_state.model_parallel_is_initialized():
@@ -325,8 +325,10 @@ def _start_megatron(parallel: Parallel) -> None:
         virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
         create_gloo_process_groups=False,
     )
-    # Nothing is dropped out, so that no random numbers are drawn: the light tracker will do.
-    model_parallel_cuda_manual_seed(0, inference_rng_tracker=True)
+    # Nothing is dropped out, so that no random numbers are drawn: the light tracker will do, and
+    # the process's own random numbers stay as they are.
+    with torch.random.fork_rng(devices=[device()] if device().type == "cuda" else []):
+        model_parallel_cuda_manual_seed(0, inference_rng_tracker=True)
 
 
 def _frozen(chunks: torch.nn.ModuleList, layers: int) -> Iterator[torch.nn.Parameter]:

@@ -87,10 +87,10 @@ def redirect_cuda() -> None:
         raise RuntimeError("redirect_cuda: torch sees a GPU; Megatron-core does not need this")
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
-            module.torch = _STAND_IN  # type: ignore[attr-defined]
+            vars(module)["torch"] = _STAND_IN
     random = sys.modules.get("megatron.core.tensor_parallel.random")
     if random is not None:
-        random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+        vars(random)["_set_cuda_rng_state"] = lambda state, *_, **__: torch.set_rng_state(state)
     torch.Tensor.cuda = lambda self, *_, **__: self
     torch.Tensor.type = _type_as_optimizers_ask
 

@@ -32,7 +32,7 @@ def prepare() -> None:
     """What must be set before vLLM is imported or an engine is built."""
     # The engine's own loop in this process, where its parameters can be written in place.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of what is chosen here
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if device().type == "cpu":
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

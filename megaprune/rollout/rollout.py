@@ -218,34 +218,9 @@ class Rollout:
         Raises:
             InputError: a prompt leaves no room for a response.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
+        asked = self._ask(prompts, sampling)
         engine = self._llm.llm_engine
-        for prompt in prompts:
-            if len(prompt.tokens) + sampling.limit > self.config.max_length:
-                raise InputError(
-                    f"prompt {prompt.name!r} has {len(prompt.tokens)} tokens; with a limit of "
-                    f"{sampling.limit} that is more than max_length={self.config.max_length}"
-                )
-        asked = {}
         lengths: dict[str, int] = {}
-        for index, prompt in enumerate(prompts):
-            for number in range(sampling.n):
-                name = f"{index}.{number}"
-                asked[name] = (index, number)
-                options = SamplingParams(
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=sampling.limit,
-                    seed=_seed(sampling.seed, prompt.name, number),
-                    stop_token_ids=list(sampling.stop),
-                    ignore_eos=sampling.ignore_end,
-                    logprobs=0,  # of the token that was drawn
-                    detokenize=False,
-                    output_kind=RequestOutputKind.CUMULATIVE,
-                )
-                engine.add_request(name, {"prompt_token_ids": list(prompt.tokens)}, options)
         start = time.perf_counter()
         finished = 0
         left = set(asked)
@@ -267,6 +242,38 @@ class Rollout:
         finally:
             if left:
                 engine.abort_request(list(left))
+
+    def _ask(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, tuple[int, int]]:
+        """Give the engine one request for each response; (prompt, number) by request."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        for prompt in prompts:
+            if len(prompt.tokens) + sampling.limit > self.config.max_length:
+                raise InputError(
+                    f"prompt {prompt.name!r} has {len(prompt.tokens)} tokens; with a limit of "
+                    f"{sampling.limit} that is more than max_length={self.config.max_length}"
+                )
+        asked = {}
+        for index, prompt in enumerate(prompts):
+            for number in range(sampling.n):
+                name = f"{index}.{number}"
+                asked[name] = (index, number)
+                options = SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.limit,
+                    seed=_seed(sampling.seed, prompt.name, number),
+                    stop_token_ids=list(sampling.stop),
+                    ignore_eos=sampling.ignore_end,
+                    logprobs=0,  # of the token that was drawn
+                    detokenize=False,
+                    output_kind=RequestOutputKind.CUMULATIVE,
+                )
+                self._llm.llm_engine.add_request(
+                    name, {"prompt_token_ids": list(prompt.tokens)}, options
+                )
+        return asked
 
 
 def _response(prompt: int, number: int, output: Any) -> Response:

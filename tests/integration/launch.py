@@ -17,6 +17,7 @@ def environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",  # several ranks on few cores: more threads only spin
         "HF_HUB_OFFLINE": "1",
         "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
     }
 
 

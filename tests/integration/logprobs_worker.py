@@ -24,7 +24,7 @@ def job() -> None:
     ):
         generator = torch.Generator().manual_seed(0)
         hidden = torch.randn(N, HIDDEN, generator=generator).to(dtype)
-        weight = torch.randn(PADDED, HIDDEN, generator=generator).to(dtype)
+        weight = torch.randn(PADDED, HIDDEN, generator=generator).mul(0.3).to(dtype)
         targets = torch.randint(0, VOCAB, (N,), generator=generator)
         a, b = torch.randn(2, N, generator=generator)
 

@@ -1,0 +1,300 @@
+"""Actor and rollout in one torchrun, and the weights between them; JSON lines.
+
+    torchrun --nproc-per-node N sync_worker.py ROOT MODEL,MODEL...
+
+ROOT/MODEL is a Hugging Face folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import reference
+from megaprune import world
+from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.packing import Sample
+from megaprune.actor.parallel import Parallel
+from megaprune.rollout.rollout import Prompt, Rollout, RolloutConfig, Sampling
+from megaprune.weights.layouts import Pipeline
+from megaprune.weights.model import Model, read_config
+from megaprune.weights.plan import plan
+from megaprune.weights.transfer import Transfer, WeightsDiffer
+
+CASES = {
+    1: [Parallel()],
+    2: [
+        Parallel(),
+        Parallel(2),
+        Parallel(1, Pipeline(2)),
+        Parallel(1, Pipeline(2, 2)),
+        Parallel(1, Pipeline(2, first=1)),
+    ],
+    4: [
+        Parallel(),  # dp 4
+        Parallel(2),  # tp 2, dp 2
+        Parallel(4),  # more ranks than key heads
+        Parallel(1, Pipeline(2)),  # pp 2, dp 2
+        Parallel(1, Pipeline(2, 2)),
+        Parallel(1, Pipeline(4)),
+        Parallel(2, Pipeline(2)),
+        Parallel(2, Pipeline(2, 2)),
+    ],
+}
+PROMPTS = [Prompt([5, 6, 7, 8 + i, 30 + i], f"prompt {i}") for i in range(4)]
+BUFFER = 1 << 16  # bytes under way: small, so that transfers take several rounds
+
+
+def say(**fields) -> None:
+    if dist.get_rank() == 0:
+        print(json.dumps(fields), flush=True)
+
+
+def everyone(mine):
+    out = [None] * dist.get_world_size()
+    dist.all_gather_object(out, mine)
+    return out
+
+
+def actor_config(case: Parallel, **options) -> ActorConfig:
+    return ActorConfig(
+        case, dtype=torch.float32, max_tokens=200, distributed_optimizer=False, **options
+    )
+
+
+def random_weights(model: Model, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {n: rng.normal(size=s).astype(np.float32) for n, s in model.tensors().items()}
+
+
+@torch.no_grad()
+def set_actor(actor: Actor, arrays: dict[str, np.ndarray]) -> None:
+    """Other weights, put where Megatron-core has them by the formulas of reference.py."""
+    model, case, ranks = actor.model, actor.config.parallel, dist.get_world_size()
+    rank = dist.get_rank()
+    stage = rank // (ranks // case.pipeline.stages)
+    padded = -(-model.vocab // case.tp) * case.tp
+    expected = reference.megatron_rank(
+        model, arrays, case.tp, rank % case.tp, case.pipeline.layers(model.layers)[stage],
+        stage == 0, stage == case.pipeline.stages - 1, padded, "local",
+    )  # fmt: skip
+    parameters = actor.parameters()
+    assert parameters.keys() == expected.keys()
+    for name, array in expected.items():
+        parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def differences(rollout: Rollout, arrays: dict[str, np.ndarray], held: dict) -> list[str]:
+    """What `held` is not, compared with what vLLM's own loader makes of the whole tensors."""
+    parameters = rollout.parameters()
+    for parameter in parameters.values():
+        parameter.fill_(float("nan"))
+    rollout.load_weights((n, torch.from_numpy(a.copy())) for n, a in arrays.items())
+    return [
+        name
+        for name, parameter in parameters.items()
+        if not torch.equal(parameter.view(torch.uint8), held[name].view(torch.uint8))
+        # vLLM's loader leaves the padding rows alone; the sync must make them zero.
+        and not _same_but_for_padding(parameter, held[name])
+    ]
+
+
+def _same_but_for_padding(loaded: torch.Tensor, held: torch.Tensor) -> bool:
+    rows = loaded.isnan().flatten(1).any(1) if loaded.dim() > 1 else torch.zeros(len(loaded)).bool()
+    return torch.equal(loaded[~rows], held[~rows]) and not held[rows].any()
+
+
+def check_sync(folder: Path, rollout: Rollout, case: Parallel, seed: int) -> None:
+    actor = Actor(folder, actor_config(case))
+    arrays = random_weights(actor.model, seed)
+    transfer = Transfer(
+        plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(),
+        torch.float32, buffer_bytes=BUFFER,
+    )  # fmt: skip
+    set_actor(actor, arrays)
+    try:
+        transfer.verify()
+        stale = ""
+    except WeightsDiffer as error:
+        stale = str(error)
+    sent = transfer.run()
+    rollout.weights_changed()
+    transfer.verify()
+    # One bit, on the last rank, of the first weight of the last parameter.
+    held = rollout.parameters()
+    name = list(held)[-1]
+    bits = held[name].view(torch.int32).view(-1)
+    bits[0] ^= dist.get_rank() == dist.get_world_size() - 1
+    try:
+        transfer.verify()
+        flipped = ""
+    except WeightsDiffer as error:
+        flipped = str(error)
+    bits[0] ^= dist.get_rank() == dist.get_world_size() - 1
+    snapshot = {n: p.clone() for n, p in held.items()}
+    wrong = differences(rollout, arrays, snapshot)
+    say(
+        job="sync", model=folder.name, case=str(case), vllm_tp=rollout.config.tp,
+        wrong=everyone(wrong), parameters=len(snapshot), stale=stale != "",
+        flipped=flipped, last=name,
+        sent=everyone((sent.bytes_sent, sent.bytes_received, sent.messages, sent.rounds)),
+        planned=[4 * n for n in transfer.plan.sent()],
+        bound=[4 * n for n in transfer.plan.lower_bound()],
+    )  # fmt: skip
+
+
+def samples_of(rollout: Rollout, responses: list) -> tuple[list[Sample], np.ndarray]:
+    """All engines' responses on all ranks, and vLLM's log-probs of them."""
+    found = everyone(responses)[:: rollout.config.tp]
+    samples, log_probs = [], []
+    for engine, mine in enumerate(found):
+        numbers = range(engine, len(PROMPTS), rollout.engines)
+        for response in mine:
+            prompt = PROMPTS[numbers[response.prompt]].tokens
+            samples.append(Sample(np.concatenate([prompt, response.tokens]), len(prompt)))
+            log_probs.append(response.log_probs)
+    return samples, np.concatenate(log_probs)
+
+
+def generate(rollout: Rollout, **options) -> list:
+    prompts = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
+    sampling = Sampling(**{"n": 3, "limit": 24, "ignore_end": True, **options})
+    seen = []
+    out = sorted(
+        rollout.generate(prompts, sampling, seen.append), key=lambda r: (r.prompt, r.number)
+    )
+    assert seen[-1].finished == seen[-1].total == len(out)
+    assert seen[-1].tokens == sum(len(r.tokens) for r in out)
+    return out
+
+
+def tokens(responses) -> list[list[int]]:
+    return [r.tokens.tolist() for r in responses]
+
+
+def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torch.Tensor) -> None:
+    """Sample, train on the samples, sync, sample again: both engines agree before and after."""
+    actor = Actor(folder, actor_config(case, lr=3e-3))
+    transfer = Transfer(
+        plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
+    )
+    transfer.run()
+    rollout.weights_changed()
+    first, again = generate(rollout), generate(rollout)
+    other_seed, cold = generate(rollout, seed=1), generate(rollout, temperature=0.7, top_p=0.9)
+    greedy = generate(rollout, n=1, temperature=0.0)
+    samples, inference = samples_of(rollout, first)
+    mismatch = np.abs(np.concatenate(actor.log_probs(samples)) - inference)
+
+    def away_from_them(said, _):
+        return said.log_probs.mean() / 3, {}
+
+    for _ in range(3):
+        actor.step(samples, away_from_them, lr=None)
+    # A request in flight and a cached prefix see the weights change.
+    prompts = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
+    sampling = Sampling(n=1, limit=24, temperature=0.0, ignore_end=True)
+    running = rollout.generate(prompts, sampling)
+    short = rollout.generate(prompts[:0], sampling)
+    assert list(short) == []
+    next(running)
+    transfer.run()
+    rollout.weights_changed()
+    list(running)
+    transfer.verify()
+    trained = generate(rollout, n=1, temperature=0.0)
+    drawn = generate(rollout)
+    samples, inference = samples_of(rollout, drawn)
+    after = np.abs(np.concatenate(actor.log_probs(samples)) - inference)
+    greedy_samples, _ = samples_of(rollout, trained)
+    say(
+        job="agree", model=folder.name, case=str(case), vllm_tp=rollout.config.tp,
+        mean=float(mismatch.mean()), largest=float(mismatch.max()), tokens=len(mismatch),
+        after_mean=float(after.mean()), after_largest=float(after.max()),
+        repeated=tokens(first) == tokens(again), reseeded=tokens(first) != tokens(other_seed),
+        cold=tokens(cold) != tokens(first),
+        alike_in_engine=all(
+            tokens(a) == tokens(b)
+            for a, b in zip(everyone(first), everyone(first)[1:], strict=False)
+            if rollout.config.tp == dist.get_world_size()
+        ),
+        greedy=tokens(greedy), trained=tokens(trained),
+        greedy_samples=[s.tokens.tolist() for s in greedy_samples],
+        first=[r.tokens.tolist() for r in sum(everyone(first)[:: rollout.config.tp], [])],
+        finishes=sorted({r.finish for r in first}),
+        random_state=torch.equal(before, torch.random.get_rng_state()),
+        local_world=os.environ.get("LOCAL_WORLD_SIZE"),
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    save(actor, folder.parent / "trained" / f"{folder.name}-{rollout.config.tp}.pt")
+
+
+def save(actor: Actor, path: Path) -> None:
+    """The actor's weights as whole Hugging Face tensors, gathered shard by shard."""
+    shards = everyone({n: p.clone() for n, p in actor.parameters().items()})
+    if dist.get_rank() == 0:
+        whole = {n: torch.zeros(s) for n, s in actor.model.tensors().items()}
+        for shard, layout in zip(shards, actor.layout.ranks, strict=True):
+            for parameter in layout:
+                for piece in parameter.pieces:
+                    part = shard[parameter.name][piece.at.slices]
+                    whole[piece.tensor][piece.box.slices] = part
+        path.parent.mkdir(exist_ok=True)
+        torch.save(whole, path)
+
+
+def check_casting(folder: Path, rollout: Rollout) -> None:
+    """fp32 weights into other tensors of bf16: cast once, half the bytes."""
+    actor = Actor(folder, actor_config(Parallel(1, Pipeline(2))))
+    target = {n: p.bfloat16().fill_(7) for n, p in rollout.parameters().items()}
+    transfer = Transfer(
+        plan(actor.layout, rollout.layout), actor.parameters(), target, torch.bfloat16
+    )
+    sent = transfer.run()
+    transfer.verify()
+    whole = Transfer(
+        plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
+    )
+    full = whole.run()
+    same = all(torch.equal(t, rollout.parameters()[n].bfloat16()) for n, t in target.items())
+    say(job="cast", same=all(everyone(same)), half=2 * sent.bytes_sent == full.bytes_sent)
+
+
+def job() -> None:
+    root, names = Path(sys.argv[1]), sys.argv[2].split(",")
+    ranks = dist.get_world_size()
+    for number, name in enumerate(names):
+        folder = root / name
+        kv_heads = Model.from_config(read_config(folder)).kv_heads
+        for tp in (1, 2):
+            if ranks % tp:
+                continue
+            with world.phase(f"vLLM tp {tp} of {name}"):
+                before = torch.random.get_rng_state()
+                # Every layout with the first model; with the others one that divides all.
+                rollout = Rollout(
+                    folder,
+                    RolloutConfig(
+                        tp=tp, dtype=torch.float32, max_length=64, eager=True,
+                        kv_cache_bytes=1 << 26,
+                    ),
+                )  # fmt: skip
+                cases = CASES[ranks] if number == 0 else CASES[ranks][-1:]
+                for seed, case in enumerate(cases):
+                    if case.tp <= 2 or kv_heads <= case.tp:
+                        check_sync(folder, rollout, case, seed)
+                if number == 0 or ranks == 2:
+                    check_agreement(folder, rollout, CASES[ranks][-1], before)
+                if ranks == 2 and number == 0 and tp == 2:
+                    check_casting(folder, rollout)
+                rollout.close()
+
+
+if __name__ == "__main__":
+    sys.exit(world.run(job))
