@@ -6,7 +6,7 @@ import importlib.util
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ def prepare() -> None:
     ExecutorWithExternalLauncher._distributed_args = lambda self: (address, rank, local_rank)
 
 
+def random_numbers_kept() -> AbstractContextManager[None]:
+    """torch's random numbers are afterwards as they were before."""
+    return torch.random.fork_rng(devices=[device()] if device().type == "cuda" else [])
+
+
 @contextmanager
 def unchanged() -> Iterator[None]:
     """Random numbers, threads and environment are afterwards as they were before."""
@@ -58,7 +63,7 @@ def unchanged() -> Iterator[None]:
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     numbers, arrays = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[device()] if device().type == "cuda" else []):
+        with random_numbers_kept():
             yield
     finally:
         random.setstate(numbers)

@@ -227,7 +227,9 @@ class Rollout:
         try:
             while left:
                 done = []
-                for output in engine.step():
+                with process.random_numbers_kept():  # it draws some besides each request's own
+                    outputs = engine.step()
+                for output in outputs:
                     lengths[output.request_id] = len(output.outputs[0].token_ids)
                     if output.finished:
                         done.append(output)
