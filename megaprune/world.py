@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import FrameType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -70,7 +70,7 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             file=sys.stderr,
         )
         return 2
-    signal.signal(signal.SIGTERM, _terminated)
+    _watch_for_sigterm()
     if device().type == "cuda":
         torch.cuda.set_device(device())
     try:
@@ -86,9 +86,9 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
         print(f"megaprune: error: {error}", file=sys.stderr, flush=True)
         # Not through the interpreter's end: engines would wait there for ranks that are gone.
-        return _leave(1)
+        _leave(1)
     except KeyboardInterrupt:
-        return _leave(128 + signal.SIGINT)
+        _leave(128 + signal.SIGINT)
     except Exception:  # noqa: BLE001 (named, printed whole, and the job ends)
         print(
             f"megaprune: rank {rank()} failed in phase {_failed or _phase!r}:\n"
@@ -96,21 +96,30 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             file=sys.stderr,
             flush=True,
         )
-        return _leave(1)
+        _leave(1)
 
 
-def _leave(status: int) -> int:
+def _leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    if threading.current_thread() is threading.main_thread():
-        os._exit(status)
-    return status
+    os._exit(status)
 
 
-def _terminated(number: int, _: FrameType | None) -> None:
-    print(
-        f"megaprune: rank {rank()} was ended by signal {number} in phase {_phase!r}",
-        file=sys.stderr,
-        flush=True,
-    )
-    _leave(128 + number)
+def _watch_for_sigterm() -> None:
+    # From a thread: the main one may be inside a collective, where Python handles no signals.
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(write)
+
+    def watch() -> None:
+        while os.read(read, 1) != bytes([signal.SIGTERM]):
+            pass
+        print(
+            f"megaprune: rank {rank()} was ended by SIGTERM in phase {_phase!r}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

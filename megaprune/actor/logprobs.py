@@ -1,8 +1,9 @@
 """Log-probabilities and entropies of a vocabulary-parallel output layer, without its logits.
 
 Logits exist for one chunk of tokens at a time, in the forward pass and again in the backward pass;
-what is kept in between is a few numbers per token. With T tokens, hidden size H and V / tp rows of
-vocabulary on a rank, extra memory is O(T + chunk * V / tp), not O(T * V / tp).
+what is kept in between is a few numbers per token (and, where all logits are few, those). With T
+tokens and V / tp rows of vocabulary on a rank, extra memory is O(T + chunk * V / tp), not
+O(T * V / tp).
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import torch.distributed as dist
 CHUNK_BYTES = 32 << 20
 """Size of the fp32 logits of one chunk of tokens; a few tensors of this size exist at once."""
 
-_WEIGHT_ROWS = 4096
+_KEPT_CHUNKS = 2
+"""Where all logits are no more than so many chunks, as on a laptop, they are not computed again."""
+
+_WEIGHT_ROWS = 1024
 """How many rows of the weight's gradient are computed at once, in fp32, beside what they add to."""
 
 
@@ -61,7 +65,8 @@ def log_probs(
     rows = max(0, min(weight.shape[0], vocab - first))
     chunk = max(1, chunk_bytes // (4 * max(1, rows)))
     local = targets - first
-    settings = _Settings(rows, 1.0 / temperature, chunk, group)
+    keep = targets.numel() * rows * 4 <= _KEPT_CHUNKS * chunk_bytes
+    settings = _Settings(rows, 1.0 / temperature, chunk, keep, group)
     return LogProbs(*_LogProbs.apply(hidden, weight, local, settings))
 
 
@@ -69,6 +74,7 @@ class _Settings(NamedTuple):
     rows: int  # of the vocabulary on this rank, without padding
     scale: float
     chunk: int
+    keep: bool  # the logits, for the backward pass
     group: dist.ProcessGroup | None
 
 
@@ -88,6 +94,7 @@ class _LogProbs(torch.autograd.Function):
         sums = hidden.new_zeros((3, count), dtype=torch.float32)
         mine = (local >= 0) & (local < settings.rows)
         column = local.clamp(0, max(0, settings.rows - 1))
+        kept: dict[int, torch.Tensor] = {}
         for part in _chunks(count, settings) if settings.rows else ():
             z = _logits(hidden[part], weight, settings)
             torch.amax(z, 1, out=largest[part])
@@ -97,6 +104,8 @@ class _LogProbs(torch.autograd.Function):
             e = shifted.exp()
             sums[0, part] = e.sum(1)
             sums[1, part] = e.mul_(shifted).sum(1)
+            if settings.keep:
+                kept[part.start] = shifted
         total = largest.clone()
         if settings.group is not None:
             dist.all_reduce(total, dist.ReduceOp.MAX, settings.group)
@@ -110,7 +119,7 @@ class _LogProbs(torch.autograd.Function):
         normaliser = sums[0].log()
         mean = sums[1] / sums[0]  # of z - total under the distribution
         ctx.save_for_backward(hidden, weight, column, mine, total + normaliser, total + mean)
-        ctx.settings = settings
+        ctx.settings, ctx.kept, ctx.largest = settings, kept, largest if kept else None
         ctx.set_materialize_grads(False)
         return sums[2] - total - normaliser, normaliser - mean
 
@@ -130,11 +139,17 @@ class _LogProbs(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if main is None else main
         for part in _chunks(hidden.shape[0], settings) if settings.rows else ():
             # d log p(t) / d z = [t] - p,  d entropy / d z = -p * (log p + entropy)
-            z = _logits(hidden[part], weight, settings)
-            p = (z - log_sum[part, None]).exp_()
+            z = ctx.kept.pop(part.start, None)
+            if z is None:
+                z, below = _logits(hidden[part], weight, settings), 0.0
+            else:
+                below = ctx.largest[part]
+            p = (z - (log_sum[part] - below)[:, None]).exp_()
             slope = -of_log_probs[part, None]
             if of_entropy is not None:
-                slope = z.sub_(mean[part, None]).mul_(-of_entropy[part, None]).add_(slope)
+                slope = (
+                    z.sub_((mean[part] - below)[:, None]).mul_(-of_entropy[part, None]).add_(slope)
+                )
             p.mul_(slope)
             p.scatter_add_(1, column[part, None], (of_log_probs[part] * mine[part])[:, None])
             g = p.mul_(settings.scale).to(weight.dtype)

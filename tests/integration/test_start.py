@@ -180,4 +180,4 @@ def test_sigterm_names_the_phase(folder):
         process.kill()
         process.wait()
     assert process.returncode != 0
-    assert "rank 0 was ended by signal 15 in phase 'train'" in out
+    assert "rank 0 was ended by SIGTERM in phase 'train'" in out

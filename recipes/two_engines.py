@@ -1,0 +1,104 @@
+"""Both engines in one job: vLLM samples, Megatron-core learns, weights go over, again.
+
+    torchrun --standalone --nproc-per-node 2 recipes/two_engines.py [--tp 1] [--pp 2] [--vllm-tp 2]
+
+A tiny random model is rewarded for even token ids and learns to draw them, by plain policy gradient
+with the mean reward as its baseline. Shown for each step: the mean reward, how far the two engines'
+log-probs of the sampled tokens are apart, and what the sync sent. Needs transformers and vLLM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from megaprune import world
+from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.packing import Sample
+from megaprune.actor.parallel import Parallel
+from megaprune.recipes.tiny_models import make_tiny
+from megaprune.rollout.rollout import Prompt, Rollout, RolloutConfig, Sampling
+from megaprune.weights.layouts import Pipeline
+from megaprune.weights.plan import plan
+from megaprune.weights.transfer import Transfer
+
+PROMPTS = [Prompt([1, 2, 3 + number], f"prompt {number}") for number in range(8)]
+
+
+def main() -> None:
+    """Run the loop on this rank."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--pp", type=int, default=1)
+    parser.add_argument("--vllm-tp", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=8)
+    options = parser.parse_args()
+    with world.phase("start"):
+        place = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
+        if dist.get_rank() == 0:
+            make_tiny(Path(place[0]), hidden_size=128, vocab_size=256)
+        dist.broadcast_object_list(place)
+        folder = Path(place[0])
+        rollout = Rollout(
+            folder, RolloutConfig(options.vllm_tp, torch.float32, max_length=64, eager=True)
+        )
+        parallel = Parallel(options.tp, Pipeline(options.pp))
+        actor = Actor(folder, ActorConfig(parallel, torch.float32, max_tokens=2048, lr=3e-3))
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder)
+    transfer = Transfer(
+        plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
+    )
+    for number in range(options.steps):
+        with world.phase(f"step {number}"):
+            step(number, rollout, actor, transfer)
+    rollout.close()
+
+
+def step(number: int, rollout: Rollout, actor: Actor, transfer: Transfer) -> None:
+    """Sample, learn, sync; prints one line."""
+    start = time.perf_counter()
+    mine = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
+    found = [
+        (np.concatenate([mine[r.prompt].tokens, r.tokens]), r.log_probs)
+        for r in rollout.generate(mine, Sampling(n=8, limit=16, seed=number))
+    ]
+    everyone: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, found)
+    # The ranks of one engine found the same.
+    batch = [sample for engine in everyone[:: rollout.config.tp] for sample in engine]
+    rewards = np.array([np.mean(tokens[3:] % 2 == 0) for tokens, _ in batch], np.float32)
+    samples = [
+        Sample(tokens, 3, {"advantage": np.full(len(tokens) - 3, reward - rewards.mean())})
+        for (tokens, _), reward in zip(batch, rewards, strict=True)
+    ]
+    said = np.concatenate(actor.log_probs(samples))
+    mismatch = np.abs(said - np.concatenate([log_probs for _, log_probs in batch])).mean()
+    actor.step(
+        samples,
+        lambda now, given: (-(now.log_probs * given["advantage"]).sum() / len(said), {}),
+        lr=None,
+    )
+    sent = transfer.run()
+    rollout.weights_changed()
+    transfer.verify()
+    if dist.get_rank() == 0:
+        print(
+            f"step {number}: reward {rewards.mean():.3f}, engines apart by {mismatch:.1e} nats, "
+            f"sent {sent.bytes_sent / 1e6:.2f} MB in {sent.messages} messages, "
+            f"{time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(world.run(main))
