@@ -22,6 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import torch
@@ -87,8 +88,12 @@ def main() -> None:
 
 def compare(model, layout, rollout, dtype, runs, name) -> None:
     where, rank = device.device(), dist.get_rank()
-    torch.manual_seed(rank)
-    source = {p.name: torch.randn(p.shape, device=where, dtype=dtype) for p in layout.ranks[rank]}
+    source = {}
+    for parameter in layout.ranks[rank]:
+        whole_tensors = all(p.box.shape == layout.tensors[p.tensor] for p in parameter.pieces)
+        # Replicas are equal, shards are not.
+        torch.manual_seed(zlib.crc32(parameter.name.encode()) + (0 if whole_tensors else rank))
+        source[parameter.name] = torch.randn(parameter.shape, device=where, dtype=dtype)
     the_plan = plan(layout, rollout.layout)
     transfer = Transfer(the_plan, source, rollout.parameters(), dtype)
     whole = plan(layout, hf_layout(model))
