@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -184,7 +185,12 @@ class Actor:
         return [found[i] for i in range(len(samples))]
 
     def step(
-        self, samples: Sequence[Sample], loss: Loss, *, temperature: float = 1.0, lr: float | None
+        self,
+        samples: Sequence[Sample],
+        loss: Loss,
+        *,
+        temperature: float = 1.0,
+        lr: float | None = None,
     ) -> Step:
         """One optimizer step on all samples.
 
@@ -192,14 +198,22 @@ class Actor:
             loss: see `Loss`.
             temperature: of the log-probs that `loss` gets.
             lr: the learning rate of this step; the configured one if None.
+
+        Raises:
+            FloatingPointError: on all ranks, if the loss or a gradient is not finite. In the first
+                case nothing was changed; in the second the weights are not to be used any more.
         """
         result, count = self.accumulate(samples, loss, temperature)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.lr if lr is None else lr
-        done, grad_norm, _ = self._optimizer.step()
-        if not done:
-            raise FloatingPointError("the optimizer found gradients that are not finite")
         total = result.pop("loss")
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the loss is {total}")
+        done, grad_norm, _ = self._optimizer.step()
+        if not done or not math.isfinite(grad_norm or 0.0):
+            raise FloatingPointError(
+                f"the norm of the gradient is {grad_norm}; the loss is {total}"
+            )
         return Step(total, float(grad_norm or 0.0), result, count)
 
     def accumulate(
@@ -338,6 +352,8 @@ def _frozen(chunks: torch.nn.ModuleList, layers: int) -> Iterator[torch.nn.Param
     for chunk in chunks:
         if chunk.pre_process:
             yield from chunk.embedding.parameters()
+        if chunk.post_process and chunk.share_embeddings_and_output_weights:
+            yield chunk.output_weight()  # the embedding's copy on this stage
         for layer in chunk.decoder.layers:
             if layer.layer_number <= layers:
                 yield from layer.parameters()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -21,8 +22,8 @@ from megaprune.weights.plan import Copy, Plan
 BUFFER_BYTES = 240 << 20
 """Bytes of all messages that a rank has under way at once, in and out."""
 
-_DIGEST_ELEMENTS = 4 << 20
-"""Elements whose digest is computed at once; each takes a few 8-byte numbers in between."""
+_DIGEST_BYTES = 8 << 20
+"""Bytes whose digest is computed at once."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -233,21 +234,38 @@ class Transfer:
 def digest(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A number that changes if any element does, once converted to `dtype`: int64, shape [].
 
-    The sum of the elements' bits, each times an odd number that depends on its place, modulo 2^64:
-    one element that differs always shows; that several cancel out has a chance of about 2^-60.
+    The sum of the 8-byte words of the elements, each mixed, times an odd number that depends on its place,
+    modulo 2^64: one word that differs always shows; that several cancel out has a chance of about
+    2^-60. Both sides must have the same shape.
     """
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    offset = 0
-    for band in Box.whole(tuple(tensor.shape)).bands(_DIGEST_ELEMENTS):
-        flat = tensor[band.slices].to(dtype).flatten()
-        bits = flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]).long()
-        place = torch.arange(offset, offset + len(bits), device=tensor.device)
-        # splitmix64's finaliser: neighbouring places get unrelated factors.
-        place = (place ^ (place >> 30)) * -0x40A7B892E31B1A47
-        place = (place ^ (place >> 27)) * -0x6B2FB644ECCEEE15
-        total += ((place ^ (place >> 31)) | 1).mul_(bits).sum()
-        offset += len(bits)
+    factors = _factors(_DIGEST_BYTES // 8, tensor.device)
+    bands = Box.whole(tuple(tensor.shape)).bands(_DIGEST_BYTES // dtype.itemsize)
+    for number, band in enumerate(bands):
+        flat = tensor[band.slices].to(dtype).reshape(-1).contiguous().view(torch.uint8)
+        if flat.storage_offset() % 8 or len(flat) % 8:
+            flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).clone()
+        words = flat.view(torch.int64)
+        for start in range(0, len(words), len(factors)):  # a row may be longer than a band
+            part = words[start : start + len(factors)]
+            # Top bits reach low ones: what flips signs would otherwise be the same in any place.
+            mixed = _shifted(part, 32).mul_(-0x61C8864680B583EB)
+            mixed = _shifted(mixed, 29)
+            total += mixed.mul_(factors[: len(part)]).sum() * (2 * (number + start) + 1)
     return total
+
+
+def _shifted(words: torch.Tensor, bits: int) -> torch.Tensor:
+    return (words >> bits).bitwise_and_((1 << (64 - bits)) - 1).bitwise_xor_(words)
+
+
+@cache
+def _factors(count: int, device: torch.device) -> torch.Tensor:
+    """Odd numbers that have nothing to do with each other: splitmix64's finaliser of 0, 1, ..."""
+    place = torch.arange(count, device=device)
+    place = (place ^ (place >> 30)) * -0x40A7B892E31B1A47
+    place = (place ^ (place >> 27)) * -0x6B2FB644ECCEEE15
+    return (place ^ (place >> 31)) | 1
 
 
 def _messages(copies: list[Copy], limit: int) -> Iterator[list[Copy]]:

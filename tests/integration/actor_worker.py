@@ -78,7 +78,7 @@ def check(root: Path, name: str, case: Parallel) -> None:
         ]
         if dist.get_rank() == 0:
             line = {
-                "model": name, "case": str(case), "budget": budget,
+                "name": name, "case": str(case), "budget": budget,
                 "log_probs": (seen - expected["log_probs"]).abs().max().item(),
                 "loss": abs(step.loss / expected["loss"] - 1),
                 "grad_norm": abs(step.grad_norm / expected["grad_norm"] - 1),
@@ -121,6 +121,28 @@ def compared(actor: Actor, mine: dict, expected: dict, gradients=None) -> dict[s
     return together
 
 
+def not_finite(root: Path, name: str) -> None:
+    """A loss of one rank that is not a number ends the step on all, and changes nothing."""
+    samples = samples_of(torch.load(root / f"{name}.pt")["samples"])
+    actor = Actor(root / name, ActorConfig(Parallel(), dtype=torch.float32, max_tokens=32))
+    before = {n: p.clone() for n, p in actor.parameters().items()}
+
+    def odd(said, values):
+        value, metrics = loss(said, values)
+        return (value * float("nan") if dist.get_rank() == 1 else value), metrics
+
+    try:
+        actor.step(samples, odd)
+        error = ""
+    except FloatingPointError as raised:
+        error = str(raised)
+    same = all(torch.equal(p, before[n]) for n, p in actor.parameters().items())
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, (error, same))
+    if dist.get_rank() == 0:
+        print(json.dumps({"not_finite": everyone}), flush=True)
+
+
 def frozen(root: Path, name: str) -> None:
     """The first stage frozen: it runs, has no optimizer state, and the rest learns as if alone."""
     expected = torch.load(root / f"{name}.pt")
@@ -137,7 +159,7 @@ def frozen(root: Path, name: str) -> None:
         everyone = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, (sorted(trained), sorted(moved)))
         if dist.get_rank() == 0:
-            line = {"frozen": layers, "case": str(case), "ranks": everyone}
+            line = {"frozen": layers, "model": name, "case": str(case), "ranks": everyone}
             line["loss"] = abs(step.loss / expected["loss"] - 1)
             print(json.dumps(line), flush=True)
 
@@ -176,6 +198,8 @@ def job() -> None:
                 check(root, name, case)
     if dist.get_world_size() == 2:
         frozen(root, names[0])
+        frozen(root, "qwen2-tied")
+        not_finite(root, names[0])
         bf16(root, names[0])
 
 

@@ -189,6 +189,8 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
     first, again = generate(rollout), generate(rollout)
     other_seed, cold = generate(rollout, seed=1), generate(rollout, temperature=0.7, top_p=0.9)
     greedy = generate(rollout, n=1, temperature=0.0)
+    # The first token that was drawn, as a token that ends a response.
+    ends = generate(rollout, stop=(int(first[0].tokens[0]),))
     samples, inference = samples_of(rollout, first)
     mismatch = np.abs(np.concatenate(actor.log_probs(samples)) - inference)
 
@@ -228,6 +230,10 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
         greedy_samples=[s.tokens.tolist() for s in greedy_samples],
         first=[r.tokens.tolist() for r in sum(everyone(first)[:: rollout.config.tp], [])],
         finishes=sorted({r.finish for r in first}),
+        stopped=(ends[0].finish, tokens(ends)[0] == tokens(first)[0][:1]),
+        same_until_stopped=all(
+            a[: len(b)] == b for a, b in zip(tokens(first), tokens(ends), strict=True)
+        ),
         random_state=torch.equal(before, torch.random.get_rng_state()),
         local_world=os.environ.get("LOCAL_WORLD_SIZE"),
         threads=torch.get_num_threads(),

@@ -74,7 +74,7 @@ def results(root):
 @pytest.mark.parametrize("ranks", CASES)
 def test_equals_transformers_in_every_division(results, model, ranks):
     wanted = {(str(case), budget) for case in CASES[ranks] for budget in BUDGETS}
-    lines = [r for r in results if r.get("model") == model and (r["case"], r["budget"]) in wanted]
+    lines = [r for r in results if r.get("name") == model and (r["case"], r["budget"]) in wanted]
     assert len(lines) >= len(wanted)
     scored = sum(LENGTHS)
     for line in lines:
@@ -89,8 +89,14 @@ def test_equals_transformers_in_every_division(results, model, ranks):
         assert 0 < line["tokens"] < scored
 
 
-def test_frozen_layers_run_and_keep_no_state(results):
-    pipeline, tensor = (r for r in results if "frozen" in r)
+def test_a_loss_that_is_not_a_number_ends_the_step_on_all_ranks(results):
+    (line,) = (r for r in results if "not_finite" in r)
+    assert line["not_finite"] == [["the loss is nan", True]] * 2
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen2-tied"])
+def test_frozen_layers_run_and_keep_no_state(results, model):
+    pipeline, tensor = (r for r in results if "frozen" in r and r["model"] == model)
     (first, nothing), (last, moved) = pipeline["ranks"]
     assert first == nothing == []
     assert moved == last
@@ -98,6 +104,7 @@ def test_frozen_layers_run_and_keep_no_state(results):
     for trained, moved in tensor["ranks"]:
         assert trained == moved
         assert not any("embedding" in n or "layers.0." in n for n in trained)
+        assert any("output_layer" in n for n in trained) == (model != "qwen2-tied")
         assert any("layers.1." in n for n in trained)
     assert pipeline["loss"] <= 1e-5
     assert tensor["loss"] <= 1e-5

@@ -1,6 +1,7 @@
 """Megatron-core and vLLM in the same processes: weights from one to the other, and what they say."""
 
 import importlib.util
+from functools import cache
 
 import pytest
 import torch
@@ -30,12 +31,22 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def launched(root):
+    """Lines of a world, each launched once."""
+
+    @cache
+    def lines(ranks):
+        # All families on two ranks, where they cost least; the first everywhere.
+        names = ",".join(MODELS) if ranks == 2 else "qwen2"
+        return launch(ranks, "sync_worker.py", root, names, seconds=540)
+
+    return lines
+
+
 @pytest.fixture(scope="module", params=WORLDS)
-def results(request, root):
-    # All families on two ranks, where they cost least; the first everywhere.
-    names = ",".join(MODELS) if request.param == 2 else "qwen2"
-    lines = launch(request.param, "sync_worker.py", root, names, seconds=540)
-    return request.param, lines
+def results(request, launched):
+    return request.param, launched(request.param)
 
 
 def test_every_parameter_is_what_vllm_itself_would_load(results):
@@ -89,9 +100,22 @@ def test_sampling_is_a_function_of_the_seed(results):
         assert line["cold"]
         assert line["alike_in_engine"]
         assert line["finishes"] == ["length"]
+        assert line["stopped"] == ["stop", True]
+        assert line["same_until_stopped"]
         assert line["random_state"]
         assert line["threads"] == 1
         assert len(set(map(tuple, line["first"]))) == len(line["first"])
+
+
+def test_another_job_with_other_engines_draws_the_same_samples(launched):
+    drawn = [
+        sorted(line["first"])
+        for ranks in WORLDS
+        for line in launched(ranks)
+        if line["job"] == "agree" and line["model"] == "qwen2"
+    ]
+    assert len(drawn) == 5
+    assert all(samples == drawn[0] for samples in drawn)
 
 
 def test_generation_follows_the_weights_with_cached_prefixes_and_requests_in_flight(results, root):
