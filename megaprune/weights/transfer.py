@@ -234,9 +234,9 @@ class Transfer:
 def digest(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A number that changes if any element does, once converted to `dtype`: int64, shape [].
 
-    The sum of the 8-byte words of the elements, each mixed, times an odd number that depends on its place,
-    modulo 2^64: one word that differs always shows; that several cancel out has a chance of about
-    2^-60. Both sides must have the same shape.
+    The sum of the 8-byte words of the elements, each mixed and times an odd number that depends on
+    its place, modulo 2^64: one word that differs always shows; that several cancel out has a chance
+    of about 2^-60. Both sides must have the same shape.
     """
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     factors = _factors(_DIGEST_BYTES // 8, tensor.device)
