@@ -32,23 +32,20 @@ def rank() -> int:
 @contextmanager
 def phase(name: str) -> Iterator[None]:
     """Say what this process is doing: errors and signals then name it."""
-    global _phase
+    global _phase, _failed
     before, _phase = _phase, name
     try:
         yield
-    except BaseException:
-        _failed_in(name)
+    except BaseException as error:
+        # The innermost phase: an error passes through the others on its way out.
+        if _failed is None or _failed[0] is not error:
+            _failed = (error, name)
         raise
-    _phase = before
+    finally:
+        _phase = before
 
 
-_failed: str | None = None
-
-
-def _failed_in(name: str) -> None:
-    # The innermost phase: an error passes through the others on its way out.
-    global _failed
-    _failed = _failed or name
+_failed: tuple[BaseException, str] | None = None
 
 
 def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> int:
@@ -71,9 +68,8 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
         )
         return 2
     _watch_for_sigterm()
-    if device().type == "cuda":
-        torch.cuda.set_device(device())
     try:
+        _take_device()
         dist.init_process_group(backend(), timeout=timeout)
         job()
         with phase("ending"):
@@ -89,14 +85,26 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
         _leave(1)
     except KeyboardInterrupt:
         _leave(128 + signal.SIGINT)
-    except Exception:  # noqa: BLE001 (named, printed whole, and the job ends)
+    except Exception as error:  # noqa: BLE001 (named, printed whole, and the job ends)
+        where = _failed[1] if _failed and _failed[0] is error else _phase
         print(
-            f"megaprune: rank {rank()} failed in phase {_failed or _phase!r}:\n"
-            f"{traceback.format_exc()}",
+            f"megaprune: rank {rank()} failed in phase {where!r}:\n{traceback.format_exc()}",
             file=sys.stderr,
             flush=True,
         )
         _leave(1)
+
+
+def _take_device() -> None:
+    if device().type != "cuda":
+        return
+    gpus, mine = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    if mine >= gpus or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus:
+        raise InputError(
+            f"{os.environ.get('LOCAL_WORLD_SIZE', mine + 1)} processes on a host with {gpus} GPUs; "
+            f"start one for each: torchrun --nproc-per-node {gpus} ..."
+        )
+    torch.cuda.set_device(device())
 
 
 def _leave(status: int) -> NoReturn:

@@ -121,6 +121,8 @@ class Actor:
         build.fill(self._chunks, weights, self.layout)
         for parameter in _frozen(self._chunks, config.frozen_layers):
             parameter.requires_grad_(False)
+        if config.frozen_layers and config.recompute == "full":
+            _let_gradients_in(self._chunks)
         self._qkv_format = "thd" if build.has_transformer_engine() else "packed"
         self._stages, self._optimizer = self._trained()
 
@@ -166,12 +168,18 @@ class Actor:
         return {name: p.detach() for name, p in self._chunks.named_parameters()}
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """This rank's summed fp32 gradients of the last step, named as in `layout`."""
+        """This rank's fp32 gradients after `accumulate`, named as in `layout`.
+
+        With the distributed optimizer and several replicas, each replica has only the sum of its
+        own share of them; the rest is what it computed itself. A step clips them in place.
+        """
         return {n: p.main_grad for n, p in self._chunks.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def log_probs(self, samples: Sequence[Sample], temperature: float = 1.0) -> list[Array]:
         """Log-prob of each scored token of each sample, fp32, on all ranks."""
+        if not samples:
+            return []
 
         def collect(said: LogProbs, _: Packed) -> tuple[torch.Tensor, Any]:
             return said.log_probs.sum(), said.log_probs.cpu().numpy()
@@ -179,6 +187,8 @@ class Actor:
         mine, batches = self._run(samples, temperature, collect, forward_only=True)
         pieces = []
         for numbers, values in zip(batches, mine, strict=False):
+            if not numbers:
+                continue
             ends = np.cumsum([samples[i].scored for i in numbers])[:-1]
             pieces += list(zip(numbers, np.split(values, ends), strict=True))
         found = dict(piece for part in _from_all(pieces) for piece in part)
@@ -219,7 +229,13 @@ class Actor:
     def accumulate(
         self, samples: Sequence[Sample], loss: Loss, temperature: float = 1.0
     ) -> tuple[dict[str, float], int]:
-        """Gradients of a batch, without a step: the summed loss and metrics, and micro-batches."""
+        """Gradients of a batch, without a step: the summed loss and metrics, and micro-batches.
+
+        Raises:
+            ValueError: there are no samples.
+        """
+        if not samples:
+            raise ValueError("no samples to learn from")
         for stage in self._stages:
             stage.zero_grad_buffer()
         self._optimizer.zero_grad()
@@ -227,6 +243,9 @@ class Actor:
 
         def share(said: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Any]:
             value, metrics = loss(said, packed.values)
+            if not value.requires_grad:
+                # Nothing of this micro-batch counts; the stages before this one wait all the same.
+                value = value + 0.0 * said.log_probs.sum()
             # Megatron-core averages over micro-batches, then replicas; a share is to be summed.
             return value * (count * replicas), {**metrics, "loss": value.item()}
 
@@ -357,6 +376,21 @@ def _frozen(chunks: torch.nn.ModuleList, layers: int) -> Iterator[torch.nn.Param
         for layer in chunk.decoder.layers:
             if layer.layer_number <= layers:
                 yield from layer.parameters()
+
+
+def _let_gradients_in(chunks: torch.nn.ModuleList) -> None:
+    """Make what a frozen embedding gives out require gradients.
+
+    A layer that is computed again in the backward pass has gradients only if its input does.
+    """
+
+    def hook(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        wanted = torch.is_grad_enabled() and not out.requires_grad
+        return out.detach().requires_grad_() if wanted else out
+
+    for chunk in chunks:
+        if chunk.pre_process:
+            chunk.embedding.register_forward_hook(hook)
 
 
 def _unwrapped(stage: torch.nn.Module) -> build.Decoder:

@@ -1,8 +1,9 @@
 """Core attention over packed sequences: one interface, the best kernel that is there.
 
-With Transformer Engine, Megatron-core's own `TEDotProductAttention` is used (build.py) and nothing
-of this file. Otherwise: torch's variable-length flash attention on a GPU; on a CPU, torch's
-`scaled_dot_product_attention` for one sequence after another. All are causal within each sequence.
+With Transformer Engine, Megatron-core's own `TEDotProductAttention` is used (build.py) and of this
+file only `stream_of`. Otherwise: torch's variable-length flash attention on a GPU in bf16; on a CPU
+or in fp32, torch's `scaled_dot_product_attention` for one sequence after another. All are causal
+within each sequence.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class PackedAttention(torch.nn.Module):
         Returns:
             [T, 1, heads * head_dim].
         """
-        attend = _varlen if query.is_cuda else _one_by_one
+        # The variable-length kernel has no fp32.
+        half = query.dtype in (torch.float16, torch.bfloat16)
+        attend = _varlen if query.is_cuda and half else _one_by_one
         out = attend(query[:, 0], key[:, 0], value[:, 0], packed_seq_params, self.scale)
         return out.reshape(query.shape[0], 1, -1)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,9 +34,21 @@ from megaprune.weights.layouts import Layout
 from megaprune.weights.model import Model
 
 
+@cache
 def has_transformer_engine() -> bool:
     """Whether layers are built of Transformer Engine's modules: on a GPU, where it is installed."""
-    return device().type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
+    if device().type != "cuda" or importlib.util.find_spec("transformer_engine") is None:
+        return False
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except (ImportError, OSError) as error:
+        warnings.warn(
+            f"Transformer Engine is installed and cannot be imported, as where it was built for "
+            f"another torch: {error}. The model is built without it, and will be slower",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def norms() -> str:

@@ -20,7 +20,7 @@ _KEPT_CHUNKS = 2
 """Where all logits are no more than so many chunks, as on a laptop, they are not computed again."""
 
 _WEIGHT_ROWS = 1024
-"""How many rows of the weight's gradient are computed at once, in fp32, beside what they add to."""
+"""How many rows of a bf16 weight's gradient are computed at once before they are added in fp32."""
 
 
 class LogProbs(NamedTuple):
@@ -59,7 +59,12 @@ def log_probs(
         temperature: logits are divided by it.
         group: the ranks that share the vocabulary; None if this rank has all of it.
         chunk_bytes: of fp32 logits at once.
+
+    Raises:
+        ValueError: the temperature is not positive.
     """
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}; log-probs need a positive one")
     rank = dist.get_rank(group) if group is not None else 0
     first = rank * weight.shape[0]
     rows = max(0, min(weight.shape[0], vocab - first))

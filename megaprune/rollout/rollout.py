@@ -113,7 +113,8 @@ class Rollout:
     """This rank's part of its engine. Building it is collective over all ranks.
 
     The default process group must be there. Ranks [0, tp) are engine 0, and so on; the ranks of an
-    engine call its methods with the same arguments.
+    engine call its methods with the same arguments. On a GPU, vLLM wants its share of the memory to
+    be free when it starts: build it first, let it `sleep`, then build the actor.
 
     Args:
         folder: a Hugging Face folder, whose weights the engine starts with.
@@ -133,6 +134,7 @@ class Rollout:
                 f"vLLM tp={config.tp} does not divide the {world} ranks of the job; choose {fits}"
             )
         self.config = config
+        self._calls = 0
         self.engines = world // config.tp
         self.engine = dist.get_rank() // config.tp
         """The number of this rank's engine."""
@@ -177,7 +179,13 @@ class Rollout:
             raise RuntimeError("vLLM did not reset its prefix cache")
 
     def sleep(self) -> None:
-        """Give memory to the model in training (on a GPU)."""
+        """Give memory to the model in training (on a GPU), between two calls of `generate`.
+
+        Raises:
+            RuntimeError: responses are still being generated; sleeping would lose them.
+        """
+        if self._llm.llm_engine.has_unfinished_requests():
+            raise RuntimeError("responses are being generated: take or close them before sleep()")
         memory.sleep(self._llm)
 
     def wake_weights(self) -> None:
@@ -216,15 +224,16 @@ class Rollout:
             progress: told how far it is, after each response.
 
         Raises:
-            InputError: a prompt leaves no room for a response.
+            InputError: a prompt is empty or leaves no room for a response.
         """
-        asked = self._ask(prompts, sampling)
+        asked: dict[str, tuple[int, int]] = {}
         engine = self._llm.llm_engine
         lengths: dict[str, int] = {}
         start = time.perf_counter()
         finished = 0
-        left = set(asked)
+        left: set[str] = set()
         try:
+            asked.update(self._ask(prompts, sampling, left))
             while left:
                 done = []
                 with process.random_numbers_kept():  # it draws some besides each request's own
@@ -245,22 +254,33 @@ class Rollout:
             if left:
                 engine.abort_request(list(left))
 
-    def _ask(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, tuple[int, int]]:
-        """Give the engine one request for each response; (prompt, number) by request."""
+    def _ask(
+        self, prompts: Sequence[Prompt], sampling: Sampling, asked: set[str]
+    ) -> dict[str, tuple[int, int]]:
+        """Give the engine one request for each response; (prompt, number) by request.
+
+        Args:
+            asked: names of the requests that the engine has, added as it gets them.
+        """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        if sampling.limit < 1:
+            raise InputError(f"a limit of {sampling.limit} tokens; expected 1 or more")
         for prompt in prompts:
+            if not prompt.tokens:
+                raise InputError(f"prompt {prompt.name!r} is empty; expected one token or more")
             if len(prompt.tokens) + sampling.limit > self.config.max_length:
                 raise InputError(
                     f"prompt {prompt.name!r} has {len(prompt.tokens)} tokens; with a limit of "
                     f"{sampling.limit} that is more than max_length={self.config.max_length}"
                 )
-        asked = {}
+        numbers = {}
+        self._calls += 1
         for index, prompt in enumerate(prompts):
             for number in range(sampling.n):
-                name = f"{index}.{number}"
-                asked[name] = (index, number)
+                name = f"{self._calls}.{index}.{number}"
+                numbers[name] = (index, number)
                 options = SamplingParams(
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
@@ -275,7 +295,8 @@ class Rollout:
                 self._llm.llm_engine.add_request(
                     name, {"prompt_token_ids": list(prompt.tokens)}, options
                 )
-        return asked
+                asked.add(name)
+        return numbers
 
 
 def _response(prompt: int, number: int, output: Any) -> Response:

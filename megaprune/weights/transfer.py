@@ -97,6 +97,8 @@ class Transfer:
         self._out = {peer: list(_messages(copies, limit)) for peer, copies in sending.items()}
         self._in = {peer: list(_messages(copies, limit)) for peer, copies in receiving.items()}
         self._sending, self._receiving = sending, receiving
+        # NCCL sets up a group at its first use, which must be everybody's.
+        dist.barrier(group)
 
     def _check(self) -> None:
         for what, layout, tensors in (

@@ -98,6 +98,8 @@ def compared(actor: Actor, mine: dict, expected: dict, gradients=None) -> dict[s
     times its sign)."""
     found = {}
     for parameter in actor.layout.ranks[dist.get_rank()]:
+        if parameter.name not in mine:
+            continue  # frozen
         held = mine[parameter.name]
         for piece in parameter.pieces:
             tensor = expected[piece.tensor]
@@ -147,13 +149,20 @@ def frozen(root: Path, name: str) -> None:
     """The first stage frozen: it runs, has no optimizer state, and the rest learns as if alone."""
     expected = torch.load(root / f"{name}.pt")
     samples = samples_of(expected["samples"])
-    for case, layers in ((Parallel(1, Pipeline(2)), 2), (Parallel(2), 1)):
+    for case, layers, recompute in (
+        (Parallel(1, Pipeline(2)), 2, "none"),
+        (Parallel(2), 1, "none"),
+        (Parallel(1, Pipeline(2)), 1, "full"),
+    ):
         config = ActorConfig(
-            case, dtype=torch.float32, max_tokens=32, lr=LR, clip_grad=0.0, frozen_layers=layers
-        )
+            case, dtype=torch.float32, max_tokens=32, lr=LR, clip_grad=0.0, frozen_layers=layers,
+            recompute=recompute, distributed_optimizer=False,
+        )  # fmt: skip
         actor = Actor(root / name, config)
         before = {n: p.clone() for n, p in actor.parameters().items()}
         trained = set(actor.gradients())
+        actor.accumulate(samples, loss, TEMPERATURE)
+        gradient = max(compared(actor, actor.gradients(), expected["gradients"]).values())
         step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
         moved = {n for n, p in actor.parameters().items() if not torch.equal(p, before[n])}
         everyone = [None] * dist.get_world_size()
@@ -161,7 +170,34 @@ def frozen(root: Path, name: str) -> None:
         if dist.get_rank() == 0:
             line = {"frozen": layers, "model": name, "case": str(case), "ranks": everyone}
             line["loss"] = abs(step.loss / expected["loss"] - 1)
+            line |= {"gradient": gradient, "recompute": recompute}
             print(json.dumps(line), flush=True)
+
+
+def few(root: Path, name: str) -> None:
+    """Fewer samples than micro-batches, and micro-batches that nothing is learned from."""
+    expected = torch.load(root / f"{name}.pt")
+    samples = samples_of(expected["samples"])
+    count = samples[0].scored
+    for case in (Parallel(), Parallel(1, Pipeline(2)), Parallel(1, Pipeline(2, 2))):
+        config = ActorConfig(case, dtype=torch.float32, max_tokens=32, clip_grad=0.0)
+        actor = Actor(root / name, config)
+        one = np.concatenate(actor.log_probs(samples[:1], TEMPERATURE))
+
+        def sometimes(said, values):
+            if len(values["w"]) != count:
+                return torch.zeros(()), {}
+            return loss(said, values)
+
+        alone = actor.step(samples[:1], sometimes, temperature=TEMPERATURE)
+        nothing = actor.step(samples[:3], lambda *_: (torch.zeros(()), {}))
+        if dist.get_rank() == 0:
+            wrong = np.abs(one - expected["log_probs"][:count].numpy()).max()
+            line = {"few": str(case), "log_probs": float(wrong), "grad_norm": alone.grad_norm}
+            line |= {"nothing": nothing.grad_norm, "none": actor.log_probs([])}
+            print(json.dumps(line), flush=True)
+        else:
+            actor.log_probs([])
 
 
 def bf16(root: Path, name: str) -> None:
@@ -200,6 +236,7 @@ def job() -> None:
         frozen(root, names[0])
         frozen(root, "qwen2-tied")
         not_finite(root, names[0])
+        few(root, names[0])
         bf16(root, names[0])
 
 

@@ -27,8 +27,10 @@ def command(ranks: int, worker: str, *arguments: object) -> list[str]:
     return [*start, *map(str, arguments)]
 
 
-def launch(ranks: int, worker: str, *arguments: object, seconds: int = 300) -> list[dict]:
-    """Run a worker to its end; its JSON lines."""
+def launch(
+    ranks: int, worker: str, *arguments: object, seconds: int = 300, **variables: str
+) -> list[dict]:
+    """Run a worker to its end, with more environment variables; its JSON lines."""
     process = subprocess.Popen(
         command(ranks, worker, *arguments),
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

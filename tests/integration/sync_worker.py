@@ -206,6 +206,11 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
     short = rollout.generate(prompts[:0], sampling)
     assert list(short) == []
     next(running)
+    try:
+        rollout.sleep()
+        refused = False
+    except RuntimeError:
+        refused = True
     transfer.run()
     rollout.weights_changed()
     list(running)
@@ -234,6 +239,7 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
         same_until_stopped=all(
             a[: len(b)] == b for a, b in zip(tokens(first), tokens(ends), strict=True)
         ),
+        refused=refused,
         random_state=torch.equal(before, torch.random.get_rng_state()),
         local_world=os.environ.get("LOCAL_WORLD_SIZE"),
         threads=torch.get_num_threads(),

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
 from actor_worker import BUDGETS, CASES, LR, TEMPERATURE
 from launch import launch
-
 from megaprune.recipes.tiny_models import make_tiny
 
 MODELS = {
@@ -96,7 +96,8 @@ def test_a_loss_that_is_not_a_number_ends_the_step_on_all_ranks(results):
 
 @pytest.mark.parametrize("model", ["llama", "qwen2-tied"])
 def test_frozen_layers_run_and_keep_no_state(results, model):
-    pipeline, tensor = (r for r in results if "frozen" in r and r["model"] == model)
+    lines = [r for r in results if "frozen" in r and r["model"] == model]
+    pipeline, tensor, recomputed = lines
     (first, nothing), (last, moved) = pipeline["ranks"]
     assert first == nothing == []
     assert moved == last
@@ -106,8 +107,24 @@ def test_frozen_layers_run_and_keep_no_state(results, model):
         assert not any("embedding" in n or "layers.0." in n for n in trained)
         assert any("output_layer" in n for n in trained) == (model != "qwen2-tied")
         assert any("layers.1." in n for n in trained)
-    assert pipeline["loss"] <= 1e-5
-    assert tensor["loss"] <= 1e-5
+    for line in lines:
+        assert line["loss"] <= 1e-5
+        assert line["gradient"] <= 1e-5
+    assert recomputed["recompute"] == "full"
+    # The first stage's second layer is trained, though nothing before it is.
+    assert all(trained == moved for trained, moved in recomputed["ranks"])
+    assert any("layers.1." in n for n in recomputed["ranks"][0][0])
+
+
+def test_fewer_samples_than_micro_batches_and_nothing_to_learn(results):
+    lines = [r for r in results if "few" in r]
+    assert len(lines) == 3
+    for line in lines:
+        assert line["log_probs"] <= 1e-5
+        assert line["grad_norm"] == pytest.approx(lines[0]["grad_norm"], rel=1e-5)
+        assert line["grad_norm"] > 0
+        assert line["nothing"] == 0
+        assert line["none"] == []
 
 
 def test_bf16_keeps_fp32_masters_and_recompute_changes_nothing(results):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from launch import launch
 
+from launch import launch
 from megaprune.actor.logprobs import log_probs
 
 

@@ -1,15 +1,12 @@
 """Converted checkpoints in real megatron-core, in real processes; its own checkpoints converted."""
 
 import filecmp
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from launch import launch
 from megaprune.cli import main
 from megaprune.recipes.tiny_models import make_tiny
 
@@ -44,20 +41,7 @@ def megatron_run(tmp_path_factory):
         torch.save({"ids": ids, "logits": reference_logits(hf, ids)}, root / name / "logits.pt")
         out = root / name / "megatron"
         assert main(["convert", "to-megatron", "--hf", str(hf), "--out", str(out)]) == 0
-    worker = Path(__file__).with_name("megatron_worker.py")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "4",
-    ]
-    done = subprocess.run(
-        [*command, worker, root, ",".join(MODELS)], capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = launch(4, "megatron_worker.py", root, ",".join(MODELS), seconds=500)
     return root, ids, lines
 
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launch import command, environment
 
+from launch import command, environment
 from megaprune.recipes.tiny_models import make_tiny
 
 ALL_END_SECONDS = 60

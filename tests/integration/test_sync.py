@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 import torch
-from launch import launch
 
+from launch import launch
 from megaprune.recipes.tiny_models import make_tiny
 
 pytestmark = pytest.mark.skipif(
@@ -102,6 +102,7 @@ def test_sampling_is_a_function_of_the_seed(results):
         assert line["finishes"] == ["length"]
         assert line["stopped"] == ["stop", True]
         assert line["same_until_stopped"]
+        assert line["refused"]
         assert line["random_state"]
         assert line["threads"] == 1
         assert len(set(map(tuple, line["first"]))) == len(line["first"])

@@ -2,14 +2,11 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from launch import launch
 from megaprune.cli import main
 from megaprune.recipes.tiny_models import make_tiny
 
@@ -18,7 +15,13 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
 )
 
-WORKER = Path(__file__).with_name("vllm_worker.py")
+VLLM = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 NEW_TOKENS = 16
 LAUNCH_SECONDS = 400  # 45 on two idle cores
 PROMPTS = [[1, 2, 3], [250, 17, 99, 4, 31], list(range(40, 53))]
@@ -70,35 +73,8 @@ def results(models, tmp_path_factory):
         jobs.append({**job, "prompts": PROMPTS, "new_tokens": NEW_TOKENS})
     file = tmp_path_factory.mktemp("jobs") / "jobs.json"
     file.write_text(json.dumps(jobs))
-    lines = [json.loads(line) for line in launch(file).splitlines() if line.startswith('{"model"')]
+    lines = launch(2, "vllm_worker.py", file, seconds=LAUNCH_SECONDS, **VLLM)
     return dict(zip(ENGINES, lines, strict=True))
-
-
-def launch(jobs):
-    """Standard output of the worker on two ranks."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",  # two ranks on few cores: more threads only spin
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(WORKER), str(jobs)]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        out, err = process.communicate(timeout=LAUNCH_SECONDS)
-    finally:
-        if process.poll() is None:
-            process.terminate()  # torchrun ends its ranks, which are in sessions of their own
-            process.wait()
-    assert process.returncode == 0, (out + err)[-8000:]
-    return out
 
 
 @pytest.fixture(scope="module")
