@@ -1,5 +1,6 @@
 """What README.md tells people to run, run."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,7 +14,11 @@ README = (REPOSITORY / "README.md").read_text()
 
 def run(*command, cwd):
     bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -46,6 +51,19 @@ def test_the_conversion_commands(tmp_path):
     checkpoint.rename(tmp_path / "QwQ-32B-megatron")
     run(*commands[2], cwd=tmp_path)
     run(*commands[3], cwd=tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+def test_both_engines_in_one_job():
+    """The model learns what it is rewarded for, and the engines agree all the way."""
+    (line,) = (line for line in README.splitlines() if "recipes/two_engines.py" in line)
+    out = run(*line.split(), cwd=REPOSITORY)
+    steps = [line.split() for line in out.splitlines() if line.startswith("step ")]
+    rewards = [float(step[3].rstrip(",")) for step in steps]
+    assert len(rewards) == 8
+    assert rewards[-1] > rewards[0] + 0.2
+    assert all(float(step[7]) < 1e-5 for step in steps)
+    assert all(float(step[10]) > 0 for step in steps)
 
 
 @pytest.mark.parametrize(

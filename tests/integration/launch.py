@@ -33,7 +33,7 @@ def launch(
     """Run a worker to its end, with more environment variables; its JSON lines."""
     process = subprocess.Popen(
         command(ranks, worker, *arguments),
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**environment(), **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         out, err = process.communicate(timeout=seconds)

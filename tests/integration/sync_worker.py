@@ -201,11 +201,10 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
         actor.step(samples, away_from_them, lr=None)
     # A request in flight and a cached prefix see the weights change.
     prompts = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
-    sampling = Sampling(n=1, limit=24, temperature=0.0, ignore_end=True)
-    running = rollout.generate(prompts, sampling)
-    short = rollout.generate(prompts[:0], sampling)
-    assert list(short) == []
-    next(running)
+    assert list(rollout.generate([], Sampling())) == []
+    stop = (int(first[0].tokens[0]),)
+    running = rollout.generate(prompts, Sampling(n=3, limit=24, stop=stop, ignore_end=True))
+    early = next(running)
     try:
         rollout.sleep()
         refused = False
@@ -213,8 +212,12 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
         refused = True
     transfer.run()
     rollout.weights_changed()
-    list(running)
+    late = list(running)
     transfer.verify()
+    were = {(r.prompt, r.number): r.tokens.tolist() for r in ends}
+    # Handed out while others were generated, which went on under the new weights.
+    early_alike = early.tokens.tolist() == were[early.prompt, early.number]
+    late_alike = [r.tokens.tolist() == were[r.prompt, r.number] for r in late]
     trained = generate(rollout, n=1, temperature=0.0)
     drawn = generate(rollout)
     samples, inference = samples_of(rollout, drawn)
@@ -239,7 +242,8 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
         same_until_stopped=all(
             a[: len(b)] == b for a, b in zip(tokens(first), tokens(ends), strict=True)
         ),
-        refused=refused,
+        refused=refused, early=len(early.tokens), early_alike=early_alike,
+        late=len(late), late_alike=all(late_alike),
         random_state=torch.equal(before, torch.random.get_rng_state()),
         local_world=os.environ.get("LOCAL_WORLD_SIZE"),
         threads=torch.get_num_threads(),

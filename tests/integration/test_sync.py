@@ -126,6 +126,10 @@ def test_generation_follows_the_weights_with_cached_prefixes_and_requests_in_fli
     _, lines = results
     for line in (line for line in lines if line["job"] == "agree"):
         assert line["greedy"] != line["trained"]
+        assert line["early"] < 24
+        assert line["early_alike"]
+        assert line["late"] >= 3 - 1
+        assert not line["late_alike"]
         model = AutoModelForCausalLM.from_pretrained(root / line["model"], dtype=torch.float32)
         trained = torch.load(root / "trained" / f"{line['model']}-{line['vllm_tp']}.pt")
         if "lm_head.weight" not in trained:
