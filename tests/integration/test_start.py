@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from pathlib import Path
 
@@ -132,6 +133,29 @@ def test_without_torchrun(folder):
     assert "start with torchrun" in done.stderr
 
 
+def until_ready(process):
+    """What a job prints until a rank says that it is ready."""
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if "READY" in line:
+            return seen
+    raise AssertionError(seen)
+
+
+def rest(process):
+    """What it prints after that, to its end; killed if that does not come."""
+    # Not communicate(), which does not see what was read ahead.
+    alarm = threading.Timer(ALL_END_SECONDS, process.kill)
+    alarm.start()
+    try:
+        out = process.stdout.read()
+        process.wait()
+    finally:
+        alarm.cancel()
+    return out
+
+
 @pytest.mark.parametrize("how", ["kill", "raise"])
 def test_a_rank_that_dies_takes_the_job_down(folder, how):
     asked = {"folder": str(folder), "tp": 2, "dies": 1, "how": how}
@@ -139,18 +163,9 @@ def test_a_rank_that_dies_takes_the_job_down(folder, how):
         command(2, "start_worker.py", json.dumps(asked)), env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    seen = []
-    try:
-        for line in process.stdout:
-            seen.append(line)
-            if "READY" in line:
-                break
-        died = time.monotonic()
-        out, _ = process.communicate(timeout=ALL_END_SECONDS)
-    finally:
-        process.kill()
-        process.wait()
-    text = "".join(seen) + out
+    seen = until_ready(process)
+    died = time.monotonic()
+    text = seen + rest(process)
     assert time.monotonic() - died < ALL_END_SECONDS
     assert process.returncode != 0
     # The rank, by name, and what was being done.
@@ -170,14 +185,8 @@ def test_sigterm_names_the_phase(folder):
         command(1, "start_worker.py", json.dumps(asked)), env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    try:
-        for line in process.stdout:
-            if "READY" in line:
-                break
-        os.kill(process.pid, signal.SIGTERM)
-        out, _ = process.communicate(timeout=ALL_END_SECONDS)
-    finally:
-        process.kill()
-        process.wait()
+    until_ready(process)
+    os.kill(process.pid, signal.SIGTERM)
+    out = rest(process)
     assert process.returncode != 0
     assert "rank 0 was ended by SIGTERM in phase 'train'" in out
