@@ -56,7 +56,11 @@ def main() -> None:
         if dist.get_rank() == 0:
             shutil.rmtree(folder)
     transfer = Transfer(
-        plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
+        plan(actor.layout, rollout.layout),
+        actor.parameters(),
+        rollout.parameters(),
+        torch.float32,
+        verify_every=2,
     )
     for number in range(options.steps):
         with world.phase(f"step {number}"):
@@ -90,7 +94,6 @@ def step(number: int, rollout: Rollout, actor: Actor, transfer: Transfer) -> Non
     )
     sent = transfer.run()
     rollout.weights_changed()
-    transfer.verify()
     if dist.get_rank() == 0:
         print(
             f"step {number}: reward {rewards.mean():.3f}, engines apart by {mismatch:.1e} nats, "

@@ -61,6 +61,7 @@ class Transfer:
         dtype: of every target on every rank; elements are converted to it before they travel.
         group: the processes; all of them if None.
         buffer_bytes: of messages under way on a rank at once.
+        verify_every: each so many runs end with `verify`; none does if 0.
 
     Raises:
         ValueError: tensors are missing or have another shape than in the plan's layouts.
@@ -75,8 +76,10 @@ class Transfer:
         *,
         group: dist.ProcessGroup | None = None,
         buffer_bytes: int = BUFFER_BYTES,
+        verify_every: int = 0,
     ):
         self.plan = plan
+        self._verify_every, self._runs = verify_every, 0
         self._rank = dist.get_rank(group)
         self._group = group
         self._source, self._target = source, target
@@ -124,7 +127,18 @@ class Transfer:
 
     @torch.no_grad()
     def run(self) -> Sent:
-        """Bring every target up to its source. Collective."""
+        """Bring every target up to its source. Collective.
+
+        Raises:
+            WeightsDiffer: as `verify` does, where this run ends with it.
+        """
+        sent = self._move()
+        self._runs += 1
+        if self._verify_every and self._runs % self._verify_every == 0:
+            self.verify()
+        return sent
+
+    def _move(self) -> Sent:
         sent = Sent(seconds=dict.fromkeys(("local", "pack", "travel", "unpack"), 0.0))
         clock = _Clock(sent.seconds)
         with clock("local"):
