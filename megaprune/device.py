@@ -1,9 +1,10 @@
-"""What differs between a GPU and a CPU for the whole process: device, backend, memory figures."""
+"""What differs between GPU and CPU for a process: device, backend, memory, random numbers."""
 
 from __future__ import annotations
 
 import os
 import resource
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -24,6 +25,11 @@ def synchronize() -> None:
     """Wait until the device has done what it was told."""
     if device().type == "cuda":
         torch.cuda.synchronize()
+
+
+def random_numbers_kept() -> AbstractContextManager[None]:
+    """torch's random numbers are afterwards as they were before."""
+    return torch.random.fork_rng(devices=[device()] if device().type == "cuda" else [])
 
 
 def peak_bytes() -> int:

@@ -11,10 +11,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
+from rich.text import Text
 
 from megaprune.device import backend, device
 from megaprune.errors import InputError
@@ -48,6 +50,41 @@ def phase(name: str) -> Iterator[None]:
 _failed: tuple[BaseException, str] | None = None
 
 
+T = TypeVar("T")
+
+
+def gathered(mine: T) -> list[T]:
+    """What each rank has, on all ranks. Collective."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def from_first(mine: T) -> T:
+    """What rank 0 has, on all ranks. Collective."""
+    said = [mine]
+    dist.broadcast_object_list(said)
+    return said[0]
+
+
+def say(text: str) -> None:
+    """A line of words on the console, from rank 0."""
+    if dist.get_rank() == 0:
+        Console(highlight=False, soft_wrap=True).print(Text(text, "dim"))
+
+
+@contextmanager
+def same_for_all() -> Iterator[None]:
+    """An InputError within, on any rank, is raised on all of them. Collective."""
+    error: InputError | None = None
+    try:
+        yield
+    except InputError as found:
+        error = found
+    if said := [text for text in gathered(str(error) if error else "") if text]:
+        raise InputError(said[0]) from error
+
+
 def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> int:
     """Run a job on this process, with the default process group; returns its exit status.
 
@@ -78,12 +115,17 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
         return 0
     except InputError as error:
         if rank() != 0:
-            # All ranks found the same: the first says so, and its end ends the others.
+            # All ranks found the same: the first says so, and its end ends the others, in silence.
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
         print(f"megaprune: error: {error}", file=sys.stderr, flush=True)
         # Not through the interpreter's end: engines would wait there for ranks that are gone.
         _leave(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if os.environ["WORLD_SIZE"] == "1":  # among several, torchrun's parent says so
+            where = _failed[1] if _failed and _failed[0] is error else _phase
+            print(f"megaprune: interrupted in phase {where!r}", file=sys.stderr, flush=True)
         _leave(128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001 (named, printed whole, and the job ends)
         where = _failed[1] if _failed and _failed[0] is error else _phase

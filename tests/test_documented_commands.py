@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +26,23 @@ def run(*command, cwd):
     return done.stdout
 
 
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_the_first_command(tmp_path):
-    line = next(line for line in README.splitlines() if "recipes/round_trip.py" in line)
-    script, *arguments = line.split(".venv/bin/python ")[1].split()
+    """The demo's command, made short with fields as the README says."""
+    line = next(line for line in README.splitlines() if line.startswith("tests/install.sh"))
+    command = line.split(".venv/bin/")[1].split()
+    short = ["steps=2", "data.prompts=8", "rollout.n=4", "validation.limit=24", "validation.n=1"]
+    out = run(*command, *short, cwd=tmp_path)
+    for number in (1, 2):
+        assert f"step {number}/2" in out
+    assert out.count("validation") == 2
+    assert (tmp_path / "runs/demo/model/model.safetensors").is_file()
+    assert (tmp_path / "runs/demo/report/index.html").is_file()
+
+
+def test_a_round_trip(tmp_path):
+    (text,) = re.findall(r"`python (recipes/round_trip.py[^`]*)`", README)
+    script, *arguments = text.split()
     out = run(sys.executable, REPOSITORY / script, *arguments, cwd=tmp_path)
     assert "1 of 1 weight files are the same file, byte for byte" in out
     made = tmp_path / "round-trip"
@@ -87,3 +103,23 @@ def test_the_table_of_a_weight_sync(layout, row):
     assert low == high == mean or f"({low} to {high})" in line
     assert f" {whole} GB" in line
     assert line.rstrip(" |").endswith(f" {words[-2]}")
+
+
+def test_all_commands_are_well_formed(tmp_path, monkeypatch, capsys):
+    """Options and fields are there; what needs a GPU or the hub is not begun."""
+    from megaprune.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    lines = "".join(blocks).replace("\\\n", "").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("megaprune ")]
+    assert {"train", "prune", "data", "evaluate", "report", "analyze", "convert"} <= {
+        command[0] for command in commands
+    }
+    for command in commands:
+        if command[0] in ("train", "prune", "evaluate"):
+            assert main([*command, "--print-config"]) == 0, command
+        else:
+            assert main(command) == 1, command  # its input is not there; 2 is a wrong command
+            assert "megaprune: error: " in capsys.readouterr().err

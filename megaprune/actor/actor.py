@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,11 +30,13 @@ from megaprune.actor.logprobs import LogProbs, log_probs
 from megaprune.actor.packing import Array, Packed, Sample, micro_batches, pack
 from megaprune.actor.parallel import Parallel
 from megaprune.actor.pipeline import communication
-from megaprune.device import device
+from megaprune.actor.state import State, restore, sharded
+from megaprune.device import device, random_numbers_kept
 from megaprune.errors import InputError
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
+from megaprune.world import gathered
 
 Loss = Callable[[LogProbs, Mapping[str, torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
 """(log-probs of N scored tokens, the samples' values of the same tokens) -> (loss, metrics).
@@ -167,6 +170,30 @@ class Actor:
         """This rank's parameters, named as in `layout`; what the optimizer steps change."""
         return {name: p.detach() for name, p in self._chunks.named_parameters()}
 
+    def state(self, loading: bool = False) -> State:
+        """Weights and optimizer state, to save, or (`loading`) to load into and `restore`."""
+        return sharded(self._chunks, self._optimizer, loading)
+
+    def restore(self, loaded: State) -> None:
+        """Go on from a saved state, of whatever division."""
+        restore(self._chunks, self._optimizer, loaded)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A copy of this rank's weights in the host's memory."""
+        return {name: p.to("cpu", copy=True) for name, p in self.parameters().items()}
+
+    @contextmanager
+    def using(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Compute with other weights for a while, as `weights()` gave them; then with its own."""
+        own = self.weights()
+        try:
+            for name, parameter in self.parameters().items():
+                parameter.copy_(weights[name])
+            yield
+        finally:
+            for name, parameter in self.parameters().items():
+                parameter.copy_(own[name])
+
     def gradients(self) -> dict[str, torch.Tensor]:
         """This rank's fp32 gradients after `accumulate`, named as in `layout`.
 
@@ -191,7 +218,7 @@ class Actor:
                 continue
             ends = np.cumsum([samples[i].scored for i in numbers])[:-1]
             pieces += list(zip(numbers, np.split(values, ends), strict=True))
-        found = dict(piece for part in _from_all(pieces) for piece in part)
+        found = dict(piece for part in gathered(pieces) for piece in part)
         return [found[i] for i in range(len(samples))]
 
     def step(
@@ -251,7 +278,7 @@ class Actor:
 
         sums, batches = self._run(samples, temperature, share, forward_only=False)
         totals: dict[str, float] = {}
-        for one in (part for rank in _from_all(sums) for part in rank):
+        for one in (part for rank in gathered(sums) for part in rank):
             for name, value in one.items():
                 totals[name] = totals.get(name, 0.0) + value
         return {"loss": 0.0, **totals}, len(batches)
@@ -360,7 +387,7 @@ def _start_megatron(parallel: Parallel) -> None:
     )
     # Nothing is dropped out, so that no random numbers are drawn: the light tracker will do, and
     # the process's own random numbers stay as they are.
-    with torch.random.fork_rng(devices=[device()] if device().type == "cuda" else []):
+    with random_numbers_kept():
         model_parallel_cuda_manual_seed(0, inference_rng_tracker=True)
 
 
@@ -397,10 +424,3 @@ def _unwrapped(stage: torch.nn.Module) -> build.Decoder:
     while not isinstance(stage, build.Decoder):
         stage = stage.module
     return stage
-
-
-def _from_all(mine: Any) -> list[Any]:
-    """What each rank has, on all ranks."""
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return everyone

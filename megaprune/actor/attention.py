@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -129,11 +130,12 @@ def _varlen(
 def _one_by_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, stream: Stream, scale: float | None
 ) -> torch.Tensor:
-    outs = []
-    for start, stop in zip(stream.bounds, stream.bounds[1:], strict=False):
-        q, k, v = (x[start:stop].transpose(0, 1)[None] for x in (query, key, value))
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
-        )
-        outs.append(out[0].transpose(0, 1))
-    return torch.cat(outs)
+    lengths = [stop - start for start, stop in pairwise(stream.bounds)]
+    # Split once: the gradient of each slice by itself would be as long as the stream.
+    split = (x.transpose(0, 1)[None].split(lengths, 2) for x in (query, key, value))
+    grouped = key.shape[1] != query.shape[1]
+    outs = [
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
+        for q, k, v in zip(*split, strict=True)
+    ]
+    return torch.cat(outs, 2)[0].transpose(0, 1)

@@ -31,6 +31,7 @@ from megaprune.weights.boxes import Box
 from megaprune.weights.files.folder import Rearranged, Weights
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import Layout
+from megaprune.weights.layouts.sharding import round_up
 from megaprune.weights.model import Model
 
 
@@ -158,9 +159,14 @@ def transformer_config(
     )
 
 
-def check_supported(config: Mapping[str, Any]) -> None:
-    """Raise an InputError if config.json asks for attention or rotation that is not built here."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+def rotary(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Megatron-core's arguments for the rotation that a config.json asks for.
+
+    Raises:
+        InputError: it is not built here.
+    """
+    parameters = config.get("rope_parameters") or {}
+    rope = config.get("rope_scaling") or parameters  # as in transformers, where both are given
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "llama3":
         fixed = {
@@ -177,6 +183,16 @@ def check_supported(config: Mapping[str, Any]) -> None:
         raise InputError(
             f"rope_scaling type {kind!r} is not supported; supported are default and llama3"
         )
+    return {
+        "rotary_base": int(parameters.get("rope_theta", config.get("rope_theta", 10000))),
+        "rope_scaling": kind == "llama3",
+        "rope_scaling_factor": float(rope.get("factor", 8.0)),
+    }
+
+
+def check_supported(config: Mapping[str, Any]) -> None:
+    """Raise an InputError if config.json asks for attention or rotation that is not built here."""
+    rotary(config)
     if config.get("use_sliding_window"):
         raise InputError("use_sliding_window=true is not supported; expected full attention")
     if config.get("hidden_act", "silu") != "silu":
@@ -212,42 +228,30 @@ def build(
     Parameters are named as in `megatron_layout`.
     """
     virtual = transformer.virtual_pipeline_model_parallel_size
-    rope = dict(config.get("rope_parameters") or {})
-    scaling = dict(config.get("rope_scaling") or rope)
-    llama3 = scaling.get("rope_type", scaling.get("type")) == "llama3"
-    padded = -(-model.vocab // transformer.tensor_model_parallel_size)
-    padded *= transformer.tensor_model_parallel_size
+    rotation = rotary(config)
     chunks = []
     for number in range(virtual or 1):
         stage = number if virtual else None
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage)
-        rotary = {
-            "rotary_base": int(rope.get("rope_theta", config.get("rope_theta", 10000))),
-            "rope_scaling": llama3,
-            "rope_scaling_factor": float(scaling.get("factor", 8.0)),
-        }
         chunk = Decoder(
             config=transformer,
             transformer_layer_spec=_block_spec(transformer, stage),
-            vocab_size=padded,
+            vocab_size=round_up(model.vocab, transformer.tensor_model_parallel_size),
             max_sequence_length=int(config.get("max_position_embeddings", 0)),
             pre_process=first,
             post_process=last,
             share_embeddings_and_output_weights=model.tied,
             position_embedding_type="rope",
             vp_stage=stage,
-            **rotary,
+            **rotation,
         )
         if not has_transformer_engine():
             chunk.rotary_pos_emb = PackedRotary(
                 kv_channels=model.head_dim,
                 rotary_percent=1.0,
-                rotary_interleaved=False,
-                rotary_base=rotary["rotary_base"],
-                rope_scaling=llama3,
-                rope_scaling_factor=rotary["rope_scaling_factor"],
                 use_cpu_initialization=transformer.use_cpu_initialization,
+                **rotation,
             )
         chunks.append(chunk.to(device=device(), dtype=transformer.params_dtype))
     return torch.nn.ModuleList(chunks)

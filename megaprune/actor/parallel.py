@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from megaprune.errors import InputError
 from megaprune.weights.layouts import Layout, Pipeline, megatron_layout
-from megaprune.weights.layouts.base import one_of
+from megaprune.weights.layouts.base import divisors
 from megaprune.weights.model import Model
 
 
@@ -33,11 +33,10 @@ class Parallel:
         """
         size = self.tp * self.pipeline.stages
         if size < 1 or world % size:
-            fits = one_of([n for n in range(1, world + 1) if world % n == 0])
             raise InputError(
                 f"tp={self.tp} x pp={self.pipeline.stages} is {size} ranks, which does not divide "
-                f"the {world} that the job has; tp x pp can be {fits}, or start a multiple of "
-                f"{size} ranks"
+                f"the {world} that the job has; tp x pp can be {divisors(world)}, or start a "
+                f"multiple of {size} ranks"
             )
         return world // size
 
@@ -52,7 +51,5 @@ class Parallel:
             return megatron_layout(
                 model, self.tp, self.pipeline, dp, norms="local" if norms == "local" else "te"
             )
-        except InputError:
-            raise
         except ValueError as error:
             raise InputError(str(error)) from error

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune.device import device
+from megaprune.device import device, random_numbers_kept
 from megaprune.errors import InputError
+from megaprune.world import from_first
 
 _KEPT_VARIABLES = ("LOCAL_WORLD_SIZE", "LD_PRELOAD", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
@@ -29,7 +31,7 @@ def check_installed() -> None:
 
 
 def prepare() -> None:
-    """What must be set before vLLM is imported or an engine is built."""
+    """What must be set before vLLM is imported or an engine is built. Collective."""
     # The engine's own loop in this process, where its parameters can be written in place.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of what is chosen here
@@ -44,16 +46,12 @@ def prepare() -> None:
         vllm.model_executor.layers.utils.check_cpu_sgl_kernel = lambda *_: False
     from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
-    # vLLM names its shared memory after the end of this address. Its own choice, env://, is the
-    # same for all jobs of a host, and two jobs at once would collide. Ports are not shared.
-    address = f"tcp://127.0.0.1:{os.environ['MASTER_PORT']}"
+    # vLLM names its shared memory after the end of this address, which nobody connects to. Its own
+    # choice, env://, is the same for all jobs of a host; a port may have been that of a killed job,
+    # whose shared memory is still there.
+    address = f"tcp://127.0.0.1:{from_first(uuid.uuid4().hex)}"
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     ExecutorWithExternalLauncher._distributed_args = lambda self: (address, rank, local_rank)
-
-
-def random_numbers_kept() -> AbstractContextManager[None]:
-    """torch's random numbers are afterwards as they were before."""
-    return torch.random.fork_rng(devices=[device()] if device().type == "cuda" else [])
 
 
 @contextmanager

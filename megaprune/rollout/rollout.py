@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from megaprune.device import random_numbers_kept
 from megaprune.errors import InputError
 from megaprune.rollout import memory, process
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout, vllm_layout
-from megaprune.weights.layouts.base import one_of
+from megaprune.weights.layouts.base import divisors
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,19 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, and a name that is the same whenever the same prompt of a run is sampled again."""
+    """What is to be answered.
+
+    Args:
+        tokens: ids.
+        name: the same whenever the same prompt of a run is sampled again.
+        numbers: which responses are wanted; None for 0 to n - 1.
+        limit: tokens of a response, at most; None for that of all.
+    """
 
     tokens: Sequence[int]
     name: str
+    numbers: Sequence[int] | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Response:
 
     Args:
         prompt: number of its prompt in what was asked for.
-        number: 0 to n - 1.
+        number: of the prompt's responses.
         tokens: [L] int64, the end token included if there is one.
         log_probs: [L] float32, of the tokens under the distribution they were drawn from.
         finish: "stop" if the model ended it, "length" if the limit did.
@@ -129,9 +139,9 @@ class Rollout:
         model = HfFolder(folder).model
         world = dist.get_world_size()
         if config.tp < 1 or world % config.tp:
-            fits = one_of([n for n in range(1, world + 1) if world % n == 0])
             raise InputError(
-                f"vLLM tp={config.tp} does not divide the {world} ranks of the job; choose {fits}"
+                f"vLLM tp={config.tp} does not divide the {world} ranks of the job; "
+                f"choose {divisors(world)}"
             )
         self.config = config
         self._calls = 0
@@ -158,8 +168,9 @@ class Rollout:
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",  # the folder's own temperature and top_p stay out
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 seed=0,
-                **memory.options(config.kv_cache_bytes, config.gpu_share),
+                **memory.options(config.kv_cache_bytes, config.gpu_share, config.max_length),
             )
 
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -236,7 +247,7 @@ class Rollout:
             asked.update(self._ask(prompts, sampling, left))
             while left:
                 done = []
-                with process.random_numbers_kept():  # it draws some besides each request's own
+                with random_numbers_kept():  # it draws some besides each request's own
                     outputs = engine.step()
                 for output in outputs:
                     lengths[output.request_id] = len(output.outputs[0].token_ids)
@@ -265,26 +276,18 @@ class Rollout:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        if sampling.limit < 1:
-            raise InputError(f"a limit of {sampling.limit} tokens; expected 1 or more")
         for prompt in prompts:
-            if not prompt.tokens:
-                raise InputError(f"prompt {prompt.name!r} is empty; expected one token or more")
-            if len(prompt.tokens) + sampling.limit > self.config.max_length:
-                raise InputError(
-                    f"prompt {prompt.name!r} has {len(prompt.tokens)} tokens; with a limit of "
-                    f"{sampling.limit} that is more than max_length={self.config.max_length}"
-                )
+            _check(prompt, prompt.limit or sampling.limit, self.config.max_length)
         numbers = {}
         self._calls += 1
         for index, prompt in enumerate(prompts):
-            for number in range(sampling.n):
+            for number in range(sampling.n) if prompt.numbers is None else prompt.numbers:
                 name = f"{self._calls}.{index}.{number}"
                 numbers[name] = (index, number)
                 options = SamplingParams(
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
-                    max_tokens=sampling.limit,
+                    max_tokens=prompt.limit or sampling.limit,
                     seed=_seed(sampling.seed, prompt.name, number),
                     stop_token_ids=list(sampling.stop),
                     ignore_eos=sampling.ignore_end,
@@ -297,6 +300,18 @@ class Rollout:
                 )
                 asked.add(name)
         return numbers
+
+
+def _check(prompt: Prompt, limit: int, max_length: int) -> None:
+    if limit < 1:
+        raise InputError(f"a limit of {limit} tokens; expected 1 or more")
+    if not prompt.tokens:
+        raise InputError(f"prompt {prompt.name!r} is empty; expected one token or more")
+    if len(prompt.tokens) + limit > max_length:
+        raise InputError(
+            f"prompt {prompt.name!r} has {len(prompt.tokens)} tokens; with a limit of {limit} "
+            f"that is more than max_length={max_length}"
+        )
 
 
 def _response(prompt: int, number: int, output: Any) -> Response:

@@ -15,7 +15,7 @@ from functools import cache
 import torch
 import torch.distributed as dist
 
-from megaprune.device import synchronize
+from megaprune.device import device, synchronize
 from megaprune.weights.boxes import Box
 from megaprune.weights.plan import Copy, Plan
 
@@ -49,6 +49,12 @@ class Sent:
     messages: int = 0
     rounds: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def over_all_ranks(self) -> dict[str, int]:
+        """Bytes and messages that all ranks sent. Collective."""
+        sums = torch.tensor([self.bytes_sent, self.messages], device=device())
+        dist.all_reduce(sums)
+        return dict(zip(("sync/bytes", "sync/messages"), sums.tolist(), strict=True))
 
 
 class Transfer:

@@ -74,28 +74,29 @@ def test_a_folder_that_is_not_there(tmp_path):
     assert "nowhere" in error
 
 
-def test_an_architecture_without_a_table(folder, tmp_path):
-    other = shutil.copytree(folder, tmp_path / "gpt2")
+UNSUPPORTED = {
+    "architecture": (
+        {"architectures": ["GPT2LMHeadModel"]},
+        ["GPT2LMHeadModel is not supported", "Qwen2ForCausalLM"],
+    ),
+    "rotation": (
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}},
+        ["'yarn'", "default and llama3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_a_model_that_is_not_built_here(folder, tmp_path, name):
+    changes, said = UNSUPPORTED[name]
+    other = shutil.copytree(folder, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
-    config["architectures"] = ["GPT2LMHeadModel"]
-    (other / "config.json").write_text(json.dumps(config))
+    (other / "config.json").write_text(json.dumps({**config, **changes}))
     status, text = run(1, {"folder": str(other)})
     assert status != 0
     (error,) = errors(text)
-    assert "GPT2LMHeadModel is not supported" in error
-    assert "Qwen2ForCausalLM" in error
-
-
-def test_rotation_that_is_not_built_here(folder, tmp_path):
-    other = shutil.copytree(folder, tmp_path / "yarn")
-    config = json.loads((other / "config.json").read_text())
-    config["rope_parameters"] = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
-    (other / "config.json").write_text(json.dumps(config))
-    status, text = run(1, {"folder": str(other)})
-    assert status != 0
-    (error,) = errors(text)
-    assert "'yarn'" in error
-    assert "default and llama3" in error
+    for words in said:
+        assert words in error
 
 
 def test_vllm_that_is_not_installed(folder, tmp_path):

@@ -47,8 +47,8 @@ def prepare_vllm() -> None:
     # oneDNN would pack every weight into an opaque handle and leave empty parameters behind.
     vllm._custom_ops._supports_onednn = False
     # vLLM names its shared memory after the end of this address. Its own choice, env://, is the
-    # same for all jobs of a machine, and two jobs at once would collide. Ports are not shared.
-    address = f"tcp://127.0.0.1:{os.environ['MASTER_PORT']}"
+    # same for all jobs of a machine, and two jobs at once would collide.
+    address = f"tcp://127.0.0.1:{os.environ['TORCHELASTIC_RUN_ID']}"
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     ExecutorWithExternalLauncher._distributed_args = lambda self: (address, rank, local_rank)
 

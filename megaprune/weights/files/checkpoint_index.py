@@ -24,7 +24,8 @@ from megaprune.weights.boxes import Box, Shape
 HF_FILES = "hf"
 """Folder inside a checkpoint that keeps config.json, tokenizer files and the like."""
 
-_TRACKER = "latest_checkpointed_iteration.txt"
+TRACKER = "latest_checkpointed_iteration.txt"
+"""File beside the checkpoints of a run that says which is the latest."""
 
 
 @dataclass
@@ -113,7 +114,7 @@ class CheckpointIndex:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder looks like a Megatron-core distributed checkpoint, or a run that has one."""
-    return any((path / name).is_file() for name in ("metadata.json", _TRACKER))
+    return any((path / name).is_file() for name in ("metadata.json", TRACKER))
 
 
 def kept_config(path: Path) -> Path | None:
@@ -124,7 +125,7 @@ def kept_config(path: Path) -> Path | None:
 
 def latest_checkpoint(path: Path) -> Path:
     """The checkpoint that a Megatron-LM run folder names as its latest; else the path itself."""
-    tracker = path / _TRACKER
+    tracker = path / TRACKER
     if (path / "metadata.json").exists() or not tracker.is_file():
         return path
     word = tracker.read_text().strip()

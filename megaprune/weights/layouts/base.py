@@ -64,8 +64,12 @@ def divisible(what: str, amount: int, by: str, parts: int) -> int:
     """`amount // parts`, or a ValueError that says which values of `by` would do."""
     if parts > 0 and amount % parts == 0:
         return amount // parts
-    choices = [n for n in range(1, amount + 1) if amount % n == 0]
-    raise ValueError(f"{by}={parts} does not divide {what}={amount}; choose {one_of(choices)}")
+    raise ValueError(f"{by}={parts} does not divide {what}={amount}; choose {divisors(amount)}")
+
+
+def divisors(amount: int) -> str:
+    """What divides `amount`, for a message: "1, 2 or 4"."""
+    return one_of([n for n in range(1, amount + 1) if amount % n == 0])
 
 
 def one_of(values: list[int]) -> str:

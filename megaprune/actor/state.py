@@ -1,0 +1,96 @@
+"""The state of training as Megatron-core's distributed checkpoints keep it: any tp, pp and dp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+State = dict[str, Any]
+"""Megatron-core's sharded state dict: what this rank has of which tensor of the whole model."""
+
+
+def sharded(chunks: torch.nn.ModuleList, optimizer: Any, loading: bool) -> State:
+    """Weights and optimizer state of this rank, to be saved, or to be loaded into.
+
+    Args:
+        chunks: this rank's part of the model.
+        loading: the values are about to be replaced; a new optimizer then makes room for its own.
+    """
+    how = {
+        # Saved by parameter, not by replica, so that another division can read it.
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+    }
+    if loading:
+        _make_room(optimizer)
+    model = {
+        f"model{number}": chunk.sharded_state_dict(metadata=how)
+        for number, chunk in enumerate(chunks)
+    }
+    return {**model, "optimizer": optimizer.sharded_state_dict(model, loading, metadata=how)}
+
+
+def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any]) -> None:
+    """Take over what was loaded into `sharded(..., loading=True)`."""
+    for number, chunk in enumerate(chunks):
+        chunk.load_state_dict(state[f"model{number}"])
+    distributed = [o for o in _single(optimizer) if isinstance(o, DistributedOptimizer)]
+    plain = [
+        o for o in distributed if isinstance(o.optimizer, torch.optim.AdamW | torch.optim.Adam)
+    ]
+    for one in plain:
+        one._set_main_param_and_optimizer_states = _Setter(one)
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    finally:
+        for one in plain:
+            del one._set_main_param_and_optimizer_states
+    for one in plain:
+        # Megatron-core gives all parameters one and the same counter, and each would count on it.
+        for kept in one.optimizer.state.values():
+            kept["step"] = kept["step"].clone()
+
+
+def _single(optimizer: Any) -> list[Any]:
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
+def _make_room(optimizer: Any) -> None:
+    # Megatron-core's distributed optimizer asks torch's own Adam for the number of its steps, which
+    # it has only once it has made one. (Apex's and Transformer Engine's keep it elsewhere.)
+    for one in _single(optimizer):
+        if isinstance(one, DistributedOptimizer) and isinstance(
+            one.optimizer, torch.optim.AdamW | torch.optim.Adam
+        ):
+            for group in one.optimizer.param_groups:
+                for parameter in group["params"]:
+                    one.optimizer.state[parameter] = {
+                        "step": torch.tensor(0.0),
+                        "exp_avg": torch.zeros_like(parameter),
+                        "exp_avg_sq": torch.zeros_like(parameter),
+                    }
+
+
+class _Setter:
+    """What Megatron-core 0.16 does with one parameter's loaded state, made right for torch's Adam.
+
+    Its own writes into parameters that require gradients, and looks for a step among the tensors
+    that were saved by parameter; that number is kept with the parameter groups.
+    """
+
+    def __init__(self, optimizer: DistributedOptimizer):
+        self._optimizer = optimizer
+
+    @torch.no_grad()
+    def __call__(self, model_param: torch.nn.Parameter, tensors: Mapping[str, Any]) -> None:
+        group, place = self._optimizer.model_param_group_index_map[model_param]
+        inner = self._optimizer.optimizer
+        parameter = inner.param_groups[group]["params"][place]
+        for name, target in {"param": parameter, **inner.state[parameter]}.items():
+            if name in tensors:
+                target.copy_(tensors[name])

@@ -1,0 +1,1 @@
+"""From rewards to gradients: advantage estimators (numpy) and losses (torch), no process groups."""

@@ -1,0 +1,183 @@
+"""Problems with their answers, from rows as they are published; what is dropped is counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from megaprune.data.overlap import Text
+from megaprune.data.sets import ANSWER_COLUMNS, PROBLEM_COLUMNS, ProblemSet, Row
+from megaprune.data.sources import Source
+from megaprune.errors import InputError
+from megaprune.grading.equality import normal_form
+from megaprune.grading.find import last_box
+
+NOT_OF_THE_SET = "not of the set"
+EMPTY = "empty problem"
+NO_ANSWER = "no answer"
+DUPLICATE = "duplicate"
+OTHER_ANSWER = "duplicate with another answer"
+
+_FINAL = re.compile(r"\n#### *(.+)\s*$")  # GSM8K's answers end so
+
+
+@dataclass(frozen=True)
+class Question:
+    """A problem without a prompt.
+
+    Args:
+        index: its number in the source, from 0.
+        problem: its text.
+        gold: the right answer, as its grader takes it.
+        kept: other columns.
+    """
+
+    index: int
+    problem: str
+    gold: str
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Questions, how many rows there were, and why the others were dropped."""
+
+    questions: tuple[Question, ...]
+    rows: int
+    dropped: Counter[str]
+
+
+def collect(
+    source: Source,
+    known: ProblemSet | None = None,
+    problem_column: str | None = None,
+    answer_column: str | None = None,
+) -> Collection:
+    """Read a source; of problems that are there twice (see `overlap`: exact), the first is taken.
+
+    Args:
+        known: the set that it is; None for one without a name.
+        problem_column, answer_column: where they stand; None: see `sets`.
+
+    Raises:
+        InputError: the source cannot be read or lacks a column; or nothing is left of it.
+    """
+    problems = (problem_column,) if problem_column else PROBLEM_COLUMNS
+    answers = (answer_column,) if answer_column else ANSWER_COLUMNS
+    questions: dict[str, Question] = {}
+    dropped: Counter[str] = Counter()
+    rows = 0
+    for number, (where, row) in enumerate(source.rows()):
+        rows = number + 1
+        try:
+            found = _question(number, row, known, problems, answers)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        if isinstance(found, str):
+            dropped[found] += 1
+            continue
+        first = questions.setdefault(Text(found.problem).normal, found)
+        if first is not found:
+            same = normal_form(first.gold) == normal_form(found.gold)
+            dropped[DUPLICATE if same else OTHER_ANSWER] += 1
+    if not questions:
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise InputError(f"{source.name}: none of {rows} rows can be used ({why or 'it is empty'})")
+    return Collection(tuple(questions.values()), rows, dropped)
+
+
+def _question(
+    number: int,
+    row: Row,
+    known: ProblemSet | None,
+    problems: Sequence[str],
+    answers: Sequence[str],
+) -> Question | str:
+    """A row's question, or why there is none."""
+    if known and known.wanted and not known.wanted(row):
+        return NOT_OF_THE_SET
+    _, value = _first(row, problems, "problem")
+    problem = _problem(value).strip()
+    if known and known.suffix:
+        problem = problem.removesuffix(known.suffix.strip()).strip()
+    if not problem:
+        return EMPTY
+    gold = _answer(*_first(row, answers, "answer")).strip()
+    if not gold:
+        return NO_ANSWER
+    if known and known.gold:
+        gold = known.gold(row, gold)
+    return Question(number, problem, gold, _kept(row, known))
+
+
+def _kept(row: Row, known: ProblemSet | None) -> dict[str, str]:
+    wanted = ("id", *known.keep) if known else ("id",)
+    lower = {key.lower(): value for key, value in row.items()}
+    return {key: str(lower[key]) for key in wanted if lower.get(key) is not None}
+
+
+def _first(row: Row, columns: Sequence[str], what: str) -> tuple[str, Any]:
+    """The first of these columns that there is, and its value."""
+    lower = {key.lower(): key for key in row}
+    for column in columns:
+        name, _, inner = column.partition(".")
+        if column in row or (not inner and column in lower):
+            return column, row[column if column in row else lower[column]]
+        if inner and isinstance(row.get(name), dict) and inner in row[name]:
+            return column, row[name][inner]
+    raise InputError(
+        f"no column for the {what}: expected {' or '.join(columns)}; there are {', '.join(row)}: "
+        f"name it with --{what}-column"
+    )
+
+
+def _problem(value: Any) -> str:
+    """Text; of messages, the user's last."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
+        users = [each.get("content") for each in value if each.get("role") == "user"]
+        value = users[-1] if users else ""
+    if not isinstance(value, str):
+        raise InputError(f"the problem is {_shown(value)}; expected text or messages")
+    return value
+
+
+def _answer(column: str, value: Any) -> str:
+    """The final answer in what an answer's column holds; "" if there is none."""
+    if column == "reward_model" and isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, dict):
+        value = value.get("ground_truth")
+    if isinstance(value, list):
+        value = ", ".join(_answer("", each) for each in value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(int(value)) if value == int(value) else repr(value)
+    if not isinstance(value, str):
+        raise InputError(f"the answer is {_shown(value)}; expected text or a number")
+    if final := _FINAL.search(value):
+        return final[1]
+    if column.rpartition(".")[2] == "solution" or r"\boxed" in value or r"\fbox" in value:
+        return last_box(value) or ""
+    return value
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(
+            f"reward_model is text that is not JSON ({text[:60]!r}); expected {{ground_truth, ...}}"
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return f"{shown[:60]}{'...' * (len(shown) > 60)} ({type(value).__name__})"

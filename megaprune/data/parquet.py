@@ -1,0 +1,222 @@
+"""Parquet files in verl's columns, read as they are.
+
+data_source     text
+prompt          list of {role: text, content: text}
+reward_model    {ground_truth: text or number, ...}, or that as JSON text
+extra_info      {index: text or number, split: text, ...}; may be absent, and so may its fields
+ability         text; may be absent
+
+Other columns and fields are ignored. A data set is one file, or a folder of *.parquet files, which
+are taken by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megaprune.errors import InputError
+
+_NEEDED = ("data_source", "prompt", "reward_model")
+_ROWS = 1024
+"""How many rows are Python objects at once."""
+
+_TEXT = pa.string()
+_SCHEMA = pa.schema(
+    {
+        "data_source": _TEXT,
+        "prompt": pa.list_(pa.struct({"role": _TEXT, "content": _TEXT})),
+        "ability": _TEXT,
+        "reward_model": pa.struct({"ground_truth": _TEXT, "style": _TEXT}),
+        "extra_info": pa.struct({"split": _TEXT, "index": pa.int64()}),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One problem as it is stored.
+
+    Args:
+        data_source: the collection that it is from.
+        messages: role and content of each.
+        gold: the right answer.
+        index: its number or name in the collection, if it has one.
+        split: "train" or "test", say.
+        ability: what it takes.
+    """
+
+    data_source: str
+    messages: Sequence[Mapping[str, str]]
+    gold: str
+    index: int | str | None = None
+    split: str = "train"
+    ability: str = "math"
+
+
+def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    """Each row of a file or folder, with the words for where it stands ("x.parquet, row 3").
+
+    Rows are counted from 0 in each file.
+
+    Raises:
+        InputError: there is no such file, it is not parquet, has no rows, lacks a column, or a row
+            has what cannot be used; the message names file, row and column.
+    """
+    found = False
+    for file in _files(path):
+        for number, row in enumerate(_rows(file)):
+            found = True
+            where = f"{file}, row {number}"
+            yield where, _row(row, where)
+    if not found:
+        raise InputError(f"{path} has no rows; expected one problem or more: write it again")
+
+
+def write_parquet(
+    path: Path,
+    rows: Sequence[Row],
+    extra_info: Sequence[Mapping[str, str]] = (),
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write a file in verl's columns; it is there when it is whole, or not at all.
+
+    Indices must be whole numbers or absent.
+
+    Args:
+        extra_info: more fields of that column, for each row; none if empty.
+        about: metadata of the schema.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    columns = [_columns(row) for row in rows]
+    for column, extra in zip(columns, extra_info, strict=bool(extra_info)):
+        column["extra_info"] |= extra
+    names = dict.fromkeys(name for extra in extra_info for name in extra)
+    info = pa.struct([*_SCHEMA.field("extra_info").type, *((name, _TEXT) for name in names)])
+    at = _SCHEMA.get_field_index("extra_info")
+    schema = _SCHEMA.set(at, pa.field("extra_info", info)).with_metadata(about)
+    table = pa.Table.from_pylist(columns, schema=schema)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(table, aside)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}; choose another place") from error
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    return {
+        "data_source": row.data_source,
+        "prompt": list(row.messages),
+        "ability": row.ability,
+        "reward_model": {"ground_truth": row.gold, "style": "rule"},
+        "extra_info": {"split": row.split, "index": row.index},
+    }
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+        if not files:
+            raise InputError(f"{path} has no *.parquet files; give a folder that has, or a file")
+        return files
+    if not path.exists():
+        raise InputError(f"there is no {path}; expected a parquet file or a folder of them")
+    return [path]
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows as Python objects, as few as possible at once."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            have = parquet.schema_arrow.names
+            for column in _NEEDED:
+                if column not in have:
+                    raise InputError(
+                        f"{file} lacks the column {column!r}: it has {have}; expected "
+                        f"{list(_NEEDED)}: rename or add it"
+                    )
+            wanted = [c for c in _SCHEMA.names if c in have]
+            for part in parquet.iter_batches(_ROWS, columns=wanted):
+                yield from part.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{file} cannot be read as parquet ({error}); expected a whole parquet file: copy it "
+            f"again if it was cut off, or convert it to parquet"
+        ) from error
+
+
+def _row(row: Mapping[str, Any], where: str) -> Row:
+    messages = _typed(row["prompt"], list, "a list of {role, content}", f"{where}, column prompt")
+    if not messages:
+        raise InputError(
+            f"{where}, column prompt: an empty list; expected one message or more: "
+            f"fill it or remove the row"
+        )
+    info = row.get("extra_info") or {}
+    index = _typed(info, dict, "{index, split, ...}", f"{where}, column extra_info").get("index")
+    return Row(
+        data_source=_text(row["data_source"], f"{where}, column data_source"),
+        messages=[_message(m, f"{where}, column prompt[{i}]") for i, m in enumerate(messages)],
+        gold=_gold(row["reward_model"], f"{where}, column reward_model"),
+        index=None if index is None else _answer(index, f"{where}, column extra_info.index"),
+        split=str(info.get("split") or "train"),
+        ability=str(row.get("ability") or "math"),
+    )
+
+
+def _message(message: Any, where: str) -> dict[str, str]:
+    fields = _typed(message, dict, "{role, content}", where)
+    return {name: _text(fields.get(name), f"{where}.{name}") for name in ("role", "content")}
+
+
+def _gold(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where}: text that is not JSON ({value[:60]!r}); expected "
+                f"{{ground_truth, ...}}: put the answer into its field ground_truth"
+            ) from error
+    fields = _typed(value, dict, "{ground_truth, ...}", where)
+    return _answer(fields.get("ground_truth"), f"{where}.ground_truth")
+
+
+def _answer(value: Any, where: str) -> str:
+    """Text as it is; a number as it is written, a whole one without a point."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        return _text(value, where, "text or a finite number")
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _text(value: Any, where: str, expected: str = "text") -> str:
+    text: str = _typed(value, str, expected, where)
+    if not text.strip():
+        raise InputError(f"{where}: empty; expected {expected}: fill it or remove the row")
+    return text
+
+
+def _typed(value: Any, kind: type, expected: str, where: str) -> Any:
+    if isinstance(value, kind):
+        return value
+    if value is None:
+        raise InputError(f"{where}: null or absent; expected {expected}: fill it or remove the row")
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:60] + "..."
+    raise InputError(f"{where}: {shown} ({type(value).__name__}); expected {expected}: store it so")

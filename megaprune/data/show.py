@@ -1,0 +1,100 @@
+"""What `megaprune data` prints: the sets there are, and what became of a source's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from megaprune.data.sets import SETS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_PAIRS = 20
+"""Rows of the table of pairs."""
+
+_TEXT = 200
+"""Characters of a problem in it."""
+
+
+def print_sets() -> None:
+    """The sets that have names."""
+    table = _table("set", "use", ">samples", "grader", "from", "licence")
+    for each in SETS.values():
+        use = "train" if each.training else "evaluate"
+        samples = str(each.samples)
+        table.add_row(each.name, use, samples, each.grader, each.repository, each.licence)
+    _console().print(table)
+
+
+def print_report(
+    about: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], files: Sequence[str]
+) -> None:
+    """Rows written and dropped, the most alike pairs, the files.
+
+    Args:
+        about: as in a file's metadata.
+        pairs: with kind, similarity, ours, theirs (index and problem each) and set.
+        files: their paths.
+    """
+    console = _console()
+    table = _table(about["set"], ">rows")
+    table.add_row("read", str(about["rows"]))
+    for reason, count in about["dropped"].items():
+        table.add_row(f"  {reason}", f"-{count}")
+    table.add_row("written", str(about["written"]), style="bold")
+    console.print(table)
+    if about["overlap"]["pairs"]:
+        _print_overlap(console, about["overlap"], pairs)
+    for file in files:
+        console.print(f"wrote {file}", style="dim")
+
+
+def _print_overlap(
+    console: Console, overlap: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]
+) -> None:
+    counts = overlap["pairs"]
+    kinds = list(next(iter(counts.values())))
+    table = _table("pairs with", *(f">{kind}" for kind in kinds))
+    for name, found in counts.items():
+        table.add_row(name, *(str(found[kind]) for kind in kinds))
+    console.print()
+    console.print(table)
+    if not pairs:
+        return
+    ranked = sorted(pairs, key=lambda pair: (kinds.index(pair["kind"]), -pair["similarity"]))
+    table = _table("kind", ">alike", "row", "problem")
+    for pair in ranked[:_PAIRS]:
+        ours, theirs = pair["ours"], pair["theirs"]
+        alike = f"{pair['similarity']:.2f}"
+        table.add_row(pair["kind"], alike, str(ours["index"]), _short(ours))
+        table.add_row("", "", f"{pair['set']} {theirs['index']}", _short(theirs))
+    console.print()
+    console.print(table)
+    if len(pairs) > _PAIRS:
+        console.print(f"and {len(pairs) - _PAIRS} more pairs: --json has all", style="dim")
+
+
+def _short(question: Mapping[str, Any]) -> str:
+    text = " ".join(question["problem"].split())
+    return text[:_TEXT] + "..." * (len(text) > _TEXT)
+
+
+def _table(*columns: str) -> Table:
+    """A table without a frame; a column's > is for numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        number = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"), justify="right" if number else "left", overflow="fold"
+        )
+    return table
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)

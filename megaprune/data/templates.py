@@ -1,0 +1,157 @@
+r"""What a model is told: the family's prompt, the same in training and evaluation.
+
+A template is a YAML file of these keys, all of them:
+
+    system: text or null             # the system message; null: there is none
+    problem: "{problem}\n\n..."      # the user message
+    limit: " ... {limit} tokens ..." # put behind the system text, or the user's without one, when
+                                     # there is a limit
+    thought: {open: "<think>", close: "</think>"}
+    early_exit: "\n\n**Answer:** "   # behind the closing tag of a thought that is closed for the model
+
+{problem} and {limit} stand for the problem and the tokens. Other braces belong to LaTeX: those of a
+command's arguments, as in \boxed{}, and \{ \}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megaprune.errors import InputError
+
+TEMPLATES = ("deepseek", "qwen", "plain")
+"""Families: DeepSeek-R1-Distill and its descendants; QwQ; the problem alone."""
+
+_FOLDER = Path(__file__).with_suffix("")
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "system": (),
+    "problem": (),
+    "limit": (),
+    "thought": ("open", "close"),
+    "early_exit": (),
+}
+_MAY_BE_EMPTY = ("early_exit",)
+_ESCAPED = re.compile(r"\\[{}]")
+_ARGUMENT = re.compile(r"(\\[a-zA-Z]+)\s*\{[^{}]*\}")
+
+
+@dataclass(frozen=True)
+class Thought:
+    """The tags that a thought stands between."""
+
+    open: str
+    close: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt with its places for the problem and the limit; see the module for the fields."""
+
+    system: str | None
+    problem: str
+    limit: str
+    thought: Thought
+    early_exit: str
+
+    def messages(self, problem: str, limit: int | None) -> list[dict[str, str]]:
+        """Role and content of each message.
+
+        Args:
+            problem: the question; it may hold braces of any kind.
+            limit: tokens of a response, to be spoken of; None: do not.
+
+        Raises:
+            InputError: the limit is below 1.
+        """
+        if limit is not None and limit < 1:
+            raise InputError(f"a limit of {limit} tokens; expected 1 or more")
+        said = "" if limit is None else self.limit.replace("{limit}", str(limit))
+        user = self.problem.replace("{problem}", problem)
+        if self.system is None:
+            return [{"role": "user", "content": user + said}]
+        return [
+            {"role": "system", "content": self.system + said},
+            {"role": "user", "content": user},
+        ]
+
+
+def load_template(name_or_path: str) -> Template:
+    """A family's template, or that of a file ending in .yaml.
+
+    Raises:
+        InputError: there is no such family or file, or the file is not as the module says; names
+            the key.
+    """
+    if name_or_path in TEMPLATES:
+        return _read(_FOLDER / f"{name_or_path}.yaml")
+    if not name_or_path.endswith((".yaml", ".yml")):
+        from megaprune.fields import nearest
+
+        raise InputError(
+            f"there is no template {name_or_path!r}; {nearest(name_or_path, TEMPLATES)}, "
+            f"or the name of a file that ends in .yaml"
+        )
+    return _read(Path(name_or_path))
+
+
+def _read(path: Path) -> Template:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"template {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"template {path} is no YAML ({said}); expected a mapping of {', '.join(_KEYS)}"
+        ) from error
+    _check_keys(found, tuple(_KEYS), f"template {path}")
+    texts: dict[str, Any] = {}
+    for key, inner in _KEYS.items():
+        where = f"template {path}, key {key}"
+        if inner:
+            _check_keys(found[key], inner, where)
+            for each in inner:
+                _check_text(found[key][each], f"{key}.{each}", path)
+        elif key != "system" or found[key] is not None:
+            _check_text(found[key], key, path)
+        texts[key] = found[key]
+    return Template(**texts | {"thought": Thought(**texts["thought"])})
+
+
+def _check_keys(found: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: {found!r}; expected a mapping of {', '.join(keys)}")
+    for key in keys:
+        if key not in found:
+            raise InputError(f"{where}: the key {key} is missing; expected {', '.join(keys)}")
+    for key in found:
+        if key not in keys:
+            raise InputError(f"{where}: there is no key {key!r}; expected {', '.join(keys)}")
+
+
+def _check_text(value: Any, key: str, path: Path) -> None:
+    """See that it is text, with its own placeholder and no other."""
+    where = f"template {path}, key {key}"
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {value!r} ({type(value).__name__}); expected text in quotes")
+    if not value and key not in _MAY_BE_EMPTY:
+        raise InputError(f"{where}: empty; expected text")
+    if key in ("problem", "limit"):
+        if f"{{{key}}}" not in value:
+            raise InputError(f"{where}: {value!r} lacks {{{key}}}; put it where the {key} belongs")
+        value = value.replace(f"{{{key}}}", "")
+    before, value = "", _ESCAPED.sub("", value)
+    while value != before:  # a command may have several arguments, and others in them
+        before, value = value, _ARGUMENT.sub(r"\1", value)
+    if brace := re.search(r"\{[^{}]*\}?|\}", value):
+        own = f" but {{{key}}} and" if key in ("problem", "limit") else " but"
+        raise InputError(
+            f"{where}: {brace[0]!r} stands for nothing; expected no braces{own} those of LaTeX "
+            f"commands, as in \\boxed{{}}"
+        )

@@ -1,0 +1,88 @@
+"""The tokenizer of a model folder, and its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from megaprune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local Hugging Face folder; nothing is fetched and no code of it is run.
+
+    Raises:
+        InputError: the folder or its tokenizer is not there, or cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; expected a Hugging Face model folder")
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        # Transformers would make an empty tokenizer without a word.
+        raise InputError(
+            f"{folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}; copy the tokenizer "
+            f"files of the model into it"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # of any type, from a broken file: the parser raises just Exception
+        raise InputError(
+            f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {error}); copy "
+            f"the tokenizer files of the model into it again"
+        ) from error
+    return tokenizer
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """See that there is a chat template.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path} has no chat template; put one into "
+            f"chat_template.jinja, or into tokenizer_config.json as chat_template, or train from "
+            f"a chat model"
+        )
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], where: str
+) -> str:
+    """Messages as the text that the model answers to.
+
+    Args:
+        where: the words for where the messages are from.
+
+    Raises:
+        InputError: the template refuses them or makes nothing of them.
+    """
+    roles = [message["role"] for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}, column prompt: the chat template of {tokenizer.name_or_path} refuses "
+            f"messages of roles {roles} ({type(error).__name__}: {error}); change the roles to "
+            f"those that it expects, or mend chat_template.jinja"
+        ) from error
+    if not text:
+        raise InputError(
+            f"{where}, column prompt: the chat template of {tokenizer.name_or_path} makes no text "
+            f"of messages of roles {roles}; change the roles, or mend chat_template.jinja"
+        )
+    return str(text)

@@ -1,0 +1,88 @@
+"""Both engines of a run on this rank, and the way of the weights from one to the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.parallel import Parallel
+from megaprune.config import Config, Engine
+from megaprune.rollout.rollout import Rollout, RolloutConfig
+from megaprune.weights.layouts import Pipeline
+from megaprune.weights.plan import plan
+from megaprune.weights.transfer import Sent, Transfer
+
+
+class Engines:
+    """The model in training and the engine that answers. All methods are collective.
+
+    The engine has its weights after the first `sync`. On a GPU it sleeps until then.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        InputError: the model or the ranks cannot be divided so.
+    """
+
+    def __init__(self, config: Config):
+        model = Path(config.model)
+        # vLLM wants its memory to be free when it starts.
+        limit = max(config.rollout.limit, config.validation.limit or 0)
+        length = config.data.max_prompt + limit
+        self.rollout = Rollout(model, rollout_config(config.rollout, config.dtype, length))
+        self.rollout.sleep()
+        self.actor = Actor(model, _actor_config(config))
+        self._dtype = getattr(torch, config.dtype)
+        self._transfer: Transfer | None = None
+
+    def sync(self) -> Sent:
+        """The engine gets the actor's weights, and is awake."""
+        self.rollout.wake_weights()
+        if self._transfer is None:
+            self._transfer = Transfer(
+                plan(self.actor.layout, self.rollout.layout),
+                self.actor.parameters(),
+                self.rollout.parameters(),
+                self._dtype,
+            )
+        sent: Sent = self._transfer.run()
+        self.rollout.weights_changed()
+        self.rollout.wake_cache()
+        return sent
+
+
+def rollout_config(engine: Engine, dtype: str, max_length: int) -> RolloutConfig:
+    """What a rollout is built with.
+
+    Args:
+        max_length: tokens of prompt and response together.
+    """
+    return RolloutConfig(
+        tp=engine.tp,
+        dtype=getattr(torch, dtype),
+        max_length=max_length,
+        max_sequences=engine.max_sequences,
+        kv_cache_bytes=engine.kv_cache_bytes,
+        gpu_share=engine.gpu_share,
+        eager=engine.eager,
+    )
+
+
+def _actor_config(config: Config) -> ActorConfig:
+    actor, optimizer = config.actor, config.optimizer
+    pipeline = Pipeline(actor.pp, actor.vpp, actor.first, actor.last)
+    return ActorConfig(
+        parallel=Parallel(actor.tp, pipeline, actor.sequence),
+        dtype=getattr(torch, config.dtype),
+        max_tokens=actor.max_tokens,
+        recompute=actor.recompute,
+        frozen_layers=actor.frozen_layers,
+        distributed_optimizer=optimizer.distributed,
+        lr=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        betas=(optimizer.beta1, optimizer.beta2),
+        clip_grad=optimizer.clip_grad,
+    )

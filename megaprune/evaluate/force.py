@@ -1,0 +1,64 @@
+"""Budget forcing: a thought that is not closed after so many tokens is closed for the model.
+
+As in ThinkPrune's evaluation (arXiv 2504.01296), and s1's (arXiv 2501.19393) without its "Wait".
+Differences: the thought is the beginning of a response that took its time, so that all budgets and
+none share their samples; what is put in counts as tokens; and a thought that the model closed in
+time is left alone, where the original replaced its end by one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from megaprune.data.templates import load_template
+from megaprune.errors import InputError
+from megaprune.evaluate.config import Evaluation
+
+
+class EarlyExit:
+    """Closes thoughts.
+
+    Args:
+        config: `template` says how a thought ends, and what is put behind it.
+        tokenizer: of the model.
+
+    Raises:
+        InputError: a budget leaves no room for an answer within the limit.
+    """
+
+    def __init__(self, config: Evaluation, tokenizer: Any):
+        if not config.force:
+            return
+        template = load_template(config.template)
+        self._tokenizer, self._close = tokenizer, template.thought.close
+        self._end = template.thought.close + template.early_exit
+        longest = len(self._encoded("\n" + self._end))
+        if max(config.force) + longest >= config.limit:
+            raise InputError(
+                f"force={config.force} and the {longest} tokens that close a thought leave no room "
+                f"for an answer within limit={config.limit}; raise limit"
+            )
+
+    def of(
+        self, tokens: Sequence[int], finished: bool, budget: int
+    ) -> tuple[tuple[int, ...], int] | None:
+        """Where a response goes on from: its thought, closed; None if it closed that in time.
+
+        Args:
+            tokens: of a response, as the model wrote it.
+            finished: its last token is the one that ended it.
+            budget: tokens of the thought.
+
+        Returns:
+            Tokens, and how many of them were put in.
+        """
+        thought = tokens[: min(budget, len(tokens) - finished)]
+        text = self._tokenizer.decode(thought, skip_special_tokens=False)
+        if self._close in text:
+            return None
+        end = self._encoded(self._end if text.endswith("\n") else "\n" + self._end)
+        return (*thought, *end), len(end)
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,206 @@
+"""Numbers of graded samples. Numpy alone.
+
+P problems have samples each, n of them or, where an evaluation was given more, differently many:
+`right[p][i]` says whether sample i of problem p is right. Every mean is over problems of the mean
+over their samples, so that each problem weighs the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import combinations
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from megaprune.grading.equality import normal_form
+
+Right: TypeAlias = Sequence[Sequence[bool]]
+"""[P][n]."""
+
+PERCENTILES = (20, 40, 50, 60, 80, 90, 99)
+"""Those that ThinkPrune (2504.01296) tells of lengths."""
+
+SUBSETS = 1000
+"""Of a problem's samples, at most, that `majority_at_k` takes the mean over."""
+
+
+def problem_means(values: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Mean of each problem's samples: [P][n] -> [P]; ValueError if a problem has none."""
+    if not values or not all(map(len, values)):
+        raise ValueError("a problem without samples, or no problem; expected one of each at least")
+    return np.array([np.mean(samples) for samples in values], dtype=np.float64)
+
+
+def accuracy(right: Right) -> float:
+    """Average pass@1, as ThinkPrune (2504.01296) tells it: in 0..1."""
+    return float(problem_means(right).mean())
+
+
+def pass_at_k(right: Right, k: int) -> float | None:
+    """The chance that one of k samples is right, in 0..1, estimated without bias (2107.03374).
+
+    1 - C(n - c, k) / C(n, k) for c of n right; mean over problems of k samples or more, None if
+    there are none.
+    """
+    chances = [
+        1 - math.comb(len(samples) - sum(samples), k) / math.comb(len(samples), k)
+        for samples in right
+        if len(samples) >= k
+    ]
+    return float(np.mean(chances)) if chances else None
+
+
+def majority_at_k(
+    answers: Sequence[Sequence[str | None]], right: Right, k: int, seed: int = 0
+) -> float | None:
+    """The chance that the answer which most of k samples give is right (maj@k, 2203.11171).
+
+    Samples vote for their answer's `grading.equality.normal_form`; those without an answer do not
+    vote, ties are split evenly, and where nobody votes the problem is wrong. Mean over all subsets
+    of k of a problem's samples if there are at most SUBSETS (k = 1 and k = n are exact), else over
+    so many random ones of this seed; then over problems of k samples or more.
+
+    Args:
+        answers: [P][n], as extracted from the samples.
+        right: [P][n].
+
+    Returns:
+        In 0..1; None if no problem has k samples, or if a right sample has no answer: a grader of
+        one's own need not say what it found.
+    """
+    chances = []
+    for texts, verdicts in zip(answers, right, strict=True):
+        if any(text is None and verdict for text, verdict in zip(texts, verdicts, strict=True)):
+            return None
+        if len(texts) >= k:
+            chances.append(_majority(texts, verdicts, k, seed))
+    return float(np.mean(chances)) if chances else None
+
+
+def _majority(texts: Sequence[str | None], verdicts: Sequence[bool], k: int, seed: int) -> float:
+    forms = [None if text is None else normal_form(text) for text in texts]
+    classes = sorted({form for form in forms if form is not None})
+    if not classes:
+        return 0.0
+    votes = np.array([[form == name for name in classes] for form in forms], dtype=np.float64)
+    chosen = _subsets(len(texts), k, seed)
+    counts = chosen @ votes
+    rights = chosen @ (votes * np.array(verdicts, dtype=np.float64)[:, None])
+    won = (counts == counts.max(axis=1, keepdims=True)) & (counts > 0)
+    share = np.divide(rights, counts, out=np.zeros_like(counts), where=won)
+    return float(np.mean(share.sum(axis=1) / np.maximum(won.sum(axis=1), 1)))
+
+
+@lru_cache(maxsize=64)
+def _subsets(n: int, k: int, seed: int) -> NDArray[np.float64]:
+    """Which of n samples are in each subset of k: 0 or 1 of [subsets, n]."""
+    if math.comb(n, k) <= SUBSETS:
+        chosen = np.array(list(combinations(range(n), k)))
+    else:
+        chosen = np.random.default_rng(seed).random((SUBSETS, n)).argsort(axis=1)[:, :k]
+    found = np.zeros((len(chosen), n))
+    np.put_along_axis(found, chosen, 1.0, axis=1)
+    return found
+
+
+def accuracy_at_budget(
+    right: Right, lengths: Sequence[Sequence[int]], budgets: Sequence[int]
+) -> dict[int, tuple[float, float]]:
+    """If responses were cut at so many tokens: accuracy, and tokens used.
+
+    A longer response is wrong and costs the budget; one of exactly so many tokens stands. An upper
+    bound of what the model does when it knows the budget, without drawing anew.
+
+    Args:
+        right: [P][n].
+        lengths: [P][n], tokens.
+
+    Returns:
+        For each budget (accuracy in 0..1, mean of min(length, budget)).
+    """
+    found = {}
+    for budget in budgets:
+        in_time = [
+            [verdict and length <= budget for verdict, length in zip(*pair, strict=True)]
+            for pair in zip(right, lengths, strict=True)
+        ]
+        used = [[min(length, budget) for length in samples] for samples in lengths]
+        found[budget] = (accuracy(in_time), float(problem_means(used).mean()))
+    return found
+
+
+def percentiles(lengths: Sequence[int]) -> dict[str, float] | None:
+    """Count, mean and percentiles (linear between neighbours) of all samples; None of none."""
+    if not lengths:
+        return None
+    found: Mapping[str, Any] = {f"p{p}": float(np.percentile(lengths, p)) for p in PERCENTILES}
+    return {"count": len(lengths), "mean": float(np.mean(lengths)), **found}
+
+
+def bootstrap(
+    values: ArrayLike,
+    statistic: Callable[..., Any] = np.mean,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic over problems (Efron 1979).
+
+    Problems are drawn anew, not samples: how sure one is of the next set of problems like these.
+
+    Args:
+        values: one for each problem, [P].
+        statistic: of [draws, P] along axis=1 -> [draws].
+        level: share of the draws that lies within.
+
+    Returns:
+        (low, high).
+    """
+    known = np.asarray(values, dtype=np.float64)
+    if known.ndim != 1 or known.size == 0:
+        raise ValueError(f"values of shape {known.shape}; expected one for each problem")
+    generator = np.random.default_rng(seed)
+    step = max(1, 2_000_000 // known.size)  # draws at a time: 16 MB
+    found = np.concatenate(
+        [
+            statistic(known[generator.integers(known.size, size=(some, known.size))], axis=1)
+            for some in [min(step, draws - begin) for begin in range(0, draws, step)]
+        ]
+    )
+    outside = (1 - level) / 2
+    return float(np.quantile(found, outside)), float(np.quantile(found, 1 - outside))
+
+
+def paired_bootstrap(
+    values: ArrayLike, baseline: ArrayLike, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """`bootstrap` of the mean difference to a baseline on the same problems, [P] both.
+
+    What makes a problem hard for both cancels, which makes it narrower than two intervals.
+    """
+    known, others = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
+    if known.shape != others.shape:
+        raise ValueError(f"values of shapes {known.shape} and {others.shape}; expected the same")
+    return bootstrap(known - others, level=level, draws=draws, seed=seed)
+
+
+def aes(
+    accuracy: float, length: float, base_accuracy: float, base_length: float
+) -> tuple[float, float] | None:
+    """Accuracy-efficiency score against a baseline: (signed, absolute).
+
+    With dL the share of the tokens that was saved and dA the relative change of accuracy: signed
+    is dL + 3 dA for a gain and dL - 5 |dA| for a loss, which is the definition; absolute is dL +
+    3 |dA|, which is what the table of O1-Pruner (2501.12570) prints: it credits losses. Its average
+    is the mean of the sets' scores. None where the baseline has no right answer or no tokens.
+    """
+    if base_accuracy == 0 or base_length == 0:
+        return None
+    saved = 1 - length / base_length
+    change = accuracy / base_accuracy - 1
+    signed = saved + (3 if change >= 0 else 5) * change
+    return signed, saved + 3 * abs(change)

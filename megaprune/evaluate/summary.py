@@ -1,0 +1,230 @@
+"""What an evaluation came to: a summary of each set's rows, their average, a table.
+
+Rows are those of `evaluate.samples`; COLUMNS of them are needed. Rows with a budget, which were
+made to exit early, are told apart under "forced".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from megaprune.evaluate import metrics
+from megaprune.grading.verdict import FAILURES
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row: TypeAlias = Mapping[str, Any]
+
+COLUMNS = (
+    "problem", "number", "budget", "length", "injected", "finish", "match", "extracted", "why",
+)  # fmt: skip
+
+NO_ANSWER = frozenset({"thought not closed", "no answer", "unparsable"})
+"""Of a response that ended by itself, reasons that count it as unparsable."""
+
+
+class _Samples:
+    """Graded responses by problem, each problem's in the order of their numbers."""
+
+    def __init__(self, rows: Iterable[Row]):
+        self.by_problem: dict[str, list[Row]] = {}
+        for row in sorted(rows, key=lambda row: (row["problem"], row["number"])):
+            self.by_problem.setdefault(row["problem"], []).append(row)
+
+    def of(self, column: str, problems: Iterable[str] | None = None) -> list[list[Any]]:
+        """A column's values, [problems][samples]; of all problems, or of these."""
+        chosen = self.by_problem if problems is None else problems
+        return [[row[column] for row in self.by_problem[name]] for name in chosen]
+
+    def count(self) -> int:
+        """Samples in all."""
+        return sum(map(len, self.by_problem.values()))
+
+    def share(self, of: Callable[[Row], bool]) -> float:
+        """Mean over problems of the share of samples that are so."""
+        flags = [[of(row) for row in rows] for rows in self.by_problem.values()]
+        return float(metrics.problem_means(flags).mean())
+
+
+def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
+    """The summary of one set.
+
+    Args:
+        rows: of the set.
+        budgets: tokens, for "at_budget".
+
+    Returns:
+        As JSON takes it; the fields' meaning is that of the functions of `metrics`. Shares, lengths
+        and accuracies are means over problems; "lengths" are of all samples alike.
+    """
+    by_budget: dict[int | None, list[Row]] = {}
+    for row in rows:
+        by_budget.setdefault(row["budget"], []).append(row)
+    own = _Samples(by_budget.pop(None, []))
+    right, lengths, answers = own.of("match"), own.of("length"), own.of("extracted")
+    powers = _powers(max(map(len, right), default=0))
+    return {
+        "problems": len(right),
+        "samples": own.count(),
+        **_headline(own),
+        "pass_at": {str(k): metrics.pass_at_k(right, k) for k in powers},
+        "majority_at": {str(k): metrics.majority_at_k(answers, right, k) for k in powers},
+        "cut_off": own.share(lambda row: row["finish"] == "length"),
+        "unparsable": own.share(lambda row: row["finish"] != "length" and row["why"] in NO_ANSWER),
+        "grading_failed": own.share(lambda row: row["why"] in FAILURES),
+        "lengths": _lengths(own),
+        "at_budget": {
+            str(budget): {"accuracy": accuracy, "length": length}
+            for budget, (accuracy, length) in metrics.accuracy_at_budget(
+                right, lengths, budgets
+            ).items()
+        },
+        "forced": {
+            str(budget): _forced(_Samples(some))
+            for budget, some in sorted(by_budget.items(), key=lambda item: item[0] or 0)
+        },
+    }
+
+
+def _headline(samples: _Samples) -> dict[str, Any]:
+    right = metrics.problem_means(samples.of("match"))
+    lengths = metrics.problem_means(samples.of("length"))
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_interval": list(metrics.bootstrap(right)),
+        "length": float(lengths.mean()),
+        "length_interval": list(metrics.bootstrap(lengths)),
+    }
+
+
+def _powers(n: int) -> list[int]:
+    """Powers of two up to n."""
+    return [1 << power for power in range(n.bit_length())]
+
+
+def _lengths(samples: _Samples) -> dict[str, dict[str, float] | None]:
+    rows = [row for some in samples.by_problem.values() for row in some]
+    return {
+        "all": metrics.percentiles([row["length"] for row in rows]),
+        "right": metrics.percentiles([row["length"] for row in rows if row["match"]]),
+        "wrong": metrics.percentiles([row["length"] for row in rows if not row["match"]]),
+    }
+
+
+def _forced(samples: _Samples) -> dict[str, Any]:
+    injected = metrics.problem_means(samples.of("injected")).mean()
+    return {
+        **_headline(samples),
+        "injected": float(injected),
+        "samples": samples.count(),
+    }
+
+
+def against(rows: Iterable[Row], baseline: Iterable[Row]) -> dict[str, Any] | None:
+    """A set's change from the baseline, on the problems that both have; None if there are none.
+
+    Returns:
+        "problems": in both, "accuracy_difference", its paired "interval", "length_ratio" and "aes":
+        {"signed", "absolute"}, or None where `metrics.aes` is.
+    """
+    ours, theirs = (
+        _Samples(row for row in some if row["budget"] is None) for some in (rows, baseline)
+    )
+    both = [name for name in ours.by_problem if name in theirs.by_problem]
+    if not both:
+        return None
+    right, length, base_right, base_length = (
+        metrics.problem_means(samples.of(column, both))
+        for samples in (ours, theirs)
+        for column in ("match", "length")
+    )
+    score = metrics.aes(right.mean(), length.mean(), base_right.mean(), base_length.mean())
+    return {
+        "problems": len(both),
+        "accuracy_difference": float(right.mean() - base_right.mean()),
+        "interval": list(metrics.paired_bootstrap(right, base_right)),
+        "length_ratio": float(length.mean() / base_length.mean()),
+        "aes": score and {"signed": float(score[0]), "absolute": float(score[1])},
+    }
+
+
+def averages(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Plain means over sets of all numbers that every set has; problems and samples are summed.
+
+    Intervals and the distribution of lengths are a set's own. So the average AES is the mean of the
+    sets' scores, as in the table of O1-Pruner (2501.12570), not that of the average set.
+    """
+    return _mean(list(sets.values()))
+
+
+_SUMMED = ("problems", "samples")
+
+
+def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in parts[0] if parts else ():
+        values = [part.get(key) for part in parts]
+        if key == "lengths":
+            continue
+        if all(isinstance(value, Mapping) for value in values):
+            found[key] = _mean([value for value in values if value is not None])
+        elif all(isinstance(value, int | float) for value in values):
+            total = sum(value for value in values if value is not None)
+            found[key] = total if key in _SUMMED else total / len(values)
+    return found
+
+
+def table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row for each set, and their average if there are several; AES is the signed one.
+
+    Below right and points stand their intervals. Points and more tokens are the change from the
+    baseline, where there is one. It fits into 80 columns, or 90 if grading failed.
+    """
+    from rich.table import Table
+
+    rows = [*sets.items(), *[("average", averages(sets))] * (len(sets) > 1)]
+    compared = any("against" in row for row in sets.values())
+    failed = any(row["grading_failed"] for row in sets.values())
+    found = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    found.add_column("set", overflow="fold")
+    columns = ["samples", "right", "tokens", "cut\noff", "un-\npars-\nable"]
+    columns += ["grad-\ning\nfailed"] * failed + ["points", "more\ntokens", "AES"] * compared
+    for column in columns:
+        found.add_column(column, justify="right", no_wrap=True)
+    for place, (name, row) in enumerate(rows):
+        cells = [name, str(row["samples"]), *_measured(row)]
+        cells += [f"{row['grading_failed']:.1%}"] * failed
+        cells += _compared(row.get("against")) if compared else []
+        found.add_row(*cells, style="bold" if place == len(sets) else None)
+    return found
+
+
+def _measured(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['accuracy']:.1%}" + _below(row.get("accuracy_interval"), ".1f"),
+        f"{row['length']:.0f}",
+        f"{row['cut_off']:.1%}",
+        f"{row['unparsable']:.1%}",
+    ]
+
+
+def _compared(change: Mapping[str, Any] | None) -> list[str]:
+    if not change:
+        return ["", "", ""]
+    score = change.get("aes")
+    points = f"{100 * change['accuracy_difference']:+.1f}"
+    return [
+        points + _below(change.get("interval"), "+.1f"),
+        f"{change['length_ratio'] - 1:+.1%}",
+        f"{score['signed']:.2f}" if score else "",
+    ]
+
+
+def _below(interval: Sequence[float] | None, form: str) -> str:
+    """An interval in percent as a line of its own; nothing if there is none."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f"\n{100 * low:{form}}..{100 * high:{form}}"

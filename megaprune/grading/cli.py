@@ -1,0 +1,129 @@
+"""`megaprune grade`: verdicts on a file of responses."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from megaprune.errors import InputError
+
+if TYPE_CHECKING:
+    from megaprune.grading.pool import Pool
+    from megaprune.grading.verdict import Verdict
+
+# Lines read, graded and written at a time: enough for the workers, little to hold.
+CHUNK = 1024
+
+KEYS = {"gold": str, "response": str, "finished": bool}
+
+_KINDS = {str: "a string", bool: "true or false"}
+
+
+def add_parser(commands: Any) -> None:
+    """Add `grade`."""
+    job = commands.add_parser(
+        "grade",
+        help="say which responses are right",
+        description='Grade a file of JSON lines {"gold": ..., "response": ..., "finished": true}. '
+        "Writes a line of JSON for each (match, extracted, why) and a summary to standard error.",
+    )
+    job.add_argument("--input", required=True, metavar="FILE", help="JSON lines; - is stdin")
+    job.add_argument(
+        "--mode",
+        default="strict",
+        metavar="MODE",
+        help="strict: the last complete box after the thought (default); lenient: the last box "
+        "anywhere; answer: the response is the answer; olympiad: strict, of several answers; or "
+        "your own, path/to/file.py:function",
+    )
+    job.add_argument("--output", metavar="FILE", help="write the verdicts here, not to stdout")
+    job.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    job.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="time for a response (default 5)"
+    )
+    job.set_defaults(run=run_grade)
+
+
+def run_grade(options: argparse.Namespace) -> int:
+    """Grade, print a verdict a line in the input's order, and a summary."""
+    from megaprune.grading.pool import Pool
+
+    why: Counter[str] = Counter()
+    with (
+        _opened(options.input, sys.stdin, "r") as source,
+        Pool({}, options.mode, workers=options.workers, seconds=options.seconds) as pool,
+        _opened(options.output, sys.stdout, "w") as sink,
+    ):
+        for verdict in _verdicts(_rows(source, options.input), pool):
+            why[verdict.why] += 1
+            print(json.dumps(_shown(verdict)), file=sink)
+        stats = pool.stats
+    rest = ", ".join(f"{count} {word}" for word, count in why.most_common() if word != "right")
+    print(
+        f"{why['right']} of {stats.graded} right"
+        + (f"; {rest}" if rest else "")
+        + f"; {stats.seconds:.1f} s of grading",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _verdicts(rows: Iterator[dict[str, Any]], pool: Pool) -> Iterator[Verdict]:
+    """One for each row, in order."""
+    while True:
+        count = 0
+        for count, row in zip(range(1, CHUNK + 1), rows, strict=False):
+            pool.submit(count, "", **row)
+        if not count:
+            return
+        verdicts = pool.results()
+        yield from (verdicts[key] for key in range(1, count + 1))
+
+
+def _rows(source: IO[str], name: str) -> Iterator[dict[str, Any]]:
+    """Each line's gold, response and finished; raises InputError with the line's number."""
+    try:
+        for at, line in enumerate(source, 1):
+            if line.strip():
+                yield _row(line, f"{name}, line {at}")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 text ({error.reason})") from error
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); expected one object a line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {type(row).__name__}; expected an object with gold, response")
+    row.setdefault("finished", True)
+    for key, kind in KEYS.items():
+        if key not in row:
+            near = difflib.get_close_matches(key, row, n=1)
+            raise InputError(
+                f"{where}: key {key!r} is missing" + (f"; there is {near[0]!r}" if near else "")
+            )
+        if not isinstance(row[key], kind):
+            raise InputError(f"{where}: {key} is {row[key]!r}; expected {_KINDS[kind]}")
+    return {key: row[key] for key in KEYS}
+
+
+def _shown(verdict: Verdict) -> dict[str, Any]:
+    shown = {"match": verdict.match, "extracted": verdict.extracted, "why": verdict.why}
+    return shown | ({"detail": verdict.detail} if verdict.detail else {})
+
+
+@contextlib.contextmanager
+def _opened(name: str | None, standard: IO[str], mode: str) -> Iterator[IO[str]]:
+    if name in (None, "-"):
+        yield standard
+    else:
+        with open(str(name), mode, encoding="utf-8") as file:
+            yield file

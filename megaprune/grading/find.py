@@ -1,0 +1,123 @@
+"""Where a response's answer stands. Every function reads the text once, however long it is."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+THOUGHT_OPEN, THOUGHT_CLOSE = "<think>", "</think>"
+
+# Escapes are tokens of their own, so that \{ and \} are not counted as braces.
+_TOKEN = re.compile(
+    r"\\(?:boxed|fbox)\s*(?:(?P<box>\{)|(?P<bare>-?\d+(?:[.,/]\d+)*))|\\.|[{}]", re.S
+)
+
+
+def after_thought(
+    response: str, opens: str = THOUGHT_OPEN, closes: str = THOUGHT_CLOSE
+) -> str | None:
+    """The text after the last end of a thought; None if the thought is still open.
+
+    The beginning may be missing: some chat templates put it into the prompt.
+    """
+    _, closed, answer = response.rpartition(closes)
+    return answer if closed and opens not in answer else None
+
+
+# What may stand between two boxes of one answer: layout, commas, "and", a name that is set equal.
+_BETWEEN = re.compile(
+    r"(?:[\s$,;&*]|\\[()\[\]\\,;:!]|\\q?quad(?![a-zA-Z])|\\text\s*\{\s*(?:and|or)\s*\}|and|or"
+    r"|[A-Za-z]\s?=)*"
+)
+_MOST_BETWEEN = 40  # characters
+
+
+def last_box(text: str) -> str | None:
+    r"""What stands in the last complete `\boxed{}` or `\fbox{}`; None if there is none.
+
+    Of nested boxes it is the outermost complete one. A box without braces must hold a number
+    (`\boxed 42`), so that prose which speaks of \boxed is not an answer.
+    """
+    boxes = _boxes(text)
+    return boxes[-1].inside(text) if boxes else None
+
+
+def last_boxes(text: str) -> str | None:
+    r"""As `last_box`, with the boxes right before it, as "3, 5" from `$\boxed{3}$ and $\boxed{5}$`.
+
+    Between two boxes of one answer stands nothing but layout, commas, "and", "or" and names, as in
+    `x = `. If all of them hold the same, it is one answer, said again.
+    """
+    boxes = _boxes(text)
+    answer = boxes[-1:]
+    for box in reversed(boxes[:-1]):
+        between = text[box.ends : answer[-1].begins]
+        if len(between) > _MOST_BETWEEN or not _BETWEEN.fullmatch(between):
+            break
+        answer.append(box)
+    found = [box.inside(text).strip() for box in reversed(answer)]
+    if len(set(found)) == 1:
+        return found[0]
+    return ", ".join(filter(None, found)) if found else None
+
+
+class _Box(NamedTuple):
+    """Where in a text a box stands, and what is in it."""
+
+    begins: int
+    ends: int
+    first: int
+    last: int
+
+    def inside(self, text: str) -> str:
+        return text[self.first : self.last]
+
+
+def _boxes(text: str) -> list[_Box]:
+    """All complete boxes, the last one last; none that stand in another."""
+    found: list[_Box] = []
+    opened: list[tuple[int, int]] = []  # begin of each open group and its content; -1 if no box
+    for token in _TOKEN.finditer(text):
+        if token["box"]:
+            opened.append((token.start(), token.end()))
+        elif token["bare"]:
+            found.append(_Box(*token.span(), *token.span("bare")))
+        elif token[0] == "{":
+            opened.append((-1, -1))
+        elif token[0] == "}" and opened and (group := opened.pop())[0] >= 0:
+            while found and found[-1].begins > group[0]:
+                found.pop()
+            found.append(_Box(group[0], token.end(), group[1], token.start()))
+    return found
+
+
+def anywhere(text: str) -> str:
+    r"""The answer as ThinkPrune's released code finds it (arXiv 2504.01296); "" if there is none.
+
+    After the last "boxed" anywhere, even in the thought and even if its brace never closes; else
+    after phrases like "the answer is".
+    """
+    text = text.replace("ки", "")  # a stray token of some Qwen models
+    answer = ""
+    if "final answer is $" in text and "$. I hope" in text:
+        answer = text.split("final answer is $", 1)[1].split("$. I hope", 1)[0]
+    elif "boxed" in text:
+        answer = _after_boxed(text.rpartition("boxed")[2])
+    else:
+        for phrase in ("he answer is", "final answer is", "答案是"):
+            if phrase in text:
+                answer = text.rpartition(phrase)[2].split("\n\n", 1)[0]
+                break
+    answer = answer.replace("\n", "").strip()
+    return answer.removeprefix(":").removesuffix(".").removesuffix("/").strip()
+
+
+def _after_boxed(rest: str) -> str:
+    if not rest.startswith("{"):
+        return rest.split("$", 1)[0]
+    depth = 0
+    for brace in re.finditer(r"[{}]", rest):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return rest[1 : brace.start()]
+    return rest[1:]

@@ -1,0 +1,161 @@
+"""The graders by name, and users' own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from megaprune.errors import InputError
+from megaprune.grading import find
+from megaprune.grading.equality import compare, compare_loosely
+from megaprune.grading.olympiad import compare_all
+from megaprune.grading.verdict import Verdict
+
+
+class Grader(Protocol):
+    """Judges one response: by its gold answer, its text, and whether it ended by itself."""
+
+    def __call__(self, gold: str, response: str, finished: bool) -> Verdict:
+        """The verdict."""
+
+
+@dataclass(frozen=True)
+class AnswerGrader:
+    """A grader in two steps: find the answer, which is cheap; compare it, which may not be."""
+
+    find: Callable[[str, bool], str | Verdict]
+    """(response, finished) -> the answer, or the verdict that there is none."""
+
+    compare: Callable[[str, str], str]
+    """(gold, answer) -> the reason, one of WHY; InputError if the gold answer is at fault."""
+
+    def __call__(self, gold: str, response: str, finished: bool) -> Verdict:
+        """Find and compare."""
+        found = self.find(response, finished)
+        return found if isinstance(found, Verdict) else self.judge(gold, found)
+
+    def judge(self, gold: str, answer: str) -> Verdict:
+        """Compare an answer that was found before."""
+        try:
+            why = self.compare(gold, answer)
+        except InputError as error:
+            return Verdict(False, answer, "gold unparsable", str(error))
+        detail = f"the gold answer is {gold!r}" if why == "gold unparsable" else ""
+        return Verdict(why == "right", answer, why, detail)
+
+
+def _strict(
+    response: str, finished: bool, box: Callable[[str], str | None] = find.last_box
+) -> str | Verdict:
+    if not finished:
+        return Verdict(False, None, "cut off")
+    answer = find.after_thought(response)
+    if answer is None:
+        return Verdict(False, None, "thought not closed")
+    return _given(box(answer))
+
+
+def _lenient(response: str, finished: bool) -> str | Verdict:
+    return _given(find.anywhere(response))
+
+
+def _answer(response: str, finished: bool) -> str | Verdict:
+    return _given(response) if finished else Verdict(False, None, "cut off")
+
+
+def _given(answer: str | None) -> str | Verdict:
+    answer = (answer or "").strip()
+    return answer or Verdict(False, None, "no answer")
+
+
+GRADERS: dict[str, AnswerGrader] = {
+    "strict": AnswerGrader(_strict, compare),
+    "lenient": AnswerGrader(_lenient, compare_loosely),
+    "answer": AnswerGrader(_answer, compare),
+    "olympiad": AnswerGrader(partial(_strict, box=find.last_boxes), compare_all),
+}
+r"""strict: the last complete `\boxed{}` after the thought of a response that ended by itself.
+lenient: the last box anywhere, also of a response that was cut; tolerances as ThinkPrune's.
+answer: the response is the answer.
+olympiad: as strict, with all answers of several, in one box or in boxes side by side, and a gold
+answer as `grading.olympiad` says."""
+
+
+def resolve(name: str) -> Grader:
+    """The grader of this name: one of GRADERS, or `file.py:function`, or `module:function`.
+
+    A user's function is called as a Grader is and may also return a bool. Raises InputError if
+    there is no such grader. Runs the user's module.
+    """
+    if name in GRADERS:
+        return GRADERS[name]
+    module_name, colon, function_name = name.rpartition(":")
+    if not colon or not module_name:
+        near = difflib.get_close_matches(name, GRADERS, n=1)
+        raise InputError(
+            f"there is no grader {name!r}{_mean(near)}; expected {', '.join(GRADERS)}, "
+            "or your own as path/to/file.py:function or module:function"
+        )
+    module = _module(module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        near = difflib.get_close_matches(function_name, functions, n=3)
+        raise InputError(f"{module_name} has no function {function_name!r}{_mean(near)}")
+    try:
+        inspect.signature(function).bind("gold", "response", True)
+    except TypeError as error:
+        raise InputError(
+            f"{name} cannot be called with (gold, response, finished): {error}; expected a "
+            f"function of these three that returns True, False or a Verdict"
+        ) from error
+    return _Own(name, function)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A user's function as a Grader."""
+
+    name: str
+    function: Callable[[str, str, bool], object]
+
+    def __call__(self, gold: str, response: str, finished: bool) -> Verdict:
+        said = self.function(gold, response, finished)
+        if isinstance(said, Verdict):
+            return said
+        if isinstance(said, bool):
+            return Verdict(said, None, "right" if said else "wrong")
+        raise TypeError(f"{self.name} returned {said!r}; expected True, False or a Verdict")
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        path = Path(name).absolute()
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file, which is to hold a grader")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None  # the name ends in .py
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+        raise InputError(
+            f"cannot import {name}, which is to hold a grader: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _mean(near: list[str]) -> str:
+    return f"; did you mean {' or '.join(near)}?" if near else ""

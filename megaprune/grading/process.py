@@ -1,0 +1,152 @@
+"""One worker process, seen from the pool: start it, ask it, kill it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megaprune.errors import InputError
+from megaprune.grading import wire
+from megaprune.grading.verdict import Verdict
+
+# A cluster's file system may take long to import from.
+START_SECONDS = 120.0
+
+# A worker may die at its start by chance, as when the machine is out of memory, but not each time.
+START_TRIES = 3
+
+# Between the end of a worker's socket and of the worker.
+LAST_WORD_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one response may cost."""
+
+    seconds: float
+    """Of wall time."""
+
+    memory_bytes: int
+    """Of address space, the interpreter and sympy (about 70 MB) included."""
+
+
+class Worker:
+    """A process that grades one response at a time, started again whenever it dies."""
+
+    def __init__(self, graders: Sequence[str], limits: Limits):
+        self._setup = {
+            "prepare": {"graders": list(graders), "memory_bytes": limits.memory_bytes},
+            "seconds": limits.seconds,
+        }
+        self._limits = limits
+        self._lock = threading.Lock()  # close() is called by another thread than the rest
+        self._closed = False
+        self._ready = False
+        self._start()
+
+    def wait_ready(self) -> None:
+        """Return when it can grade; raises InputError if it cannot be brought to that."""
+        if self._ready:
+            return
+        for attempt in range(START_TRIES):
+            try:
+                answer = wire.receive(self._channel, START_SECONDS)
+            except (EOFError, OSError):
+                time.sleep(attempt)
+                self._restart()
+                continue
+            if "error" in answer:
+                raise InputError(answer["error"])
+            self._ready = True
+            return
+        raise InputError(
+            f"a grading worker did not start, {START_TRIES} times: {self._ended}. "
+            "Its standard error may tell why, or its memory limit is too small: "
+            f"{self._limits.memory_bytes} bytes"
+        )
+
+    def grade(self, job: dict[str, Any]) -> Verdict:
+        """The verdict on one response. Leaves a process that failed replaced, not yet ready."""
+        try:
+            wire.send(self._channel, job, self._limits.seconds)
+            verdict = Verdict(**wire.receive(self._channel, self._limits.seconds))
+        except TimeoutError:
+            verdict = Verdict(False, None, "timeout", f"after {self._limits.seconds:g} s")
+        except (EOFError, OSError):
+            self._restart()
+            return Verdict(False, None, "crash", self._ended)
+        # After "memory" as well: what is left of it may be too little for the next.
+        if verdict.why in ("timeout", "memory"):
+            self._kill()
+            self._restart()
+        return verdict
+
+    def close(self) -> None:
+        """Kill the process, also in the midst of a response; it is not started again."""
+        with self._lock:
+            self._closed = True
+            self._kill()
+
+    def release(self) -> None:
+        """Free what the closed process held; by the thread that used it."""
+        self._channel.close()
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Of the current process."""
+        return int(self._process.pid)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._ready = False
+            self._channel, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "megaprune.grading.worker"],
+                    stdin=theirs.fileno(),
+                    stdout=2,  # what a user's grader prints is no result
+                    env=_environment(),
+                    start_new_session=True,  # Ctrl-C in a terminal is for the trainer
+                )
+        # If it is dead already, wait_ready sees that.
+        with contextlib.suppress(OSError):
+            wire.send(self._channel, self._setup, START_SECONDS)
+
+    def _restart(self) -> None:
+        """Another process in place of one that is dead or of no use."""
+        self._channel.close()
+        self._ended = self._status()
+        self._start()
+
+    def _status(self) -> str:
+        try:
+            code = self._process.wait(timeout=LAST_WORD_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            code = self._process.wait()
+        if code < 0:
+            return f"the worker was killed by {signal.Signals(-code).name}"
+        return f"the worker ended with status {code}"
+
+    def _kill(self) -> None:
+        """With the processes that a user's grader started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    """The worker finds the modules that this process finds, and leaves the cores to others."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,95 @@
+"""Start a job: on the processes that torchrun made, or on new ones of this host."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from math import lcm
+
+# torch takes seconds to import, and reads OMP_NUM_THREADS as it is: imported when a job starts.
+
+
+def start(
+    command: Sequence[str],
+    processes: Callable[[], int],
+    check: Callable[[int], None],
+    job: Callable[[], None],
+) -> int:
+    """Check everything that can be checked, then do a job; the exit status.
+
+    Args:
+        command: of megaprune, that other processes are started with.
+        processes: how many it wants, where torchrun has not said it.
+        check: given their number, raises an InputError if the job cannot be. Writes nothing.
+        job: collective.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
+    _quiet()
+    if "RANK" not in os.environ:
+        count = processes()
+        check(count)
+        if count > 1:
+            return _torchrun(count, "-m", "megaprune.cli", *command)
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    from megaprune import world
+
+    return world.run(job)
+
+
+def smallest_world(*sizes: int) -> int:
+    """One process for each GPU; on a CPU as few as these divisions need."""
+    import torch
+
+    return torch.cuda.device_count() or lcm(*sizes)
+
+
+def _quiet() -> None:
+    """Keep what is always so on a CPU off the console."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
+    import torch
+
+    if not torch.cuda.is_available():
+        # Megatron-core says at each import that there is no apex: no GPU, no apex.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+
+
+def _torchrun(processes: int, *command: str) -> int:
+    """A command in several processes; the exit status. Each says itself what ails it."""
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    options = ["--standalone", "--nproc-per-node", str(processes), *command]
+    try:
+        torchrun.run(torchrun.parse_args(options))
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        return 128 + int(error.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # it had no time to say anything
+            print(
+                f"megaprune: rank {rank} was killed by {failure.signal_name()}, and the others "
+                f"were ended; the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+        return 1
+    return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

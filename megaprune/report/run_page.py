@@ -1,0 +1,174 @@
+"""The page of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megaprune.report import headline, page
+from megaprune.report.analysis import draw_analyses
+from megaprune.report.charts import draw_lengths
+from megaprune.report.curves import Stretch, draw_curves
+from megaprune.report.diagnostics import draw_diagnostics
+from megaprune.report.examples import Example, choose_pairs, choose_some
+from megaprune.report.figures import Picture
+from megaprune.report.markup import escape, plain, table
+from megaprune.report.run import Run, read_run
+from megaprune.report.summary import Outcome, Summary, summarize
+from megaprune.report.trade_off import Point, draw_path
+
+
+def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:
+    """Read a run, and say what it came to."""
+    run = read_run(path)
+    summary = summarize(run)
+    curves = draw_curves([Stretch(run, summary.outcomes if summary.held_out else ())])
+    comparison = _draw_comparison(summary)
+    behaviours = draw_analyses(analyses)
+    diagnostics = draw_diagnostics(run)
+    parts = [
+        _tiles(summary),
+        _method(summary),
+        page.notes(_notes(run, summary)),
+        page.figures("Over the steps", curves),
+        page.figures("Before and after", comparison),
+        _tables(summary),
+        _answers(choose(run), summary),
+        page.figures("Thoughts", behaviours),
+        page.figures("Diagnostics", diagnostics, "small"),
+        _metrics(run),
+        "<h2>Configuration</h2>" + page.config(run.config_text) if run.config_text else "",
+    ]
+    pictures = [*curves, *comparison, *behaviours, *diagnostics]
+    return page.make_page(
+        run.path.resolve().name, f"{_claim(summary)}\n{_about(run)}", parts, pictures
+    )
+
+
+def choose(run: Run) -> list[Example]:
+    """Answers of the first and the last validation, or of training steps without any."""
+    files = [*(run.validations or run.samples).values()]
+    if len(files) > 1:
+        return choose_pairs(files[:1], files[-1:], ("before", "after"))
+    return choose_some(files, "before") if files else []
+
+
+def _draw_comparison(summary: Summary) -> list[Picture]:
+    """Lengths before and after, and accuracy against length."""
+    pictures = []
+    if summary.first is not None:
+        rows = [(summary.outcomes[0], summary.first)]
+        names, title = ["all"], "Lengths"
+        if summary.change and summary.last is not None:
+            rows = [(summary.change.before, summary.first), (summary.change.after, summary.last)]
+            names, title = ["before", "after"], "Lengths before and after"
+        drawn = [
+            (f"{name}, step {outcome.at}", answers, outcome.tokens)
+            for name, (outcome, answers) in zip(names, rows, strict=True)
+        ]
+        pictures.append(draw_lengths("histogram", title, drawn))
+    if summary.held_out:
+        points = [Point(f"step {one.at}", one.tokens, one.accuracy) for one in summary.outcomes]
+        pictures.append(draw_path("trade_off", points, "a validation"))
+    return pictures
+
+
+def _claim(summary: Summary) -> str:
+    if summary.change:
+        return headline.claim_change(summary.change)
+    if summary.outcomes:
+        return headline.claim_one(summary.outcomes[0], "step")
+    return headline.claim(["There are no answers to compare."])
+
+
+def _tiles(summary: Summary) -> str:
+    if summary.change:
+        return headline.tiles_of_change(summary.change)
+    return headline.tiles_of_one(summary.outcomes[0]) if summary.outcomes else ""
+
+
+def _about(run: Run) -> str:
+    """What was run, as far as the configuration says."""
+    last = max(run.metrics)
+    planned = run.setting("steps")
+    facts = [f"{last} of {planned} steps" if planned is not None else f"{last} steps"]
+    for name, key in (
+        ("model", "model"),
+        ("limit", "rollout.limit"),
+        ("answers per problem", "rollout.n"),
+        ("seed", "seed"),
+    ):
+        value = run.setting(key)
+        if isinstance(value, dict):
+            value = value.get("path", value.get("name"))
+        if value is not None:
+            facts.append(f"{name} {value}")
+    return headline.facts(facts)
+
+
+def _method(summary: Summary) -> str:
+    if not summary.outcomes:
+        return ""
+    what = "held-out validation problems" if summary.held_out else "training problems"
+    ends = dict.fromkeys((summary.outcomes[0], summary.outcomes[-1]))
+    steps = " and ".join(str(outcome.at) for outcome in ends)
+    plural = "s" if len(ends) > 1 else ""
+    return f'<p class="soft">On {what}, step{plural} {steps}. {headline.METHOD}</p>'
+
+
+def _notes(run: Run, summary: Summary) -> list[str]:
+    notes = [*run.notes, *summary.notes]
+    if not summary.held_out and summary.outcomes:
+        notes.insert(
+            0,
+            "This run has no validation: the numbers are of training answers, before and after on "
+            "different problems, and not of held-out ones.",
+        )
+    elif not summary.outcomes:
+        notes.insert(0, "This run has kept no answers: the report has only its metrics.")
+    elif not summary.change:
+        notes.insert(0, "This run has one validation so far: there is a before, but no after.")
+    if summary.held_out and summary.outcomes[0].at > 0:
+        notes.append(
+            f"The first validation is of step {summary.outcomes[0].at}: the model had already "
+            "been trained."
+        )
+    return notes
+
+
+def _tables(summary: Summary) -> str:
+    every = ""
+    if len(summary.outcomes) > 1:
+        what = "validation" if summary.held_out else "step"
+        rows = [_outcome_row(outcome) for outcome in summary.outcomes]
+        head = ["step", "problems", "tokens", "accuracy", "cut off"]
+        every = table(head, rows, f"Every {what}, with 95 % intervals")
+    return headline.table_by_source(summary) + every
+
+
+def _outcome_row(outcome: Outcome) -> list[str]:
+    return [
+        str(outcome.at),
+        f"{outcome.problems:,}",
+        headline.cell(outcome.tokens, "tokens"),
+        headline.cell(outcome.accuracy, "share"),
+        headline.cell(outcome.cut_off, "share"),
+    ]
+
+
+def _answers(examples: list[Example], summary: Summary) -> str:
+    if not summary.outcomes:
+        return ""
+    nothing = '<p class="soft">The two steps have no problem in common to show.</p>'
+    return f"<h2>Answers</h2>{page.rule(examples)}{page.examples(examples) or nothing}"
+
+
+def _metrics(run: Run) -> str:
+    rows = []
+    for name in sorted({name for row in run.metrics.values() for name in row}):
+        steps, values = run.series(name)
+        ends = (f"{plain(float(values[at]))}<small>step {steps[at]}</small>" for at in (0, -1))
+        rows.append([escape(name), *ends])
+    return "<h2>Metrics</h2>" + table(
+        ["metric", "first", "last"], rows, "Every metric where it was first and last measured"
+    )

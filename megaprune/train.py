@@ -1,0 +1,184 @@
+"""The loop: generate, grade, learn, sync, save; again, until the model thinks less.
+
+All processes run it alike. What they have of the model differs; what they decide does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megaprune import world
+from megaprune.answers import Answers, rows
+from megaprune.batches import Batch, Batches
+from megaprune.checkpoint import Checkpoints, Score, export, saved, step_of
+from megaprune.config import Config
+from megaprune.data import load_tokenizer, read_problems
+from megaprune.engines import Engines
+from megaprune.errors import InputError
+from megaprune.learning import Learner, Unstable
+from megaprune.metrics import Clock, Reporter, of_answers
+from megaprune.report import write_report
+from megaprune.rollout.rollout import Sampling
+from megaprune.run_folder import RunFolder
+from megaprune.weights.files.hf_folder import HfFolder
+
+
+def train(config: Config) -> None:
+    """Prune a model; goes on where the run's folder says that it was. Collective.
+
+    Raises:
+        InputError: the run cannot be, or cannot go on: the loss is not finite, the engines are
+            too far apart, or nothing can be written. What was saved stays as it is.
+    """
+    with world.phase("start"):
+        folder = RunFolder(config)
+        if world.from_first(finished(config)):
+            world.say(f"{config.out} is done: {config.steps} steps; for more, give steps=...")
+            folder.close()
+            return
+        run = Run(config, folder)
+    if run.step == 0 and config.validation.first:
+        run.validate()
+    while run.step < config.steps:
+        run.take_step()
+    run.end()
+
+
+def finished(config: Config) -> bool:
+    """Whether a run has done all that it was to do, as its folder says."""
+    out = Path(config.out)
+    steps = [step_of(path) for path in saved(out / "checkpoints")]
+    made = (out / "model").is_dir() and (out / "report" / "index.html").is_file()
+    return made and max(steps, default=0) >= config.steps
+
+
+class Run:
+    """A run on this rank: engines, data, graders, and how many steps are done (`step`)."""
+
+    def __init__(self, config: Config, folder: RunFolder):
+        self.config, self.clock = config, Clock()
+        self._folder = folder
+        model, data = Path(config.model), config.data
+        tokenizer = load_tokenizer(model)
+        self._train = read_problems(Path(data.train), tokenizer, data.max_prompt)
+        self._held_out = data.validation and read_problems(
+            Path(data.validation), tokenizer, data.max_prompt
+        )
+        self._engines = Engines(config)
+        self._learner = Learner(config, self._engines.actor)
+        self._checkpoints = Checkpoints(
+            Path(config.out).resolve() / "checkpoints",
+            HfFolder(model).side_files(),
+            config.checkpoint,
+        )
+        self.step = self._checkpoints.load_latest(self._engines.actor)
+        self._folder.rewind(self.step)
+        self._answers = Answers(self._engines.rollout, config.grading, tokenizer)
+        self._reporter = Reporter(config, self.step, self._train)
+        self._batches = Batches(
+            config,
+            self._train.problems,
+            self._answers,
+            self._learner,
+            self.clock,
+            self._reporter.warn_of_failed,
+        )
+        self._engines.sync()
+
+    def take_step(self) -> None:
+        """Answer problems, learn from the answers; measure and save if it is time."""
+        config, clock = self.config, self.clock
+        batch = self._batches.draw(self.step)
+        with clock("save"):
+            self._checkpoints.finish(only_if_done=True)
+        with clock("update"):
+            self._engines.rollout.sleep()
+            learned = self._learn(batch)
+        with clock("sync"):
+            sent = self._engines.sync()
+        self.step += 1
+        with clock("log"):
+            self._log(
+                batch.rows(),
+                {
+                    "reward": float(batch.rewards.mean()),
+                    **of_answers(batch.answers),
+                    "no_signal": batch.no_signal,
+                    **learned,
+                    "tokens": batch.tokens,
+                    **sent.over_all_ranks(),
+                },
+            )
+        last = self.step == config.steps
+        score = self.validate() if last or _due(self.step, config.validation.every) else None
+        with clock("save"):
+            self._checkpoints.finish(only_if_done=True)
+            best = self._checkpoints.is_best(score)
+            if best or last or _due(self.step, config.checkpoint.every):
+                self._checkpoints.save(self.step, self._engines.actor, score)
+
+    def validate(self) -> Score | None:
+        """Measure on the held-out problems; None if there are none, or it is not wanted."""
+        config = self.config.validation
+        if not self._held_out or not config.every:
+            return None
+        with self.clock("validate"):
+            problems = self._held_out.problems
+            limit = config.limit or self.config.rollout.limit
+            self._answers.generate(
+                problems,
+                Sampling(config.n, limit, config.temperature, config.top_p, self.config.seed),
+            )
+            answers = self._answers.graded()
+            found = of_answers(answers)
+            self._folder.samples("validation", self.step, rows(problems, answers))
+            line = {"step": self.step, **{f"validation/{k}": v for k, v in found.items()}}
+            self._folder.metrics(line)
+            self._reporter.show(line)
+        return Score(self.step, found["accuracy"], found["length/mean"])
+
+    def end(self) -> None:
+        """Finish what is being written; export the model, and report."""
+        with self.clock("save"):
+            self._checkpoints.finish()
+        self._engines.rollout.close()
+        self._answers.close()
+        with self.clock("export"), world.same_for_all():
+            if dist.get_rank() == 0:
+                self._export()
+        self._reporter.close()
+        self._folder.close()
+
+    def _export(self) -> None:
+        checkpoint, out = self._checkpoints.latest(), self._folder.path
+        if checkpoint is not None:
+            export(checkpoint, out / "model")
+            self._reporter.say(f"model:  {out / 'model'}")
+        self._reporter.say(f"report: {write_report(out)}")
+
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        try:
+            return self._learner.learn(self.step, batch.problems, batch.answers, batch.advantages)
+        except Unstable as error:
+            step = self.step + 1
+            self._folder.samples("failed", step, batch.rows())
+            self._checkpoints.finish()  # one that was begun before is good
+            dist.barrier()
+            raise InputError(
+                f"step {step}: {error}. Its batch is in {self.config.out}/failed; checkpoints are "
+                f"as they were. Look at that batch, or try a smaller optimizer.lr in another out="
+            ) from error
+
+    def _log(self, table: list[dict[str, object]], found: dict[str, float]) -> None:
+        spent = self.clock.read()
+        self._folder.samples("samples", self.step, table)
+        rate = {"tokens_per_second": found["tokens"] / spent["seconds/step"]}
+        line = {"step": self.step, **found, **rate, **spent}
+        self._folder.metrics(line)
+        self._reporter.show(line)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

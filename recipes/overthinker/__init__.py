@@ -1,0 +1,1 @@
+"""A tiny model that overthinks: it adds and subtracts, and checks its result again and again."""

@@ -1,0 +1,103 @@
+"""ThinkPrune's models and settings (arXiv 2504.01296), and beside each what we recommend.
+
+Each takes a model folder below models/, and problems with the round's limit in their prompts:
+
+    megaprune data numina_amc_aime --family qwen --limit 4000,3000,2000 \\
+        --out 'data/train_qwen_{limit}.parquet'
+    megaprune data aime22_23 --family qwen --limit 4000,3000,2000 \\
+        --out 'data/choice_qwen_{limit}.parquet'
+    megaprune prune recipe=qwq_32b
+
+(deepseek in place of qwen for the models of 1.5B). The paper's settings: 128 prompts x 16 samples
+with one optimizer step on them, AdamW at 1e-6, temperature 1, limits 4000, 3000 and 2000, and
+validation every 20 steps of at most 10 epochs. Where they differ from its released code:
+
+- KL to the round's first model is a cost; there its sign made it a reward.
+- A response earns something only if it ended by itself, closed its thought and is right after it;
+  there a box anywhere in a cut text could do.
+- The loss is the mean over all tokens of a step; there over those of each micro-batch.
+- The first step has the full learning rate; there it had none.
+- A round's model is chosen by AIME 2022 and 2023, with room for 16,000 tokens; there by hand, from
+  scores under the training limit, with AIME 2024, the test, among them.
+- Training and evaluation have the same prompt; there two instructions were swapped.
+
+The recommended variants keep the reward and change the optimizer (DLER, arXiv 2510.15110):
+advantages centred by group and divided by the deviation of the batch, the ratio's upper clip at
+0.28, groups without signal replaced by other problems, no KL and no entropy bonus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from megaprune.config import (
+    Algorithm,
+    Data,
+    Division,
+    Optimizer,
+    Sampling,
+    Saving,
+    Tracking,
+    Validation,
+)
+from megaprune.prune import Pruning
+
+STEPS_OF_10_EPOCHS = 190  # of the 2,470 problems that others count in this subset, 128 a step
+
+
+def r1_distill_qwen_1_5b() -> Pruning:
+    """DeepSeek-R1-Distill-Qwen-1.5B on 2 x 8 GPUs: engines and model on each GPU alone."""
+    return _pruning("DeepSeek-R1-Distill-Qwen-1.5B", "deepseek", 768, Division(recompute="full"), 1)
+
+
+def r1_distill_qwen_1_5b_recommended() -> Pruning:
+    """The same with the recommended optimizer."""
+    return _recommended(r1_distill_qwen_1_5b())
+
+
+def deepscaler_1_5b() -> Pruning:
+    """DeepScaleR-1.5B-Preview on 2 x 8 GPUs."""
+    return _pruning("DeepScaleR-1.5B-Preview", "deepseek", 768, Division(recompute="full"), 1)
+
+
+def deepscaler_1_5b_recommended() -> Pruning:
+    """The same with the recommended optimizer."""
+    return _recommended(deepscaler_1_5b())
+
+
+def qwq_32b() -> Pruning:
+    """QwQ-32B on 4 x 8 GPUs: engines of TP8, model TP8 x PP2 x DP2."""
+    division = Division(tp=8, pp=2, sequence=True, recompute="full")
+    return _pruning("QwQ-32B", "qwen", 1024, division, 8)
+
+
+def qwq_32b_recommended() -> Pruning:
+    """The same with the recommended optimizer."""
+    return _recommended(qwq_32b())
+
+
+def _pruning(model: str, family: str, max_prompt: int, division: Division, engine: int) -> Pruning:
+    return Pruning(
+        model=f"models/{model}",
+        out=f"runs/{model}",
+        steps=STEPS_OF_10_EPOCHS,
+        limits=[4000, 3000, 2000],
+        data=Data(
+            train=f"data/train_{family}_{{limit}}.parquet",
+            validation=f"data/choice_{family}_{{limit}}.parquet",
+            prompts=128,
+            max_prompt=max_prompt,
+        ),
+        rollout=Sampling(n=16, limit=4000, temperature=1.0, tp=engine, gpu_share=0.6),
+        algorithm=Algorithm(estimator="group_std", kl=0.001, entropy=0.001),
+        optimizer=Optimizer(lr=1e-6, warmup=0, weight_decay=0.01, clip_grad=1.0),
+        actor=division,
+        validation=Validation(every=20, n=16, temperature=0.6, top_p=0.95, limit=16000),
+        checkpoint=Saving(every=20),
+        wandb=Tracking(mode="offline"),
+    )
+
+
+def _recommended(paper: Pruning) -> Pruning:
+    algorithm = Algorithm(estimator="batch_std", clip_high=0.28, refills=2)
+    return replace(paper, out=f"{paper.out}-recommended", algorithm=algorithm)

@@ -1,0 +1,129 @@
+"""`megaprune analyze` without a judge."""
+
+import json
+
+import pytest
+from answer_rows import answer
+
+from megaprune.analyze import behaviour_figure
+from megaprune.analyze.judge import BEHAVIOURS
+from megaprune.cli import main
+
+BEFORE = [
+    answer("1", ["It is 4.", "Wait, let me check. Is that right?", "Hmm, another way: 4."]),
+    answer("2", ["Sure.", "Let me verify."], match=False),
+    answer("3", ["x"], closed=False),
+]
+AFTER = [answer("1", ["It is 4."]), answer("2", ["Sure. To be sure: yes."]), answer("4", ["x"])]
+
+
+@pytest.fixture
+def inputs(write):
+    return [
+        f"{name}={write(name + '.parquet', rows)}"
+        for name, rows in (("before", BEFORE), ("after", AFTER))
+    ]
+
+
+def test_numbers_by_hand(inputs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["analyze", *inputs, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    found = json.loads((out / "analysis.json").read_text())
+    assert found["mode"] == "lexical"
+    assert found["cost"] is None
+    assert found["settings"]["paired"] is True
+    before, after = found["inputs"]
+    assert before.pop("lexical_interval")["re-checks"] == [1, 2]
+    assert after.pop("lexical_interval")["restarts"] == [0, 0]
+    lengths = [[row["length"] for row in rows[:2]] for rows in (BEFORE, AFTER)]
+    assert before == {
+        "name": "before", "path": inputs[0].split("=")[1], "problems": 3, "answers": 2,
+        "left_out": {"no closed thought": 1}, "tokens": sum(lengths[0]) / 2, "steps": 2.5,
+        "tokens_per_step": sum(lengths[0]) / 5, "right": 0.5, "behaviours": {},
+        "lexical": {"re-checks": 1.5, "hesitations": 1.0, "restarts": 0.5},
+    }  # fmt: skip
+    assert after["left_out"] == {"not in every input": 1}
+    assert after["lexical"] == {"re-checks": 0.5, "hesitations": 0, "restarts": 0}
+    assert (after["steps"], after["right"]) == (1, 1)
+    for words in ("before", "after", "2 of 3", "1.50 [1.00, 2.00]", "left out: not in every input"):
+        assert words in said
+    assert (out / "behaviours.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in out.iterdir()} == {"analysis.json", "behaviours.png"}
+
+
+def test_the_same_again_is_the_same(inputs, tmp_path, capsys):
+    files = []
+    for _ in range(2):
+        assert main(["analyze", *inputs, "--out", str(tmp_path / "out"), "--json"]) == 0
+        files.append([path.read_bytes() for path in sorted((tmp_path / "out").iterdir())])
+        printed = json.loads(capsys.readouterr().out)
+        assert printed == json.loads(files[-1][0])
+    assert files[0] == files[1]
+
+
+def test_lengths_that_are_not_known(write, tmp_path, capsys):
+    rows = [{k: v for k, v in row.items() if k not in ("length", "match")} for row in BEFORE]
+    path = write("a.parquet", rows)
+    assert main(["analyze", str(path), "--out", str(tmp_path / "out"), "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["inputs"]
+    assert (one["tokens"], one["tokens_per_step"], one["right"]) == (None, None, None)
+    assert one["steps"] == 2.5
+
+
+def test_figures():
+    """Bars are as long as the numbers, each input's in a colour of its own."""
+    shares = {name: {"share": (i + 1) / 55} for i, name in enumerate(BEHAVIOURS)}
+    inputs = [
+        {"name": "a $x$", "answers": 3, "behaviours": shares},
+        {"name": "b", "answers": 2, "behaviours": {name: {"share": None} for name in BEHAVIOURS}},
+    ]
+    (axes,) = behaviour_figure({"mode": "judge", "inputs": inputs}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(BEHAVIOURS)
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == [pytest.approx((i + 1) / 55) for i in range(10)] + [0] * 10
+    assert len({bar.get_facecolor() for bar in axes.patches}) == 2
+    one = {"lexical": {"re-checks": 2.0}, "lexical_interval": {"re-checks": [1.5, 3.0]}}
+    lexical = {"mode": "lexical", "inputs": [{"name": "a", "answers": 3} | one]}
+    (axes,) = behaviour_figure(lexical).axes
+    assert [bar.get_width() for bar in axes.patches] == [2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--mode", "judge"], "a judge needs --endpoint"),
+        (["--endpoint", "http://127.0.0.1:1/v1"], "a judge needs --endpoint URL and --model NAME"),
+        (["--mode", "lexical", "--endpoint", "x"], "--mode lexical asks no --endpoint"),
+        (["--endpoint", "127.0.0.1:1", "--model", "m"], "expected an address as http://"),
+        (["--endpoint", "http://h:port/v1", "--model", "m"], "expected an address as http://"),
+        (["--endpoint", "http://h/v1?a=b", "--model", "m"], "expected an address as http://"),
+        (
+            ["--endpoint", "http://h/v1", "--model", "m", "--limit-cost", "1", "--price-in", "1"],
+            "needs --price-in and --price-out",
+        ),
+        (["--close", "</thought>"], "none of 3 answers can be used (no closed thought: 3)"),
+    ],
+)
+def test_refused(inputs, arguments, words, tmp_path, capsys):
+    assert main(["analyze", *inputs[:1], "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out" / "analysis.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--answers", "0"], ["--timeout", "0"], ["--price-in", "nan"], ["--retries", "-1"]],
+)
+def test_numbers_that_cannot_be(inputs, arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["analyze", *inputs, "--out", str(tmp_path / "out"), *arguments])
+    assert "expected a" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else(inputs, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert main(["analyze", *inputs, "--out", str(tmp_path / "out")]) == 1
+    assert "no analysis' folder, and has notes.txt in it" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]

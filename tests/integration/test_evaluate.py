@@ -1,0 +1,206 @@
+"""Evaluations with a real engine: killed, on other engines, forced to stop thinking."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from jobs import kill_when, ran, ran_well
+from transformers import AutoTokenizer
+
+from megaprune.cli import main
+from megaprune.evaluate import samples
+from megaprune.recipes.tiny_overthinker import FOLDER
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
+    pytest.mark.timeout(900),
+]
+
+PROBLEMS, N, FORCE = 24, 4, (24, 60)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Some of the overthinker's test problems."""
+    path = tmp_path_factory.mktemp("data") / "some.parquet"
+    pq.write_table(pq.read_table(FOLDER / "data" / "test.parquet").slice(0, PROBLEMS), path)
+    return path
+
+
+def command(data, out, *fields):
+    return [
+        "evaluate", f"model={FOLDER / 'model'}", f"data={data}", f"out={out}", f"n={N}",
+        "limit=400", "max_prompt=64", "dtype=float32", "rollout.eager=true", "budgets=50,100,400",
+        "force=" + ",".join(map(str, FORCE)), "write_seconds=0", "rollout.max_sequences=8",
+        "processes=1", *fields,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """An evaluation that was never killed."""
+    out = tmp_path_factory.mktemp("whole") / "evaluation"
+    return out, ran_well(*command(data, out))
+
+
+def rows(out):
+    """All responses, by problem, number and budget."""
+    found = list(samples.read(out / "samples", *samples.SCHEMA.names))
+    keyed = {(row["problem"], row["number"], row["budget"]): row for row in found}
+    assert len(keyed) == len(found)  # each is there once
+    return keyed
+
+
+def summary(out):
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_every_response_is_there(whole):
+    out, _ = whole
+    numbers = {(number, budget) for _, number, budget in rows(out)}
+    assert numbers == {(n, b) for n in range(N) for b in (None, *FORCE)}
+    assert len(rows(out)) == PROBLEMS * N * (1 + len(FORCE))
+
+
+def test_the_summary_is_of_the_responses(whole):
+    out, said = whole
+    (found,) = summary(out)["sets"].values()
+    plain = [row for (_, _, budget), row in rows(out).items() if budget is None]
+    assert (found["problems"], found["samples"]) == (PROBLEMS, PROBLEMS * N)
+    assert found["accuracy"] == pytest.approx(np.mean([row["match"] for row in plain]))
+    assert found["length"] == pytest.approx(np.mean([row["length"] for row in plain]))
+    for budget in (50, 100, 400):
+        right = np.mean([row["match"] and row["length"] <= budget for row in plain])
+        assert found["at_budget"][str(budget)]["accuracy"] == pytest.approx(right)
+    assert found["at_budget"]["400"]["accuracy"] == found["accuracy"]
+    assert f"{100 * found['accuracy']:.1f}%" in said
+    assert found["accuracy"] > 0.8  # the model can calculate
+
+
+def test_killed_and_on_other_engines(whole, data, tmp_path):
+    """Twice, the second time while thoughts are forced; then on two engines: the same responses."""
+    reference, _ = whole
+    out = tmp_path / "evaluation"
+
+    def forced():
+        return any(
+            budget is not None
+            for path in out.rglob("part_*.parquet")
+            for budget in pq.read_table(path, columns=["budget"])["budget"].to_pylist()
+        )
+
+    kill_when(lambda: len(list(out.rglob("part_*.parquet"))) > 2, *command(data, out))
+    some = rows(out)
+    assert 0 < len(some) < PROBLEMS * N
+    kill_when(forced, *command(data, out))
+    assert set(some) < set(rows(out)) < set(rows(reference))
+    ran_well(*command(data, out, "processes=2"))
+    assert rows(out) == rows(reference)
+    assert summary(out)["sets"] == summary(reference)["sets"]
+
+
+def test_early_exits(whole):
+    """A thought that is not closed in time is closed once, and the injected tokens are counted."""
+    out, _ = whole
+    tokenizer, found = AutoTokenizer.from_pretrained(FOLDER / "model"), rows(out)
+    closed_in_time, forced = 0, 0
+    for (problem, number, budget), row in found.items():
+        if budget is None:
+            continue
+        plain = found[problem, number, None]
+        begun = tokenizer.decode(plain["tokens"][:budget])
+        assert row["length"] == len(row["tokens"]) <= 400
+        if "</think>" in begun:
+            closed_in_time += 1
+            assert row["injected"] == 0
+            assert row["tokens"] == plain["tokens"]
+        else:
+            forced += 1
+            assert row["tokens"][:budget] == plain["tokens"][:budget]
+            injected = tokenizer.decode(row["tokens"][budget : budget + row["injected"]])
+            assert injected.lstrip("\n").startswith("</think>")
+            assert injected.count("</think>") == 1
+    assert closed_in_time > 5
+    assert forced > 50
+    (sums,) = summary(out)["sets"].values()
+    for budget in FORCE:
+        some = [row for (_, _, b), row in found.items() if b == budget]
+        assert sums["forced"][str(budget)]["accuracy"] == np.mean([row["match"] for row in some])
+
+
+def test_the_same_again_builds_no_engine(whole, data):
+    out, _ = whole
+    before = summary(out)["sets"]
+    ran_well(*command(data, out, f"baseline={out}"), seconds=60)
+    after = summary(out)["sets"]
+    (change,) = (one.pop("against") for one in after.values())
+    assert (change["accuracy_difference"], change["length_ratio"]) == (0, 1)
+    assert change["aes"] == {"signed": 0, "absolute": 0}
+    assert after == before
+
+
+def error_of(capsys, *arguments):
+    """The one line that is said, by this process alone: nothing was started."""
+    assert main(list(map(str, arguments))) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("megaprune: error: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["n=8"], "n=8 (the run's: 4)"),
+        (["temperature=1.0"], "temperature=1.0 (the run's: 0.6)"),
+        (["limit=300"], "limit=300 (the run's: 400)"),
+        (["template=qwen"], "template='qwen' (the run's: 'plain')"),
+    ],
+)
+def test_other_settings_in_its_folder(whole, data, capsys, fields, words):
+    out, _ = whole
+    assert words in error_of(capsys, *command(data, out, *fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["limit=2000"], "context of 1024 tokens"),
+        (["force=500"], "less than limit=400"),
+        (["force=398"], "no room for an answer"),
+        (["template=deepsek"], "deepseek"),
+        (["rollout.tp=3"], "rollout.tp=3"),
+        (["baseline=nowhere"], "nowhere/summary.json cannot be read"),
+        (["model=nowhere"], "nowhere"),
+        (["data=nowhere.parquet"], "nowhere.parquet"),
+        (["bugets=3"], "did you mean budgets"),
+    ],
+)
+def test_refused(data, tmp_path, capsys, fields, words):
+    assert words in error_of(capsys, *command(data, tmp_path / "out", *fields))
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_has_changed(whole, data):
+    """The same names, other problems: responses would be to something else."""
+    out, _ = whole
+    other = pq.read_table(FOLDER / "data" / "validation.parquet").slice(0, PROBLEMS)
+    kept = pq.read_table(data)
+    try:
+        pq.write_table(other, data)
+        status, said = ran(*command(data, out), seconds=60)
+    finally:
+        pq.write_table(kept, data)
+    assert status == 1
+    assert "has changed" in said
+
+
+def test_a_checkpoint(data, whole, tmp_path):
+    """Of Megatron: exported, and measured as the model that it is."""
+    ran_well("convert", "to-megatron", "--hf", FOLDER / "model", "--out", tmp_path / "megatron")
+    out = tmp_path / "evaluation"
+    fields = [f"model={tmp_path / 'megatron'}", "force=[]", "budgets=[]"]
+    ran_well(*command(data, out, *fields))
+    plain = {key: row for key, row in rows(whole[0]).items() if key[2] is None}
+    assert rows(out) == plain

@@ -1,0 +1,83 @@
+"""Recipes hold the published settings, and divide the GPUs that they are for."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from megaprune.actor.parallel import Parallel
+from megaprune.config import read_config
+from megaprune.fields import leaves
+from megaprune.prune import read_pruning
+from megaprune.recipes import RECIPES
+from megaprune.recipes.models import CONFIGS
+from megaprune.weights.layouts import Pipeline, vllm_layout
+from megaprune.weights.model import Model
+
+# arXiv 2504.01296 and its launch scripts; the same for all three models.
+PUBLISHED = {
+    "limits": [4000, 3000, 2000],
+    "data.prompts": 128,
+    "rollout.n": 16,
+    "rollout.temperature": 1.0,
+    "algorithm.updates": 1,
+    "algorithm.estimator": "group_std",
+    "algorithm.clip_low": 0.2,
+    "algorithm.clip_high": 0.2,
+    "algorithm.kl": 0.001,
+    "algorithm.entropy": 0.001,
+    "optimizer.lr": 1e-6,
+    "optimizer.warmup": 0,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.999,
+    "optimizer.clip_grad": 1.0,
+    "validation.every": 20,
+    "validation.n": 16,
+    "validation.temperature": 0.6,
+    "validation.top_p": 0.95,
+    "checkpoint.every": 20,
+}
+# Longest prompt, ranks of an engine, GPUs, context of the model in tokens.
+MODELS = {
+    "r1_distill_qwen_1_5b": (768, 1, 16, 131072, "DeepSeek-R1-Distill-Qwen-1.5B"),
+    "deepscaler_1_5b": (768, 1, 16, 131072, "DeepSeek-R1-Distill-Qwen-1.5B"),  # its shapes
+    "qwq_32b": (1024, 8, 32, 40960, "QwQ-32B"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_published_settings(name):
+    found = dict(leaves(read_pruning([f"recipe={name}"])))
+    max_prompt, tp, _, _, _ = MODELS[name]
+    expected = PUBLISHED | {"data.max_prompt": max_prompt, "rollout.tp": tp}
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("variant", ["", "_recommended"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_gpus_can_be_divided_so(name, variant):
+    config = read_pruning([f"recipe={name}{variant}"])
+    max_prompt, _, gpus, context, shapes = MODELS[name]
+    model = Model.from_config(CONFIGS[shapes])
+    Parallel(config.actor.tp, Pipeline(config.actor.pp), config.actor.sequence).layout(
+        model, gpus, "te"
+    )
+    vllm_layout(model, config.rollout.tp, gpus // config.rollout.tp)
+    assert max_prompt + max(config.limits[0], config.validation.limit) <= context
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recommended_differs_in_the_optimizer_alone(name):
+    paper, ours = (read_pruning([f"recipe={name}{v}"]) for v in ("", "_recommended"))
+    assert replace(ours, algorithm=paper.algorithm, out=paper.out) == paper
+    a = ours.algorithm
+    assert (a.objective, a.estimator, a.kl, a.entropy) == ("truncate", "batch_std", 0.0, 0.0)
+    assert a.clip_high > a.clip_low
+    assert a.refills > 0
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("_test")])
+def test_training_takes_a_round_of_it(name):
+    config = read_config([f"recipe={name}"])
+    assert "{limit}" not in config.data.train
+    assert not {f.name for f in fields(config)} & {"limits", "max_drop"}
