@@ -18,8 +18,6 @@ MAPPED = {
 
 # What a run needs besides the engines.
 RUN = [
-    "omegaconf>=2.3",  # typed configuration
-    "pyyaml",  # as omegaconf writes it
     "pyarrow>=17",  # data sets and samples
     "math-verify>=0.9,<0.10",  # answers
     "matplotlib>=3.8",  # reports
@@ -52,8 +50,13 @@ setup(
         "megaprune": ["py.typed", "data/templates/*.yaml"],
         "megaprune.recipes.overthinker": ["model/*", "data/*"],
     },
-    install_requires=["torch>=2.7", "numpy", "rich>=13"],
+    # What plans, checks and launches; whatever holds weights needs torch too.
+    install_requires=["numpy", "rich>=13", "omegaconf>=2.3", "pyyaml"],
     extras_require={
+        "convert": ["torch>=2.7"],
+        # To submit from, in an environment of its own: it cannot be installed beside vLLM. Newer
+        # leptonai, which it imports, has not got what it asks for.
+        "launch": ["nemo-run==0.11.1", "leptonai>=0.26.6,<0.47"],
         "cpu": CPU,
         # vLLM's CPU build. It brings builds of torchvision, torchaudio and torchcodec that cannot
         # be imported beside torch's CPU build: remove those three after installing (README).
@@ -68,5 +71,6 @@ setup(
         ],
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy"],
     },
+    scripts=["slurm/megaprune-node"],  # what each node of a Slurm job runs
     entry_points={"console_scripts": ["megaprune=megaprune.cli:main"]},
 )

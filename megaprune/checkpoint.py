@@ -172,6 +172,11 @@ def saved(folder: Path) -> list[Path]:
     return [p for p in folder.glob("iter_*") if re.fullmatch(r"iter_\d+", p.name)]
 
 
+def latest_step(folder: Path) -> int:
+    """The step of the latest whole checkpoint in a folder; 0 if there is none."""
+    return max(map(step_of, saved(folder)), default=0)
+
+
 def best(folder: Path) -> Score | None:
     """The score of the best checkpoint in a folder; None if none was measured."""
     path = folder / _BEST

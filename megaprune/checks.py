@@ -22,7 +22,7 @@ from megaprune.weights.model import Model
 
 if TYPE_CHECKING:
     from megaprune.evaluate.config import Evaluation
-    from megaprune.prune import Pruning
+    from megaprune.pruning import Pruning
 
 
 def check_run(config: Config, processes: int) -> None:
@@ -41,7 +41,8 @@ def check_run(config: Config, processes: int) -> None:
 
 def check_pruning(config: Pruning, processes: int) -> None:
     """As `check_run`, for a pruning and the data of all its rounds."""
-    from megaprune.prune import MAY_CHANGE, Rounds
+    from megaprune.prune import Rounds
+    from megaprune.pruning import MAY_CHANGE
 
     check_folder(Path(config.out), config, MAY_CHANGE)
     rounds = Rounds(config)

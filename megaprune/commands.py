@@ -45,6 +45,12 @@ def add_fields(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--print-config", action="store_true", help="print the configuration as YAML, and end"
     )
+    command.add_argument(
+        "--check",
+        type=int,
+        metavar="PROCESSES",
+        help="only see whether so many processes can do this; nothing is started or written",
+    )
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -69,6 +75,7 @@ def run_train(options: argparse.Namespace) -> int:
         lambda: _processes(config),
         lambda processes: check_run(config, processes),
         job,
+        options.check,
     )
 
 
@@ -77,7 +84,7 @@ def run_prune(options: argparse.Namespace) -> int:
     from megaprune.checks import check_pruning
     from megaprune.fields import to_yaml
     from megaprune.launch import start
-    from megaprune.prune import read_pruning
+    from megaprune.pruning import read_pruning
 
     config = read_pruning(options.fields)
     if options.print_config:
@@ -94,6 +101,7 @@ def run_prune(options: argparse.Namespace) -> int:
         lambda: _processes(config),
         lambda processes: check_pruning(config, processes),
         job,
+        options.check,
     )
 
 

@@ -57,6 +57,18 @@ def read_fields(kind: type[T], arguments: Sequence[str]) -> T:
     return found
 
 
+def read_recipe(name: str) -> Any:
+    """The fields that a named recipe makes: of a run, a pruning or an evaluation.
+
+    Raises:
+        InputError: there is no such recipe; says the nearest.
+    """
+    if name not in RECIPES:
+        raise InputError(f"there is no recipe {name!r}; {nearest(name, list(RECIPES))}")
+    module, _, function = RECIPES[name].partition(":")
+    return getattr(importlib.import_module(module), function)()
+
+
 def to_yaml(made: Any) -> str:
     """As a YAML file that `read_fields` takes for a recipe."""
     return OmegaConf.to_yaml(OmegaConf.structured(made))
@@ -203,10 +215,7 @@ def _recipe(kind: type, name: str | None) -> Any:
             raise InputError(
                 f"recipe {name} is no YAML ({said}); expected what --print-config prints"
             ) from error
-    if name not in RECIPES:
-        raise InputError(f"there is no recipe {name!r}; {nearest(name, list(RECIPES))}")
-    module, _, function = RECIPES[name].partition(":")
-    made = getattr(importlib.import_module(module), function)()
+    made = read_recipe(name)
     content = OmegaConf.to_container(OmegaConf.structured(made))
     assert isinstance(content, dict)
     wanted = {one.name for one in fields(kind)}

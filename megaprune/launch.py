@@ -19,6 +19,7 @@ def start(
     processes: Callable[[], int],
     check: Callable[[int], None],
     job: Callable[[], None],
+    only_check: int | None = None,
 ) -> int:
     """Check everything that can be checked, then do a job; the exit status.
 
@@ -27,9 +28,14 @@ def start(
         processes: how many it wants, where torchrun has not said it.
         check: given their number, raises an InputError if the job cannot be. Writes nothing.
         job: collective.
+        only_check: whether so many processes can do it, and end.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
     _quiet()
+    if only_check is not None:
+        check(only_check)
+        print(f"megaprune {command[0]}: {only_check} processes can do this")
+        return 0
     if "RANK" not in os.environ:
         count = processes()
         check(count)
@@ -70,6 +76,7 @@ def _torchrun(processes: int, *command: str) -> int:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the processes have a use for it
     options = ["--standalone", "--nproc-per-node", str(processes), *command]
     try:
         torchrun.run(torchrun.parse_args(options))

@@ -6,13 +6,14 @@ All processes run it alike. What they have of the model differs; what they decid
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import torch.distributed as dist
 
 from megaprune import world
 from megaprune.answers import Answers, rows
 from megaprune.batches import Batch, Batches
-from megaprune.checkpoint import Checkpoints, Score, export, saved, step_of
+from megaprune.checkpoint import Checkpoints, Score, export, latest_step
 from megaprune.config import Config
 from megaprune.data import load_tokenizer, read_problems
 from megaprune.engines import Engines
@@ -31,6 +32,7 @@ def train(config: Config) -> None:
     Raises:
         InputError: the run cannot be, or cannot go on: the loss is not finite, the engines are
             too far apart, or nothing can be written. What was saved stays as it is.
+        world.Stopped: it was told to stop, and did so between two steps; all steps are saved.
     """
     with world.phase("start"):
         folder = RunFolder(config)
@@ -42,6 +44,8 @@ def train(config: Config) -> None:
     if run.step == 0 and config.validation.first:
         run.validate()
     while run.step < config.steps:
+        if world.told_to_stop():
+            run.stop()
         run.take_step()
     run.end()
 
@@ -49,9 +53,8 @@ def train(config: Config) -> None:
 def finished(config: Config) -> bool:
     """Whether a run has done all that it was to do, as its folder says."""
     out = Path(config.out)
-    steps = [step_of(path) for path in saved(out / "checkpoints")]
     made = (out / "model").is_dir() and (out / "report" / "index.html").is_file()
-    return made and max(steps, default=0) >= config.steps
+    return made and latest_step(out / "checkpoints") >= config.steps
 
 
 class Run:
@@ -139,15 +142,30 @@ class Run:
             self._reporter.show(line)
         return Score(self.step, found["accuracy"], found["length/mean"])
 
+    def stop(self) -> NoReturn:
+        """Save what is not saved yet, and end before the run is done."""
+        self._checkpoints.finish()
+        if world.from_first(latest_step(self._checkpoints.folder)) < self.step:
+            self._checkpoints.save(self.step, self._engines.actor)
+        self._finish()
+        self._close()
+        raise world.Stopped(f"{self.step} of {self.config.steps} steps are done and saved")
+
     def end(self) -> None:
         """Finish what is being written; export the model, and report."""
+        self._finish()
+        with self.clock("export"), world.same_for_all():
+            if dist.get_rank() == 0:
+                self._export()
+        self._close()
+
+    def _finish(self) -> None:
         with self.clock("save"):
             self._checkpoints.finish()
         self._engines.rollout.close()
         self._answers.close()
-        with self.clock("export"), world.same_for_all():
-            if dist.get_rank() == 0:
-                self._export()
+
+    def _close(self) -> None:
         self._reporter.close()
         self._folder.close()
 

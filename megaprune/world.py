@@ -50,6 +50,25 @@ def phase(name: str) -> Iterator[None]:
 _failed: tuple[BaseException, str] | None = None
 
 
+class Stopped(Exception):
+    """A job ended before it was done, since it was told to; says what was kept."""
+
+
+_told_to_stop: bool | None = None
+"""Whether SIGUSR1 came; None while nobody would ask."""
+
+
+def told_to_stop() -> bool:
+    """Whether any rank got SIGUSR1, which batch systems send before the time is up. Collective.
+
+    Until this is called for the first time SIGUSR1 ends the process at once, as SIGTERM does.
+    """
+    global _told_to_stop
+    if _told_to_stop is None:
+        _told_to_stop = False
+    return any(gathered(_told_to_stop))
+
+
 T = TypeVar("T")
 
 
@@ -90,7 +109,7 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
 
     Start it with torchrun, on every process alike. An error on one rank ends all: it is named with
     its rank and phase, and torchrun ends the others. Errors in what the user gave are the same on
-    all ranks and are printed once.
+    all ranks and are printed once. A job that was stopped has the status 75 (EX_TEMPFAIL).
 
     Args:
         job: collective.
@@ -104,15 +123,20 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             file=sys.stderr,
         )
         return 2
-    _watch_for_sigterm()
+    _watch_for_signals()
+    status = 0
     try:
         _take_device()
         dist.init_process_group(backend(), timeout=timeout)
-        job()
+        try:
+            job()
+        except Stopped as stopped:
+            say(f"stopped: {stopped}; the same command goes on")
+            status = os.EX_TEMPFAIL
         with phase("ending"):
             dist.barrier()
             dist.destroy_process_group()
-        return 0
+        return status
     except InputError as error:
         if rank() != 0:
             # All ranks found the same: the first says so, and its end ends the others, in silence.
@@ -155,21 +179,27 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _watch_for_sigterm() -> None:
+def _watch_for_signals() -> None:
     # From a thread: the main one may be inside a collective, where Python handles no signals.
     read, write = os.pipe()
     os.set_blocking(write, False)
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    for one in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(one, lambda *_: None)
     signal.set_wakeup_fd(write)
 
     def watch() -> None:
-        while os.read(read, 1) != bytes([signal.SIGTERM]):
-            pass
-        print(
-            f"megaprune: rank {rank()} was ended by SIGTERM in phase {_phase!r}",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(128 + signal.SIGTERM)
+        global _told_to_stop
+        while True:
+            came = os.read(read, 1)[0]
+            if came == signal.SIGUSR1 and _told_to_stop is not None:
+                _told_to_stop = True
+            elif came in (signal.SIGTERM, signal.SIGUSR1):
+                print(
+                    f"megaprune: rank {rank()} was ended by {signal.Signals(came).name} in phase "
+                    f"{_phase!r}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(128 + came)
 
     threading.Thread(target=watch, daemon=True).start()

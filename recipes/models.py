@@ -20,6 +20,17 @@ _QWEN2_32B: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+_QWEN2_1_5B: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "QwQ-32B": _QWEN2_32B,
     "DeepSeek-R1-Distill-Qwen-32B": _QWEN2_32B,
@@ -33,16 +44,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size": 152064,
         "tie_word_embeddings": False,
     },
-    "DeepSeek-R1-Distill-Qwen-1.5B": {
-        "architectures": ["Qwen2ForCausalLM"],
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": False,
-    },
+    "DeepSeek-R1-Distill-Qwen-1.5B": _QWEN2_1_5B,
+    "DeepScaleR-1.5B-Preview": _QWEN2_1_5B,
     "DeepSeek-R1-Distill-Llama-8B": {
         "architectures": ["LlamaForCausalLM"],
         "hidden_size": 4096,

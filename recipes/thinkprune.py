@@ -40,9 +40,16 @@ from megaprune.config import (
     Tracking,
     Validation,
 )
-from megaprune.prune import Pruning
+from megaprune.pruning import Pruning
 
 STEPS_OF_10_EPOCHS = 190  # of the 2,470 problems that others count in this subset, 128 a step
+
+GPUS = {
+    f"{name}{variant}": gpus
+    for name, gpus in (("r1_distill_qwen_1_5b", 16), ("deepscaler_1_5b", 16), ("qwq_32b", 32))
+    for variant in ("", "_recommended")
+}
+"""What each recipe is for, by its name: nodes of 8."""
 
 
 def r1_distill_qwen_1_5b() -> Pruning:

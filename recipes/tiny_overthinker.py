@@ -18,7 +18,7 @@ from megaprune.config import (
     Validation,
 )
 from megaprune.evaluate.config import Evaluation
-from megaprune.prune import Pruning
+from megaprune.pruning import Pruning
 
 FOLDER = Path(__file__).parent / "overthinker"
 

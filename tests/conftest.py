@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,3 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Plans are many small tuples without cycles: looking for cycles took a third of their tests' time.
 gc.set_threshold(200_000, 20, 20)
+
+# A shell that starts tests in the background makes them ignore Ctrl-C, and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from megaprune.errors import InputError
-from megaprune.prune import Rounds, read_pruning
+from megaprune.prune import Rounds
+from megaprune.pruning import read_pruning
 
 TINY = ["recipe=tiny_overthinker", "limits=160,112,72"]
 

@@ -7,7 +7,7 @@ import pytest
 from megaprune.actor.parallel import Parallel
 from megaprune.config import read_config
 from megaprune.fields import leaves
-from megaprune.prune import read_pruning
+from megaprune.pruning import read_pruning
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
 from megaprune.weights.layouts import Pipeline, vllm_layout

@@ -7,7 +7,7 @@ A template is a YAML file of these keys, all of them:
     limit: " ... {limit} tokens ..." # put behind the system text, or the user's without one, when
                                      # there is a limit
     thought: {open: "<think>", close: "</think>"}
-    early_exit: "\n\n**Answer:** "   # behind the closing tag of a thought that is closed for the model
+    early_exit: "\n\n**Answer:** "   # behind the tag of a thought that is closed for the model
 
 {problem} and {limit} stand for the problem and the tokens. Other braces belong to LaTeX: those of a
 command's arguments, as in \boxed{}, and \{ \}.

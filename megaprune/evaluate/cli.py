@@ -47,4 +47,5 @@ def run_evaluate(options: argparse.Namespace) -> int:
         lambda: config.processes or smallest_world(config.rollout.tp),
         lambda processes: check_evaluation(config, processes),
         job,
+        options.check,
     )

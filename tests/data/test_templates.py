@@ -53,14 +53,12 @@ def test_without_a_system_text_the_limit_is_in_the_users():
 def test_ends_of_a_thought():
     """What budget forcing puts behind a thought is part of the method (arXiv 2504.01296)."""
     found = {
-        family: (
-            t.thought.close + t.early_exit,
-        )
+        family: template.thought.close + template.early_exit
         for family in TEMPLATES
-        for t in [load_template(family)]
+        for template in [load_template(family)]
     }
-    assert found["deepseek"] == ("</think>\n\n", "</think>\n\n**Final Answer:**\n\n")
-    assert found["qwen"] == ("</think>\n\n", "</think>\n\nThe final answer is")
+    assert found["deepseek"] == "</think>\n\n**Final Answer:**\n\n"
+    assert found["qwen"] == "</think>\n\nThe final answer is"
 
 
 def test_a_template_of_ones_own(tmp_path):
@@ -89,7 +87,7 @@ def test_a_template_of_ones_own(tmp_path):
         ({"thought": "<t>"}, "key thought: '<t>'; expected a mapping of open, close"),
         ({"thought": {"open": "a"}}, "key thought: the key close is missing"),
         ({"thought": {"open": "a", "close": ""}}, "key thought.close: empty"),
-        ({"early_exit": {"after_thought": ""}}, "key early_exit: the key at_limit is missing"),
+        ({"early_exit": {"at_limit": ""}}, "key early_exit: {'at_limit': ''} (dict); expected text"),
         ({"sistem": "a"}, "there is no key 'sistem'; expected system, problem, limit"),
     ],
 )

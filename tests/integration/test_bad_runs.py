@@ -275,7 +275,10 @@ REFUSED = {
         ["num_attention_heads=4", "choose 1, 2 or 4"],
     ),
     # Recipes.
-    "recipe": (["recipe=tiny_overthinkr"], ["no recipe 'tiny_overthinkr'", "tiny_overthinker?"]),
+    "recipe": (
+        ["recipe=tiny_overthinkr"],
+        ["no recipe 'tiny_overthinkr'", "did you mean tiny_overthinker"],
+    ),
     "no recipe": (["recipe=nowhere.yaml"], ["nowhere.yaml cannot be read: No such file"]),
     "YAML": (["recipe=syntax.yaml"], ["syntax.yaml is no YAML", "line 2", "--print-config"]),
     "tabs": (["recipe=tab.yaml"], ["tab.yaml is no YAML", "line 2"]),

@@ -1,0 +1,8 @@
+"""R1-Distill-Qwen-1.5B on 2 nodes: python recipes/r1_distill_qwen_1_5b.py [key=value ...] --dryrun."""
+
+import sys
+
+from megaprune.recipes.launching import main
+
+if __name__ == "__main__":
+    sys.exit(main("r1_distill_qwen_1_5b"))

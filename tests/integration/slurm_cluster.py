@@ -1,0 +1,271 @@
+"""A real Slurm on this host: munge, slurmctld and two slurmd of its own, beside any other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
+NODES = ("node1", "node2")
+_MARK = "# nodes of a Slurm for tests"
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE"}
+
+
+def missing(*more: str) -> str | None:
+    """Why there can be no cluster here; None if there can."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    lacking = [name for name in (*NEEDED, *more) if shutil.which(name, path=path) is None]
+    if lacking:
+        return f"no {', '.join(lacking)}: apt-get install slurm-wlm munge mariadb-server slurmdbd"
+    if os.geteuid():
+        return "a Slurm of one's own wants root"
+    return None
+
+
+class Cluster:
+    """Two nodes on this host, with as many (fictitious) CPUs as a job may want.
+
+    Args:
+        folder: for configuration, state and logs.
+        accounting: with slurmdbd, for sacct.
+    """
+
+    def __init__(self, folder: Path, accounting: bool = False):
+        self.folder, self._accounting = folder, accounting
+        self._port = _free_ports(12)
+        for name in ("etc", "log", "state/ctld", "munge", *(f"state/{n}" for n in NODES)):
+            (folder / name).mkdir(parents=True)
+        self.environment = {
+            **os.environ,
+            "SLURM_CONF": str(folder / "etc" / "slurm.conf"),
+            "PATH": os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]),
+        }
+        self._processes: dict[str, subprocess.Popen] = {}
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        folder, me = self.folder, socket.gethostname().partition(".")[0]
+        key = folder / "etc" / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        sock = folder / "munge" / "munge.sock"
+        lines = [
+            "ClusterName=tests", f"SlurmctldHost={me}(127.0.0.1)", "SlurmUser=root",
+            "SlurmdUser=root", "AuthType=auth/munge", "CredType=cred/munge",
+            # A requeued job waits as long as a credential lives: 2 minutes if it is not said.
+            f"AuthInfo=socket={sock},cred_expire=5", f"SlurmctldPort={self._port}",
+            f"SlurmctldPidFile={folder}/slurmctld.pid", f"SlurmdPidFile={folder}/slurmd.%n.pid",
+            f"StateSaveLocation={folder}/state/ctld", f"SlurmdSpoolDir={folder}/state/%n",
+            "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none",
+            "JobAcctGatherType=jobacct_gather/none", "SelectType=select/cons_tres",
+            "SelectTypeParameters=CR_Core", "SlurmdParameters=config_overrides",
+            "MpiDefault=none", "SwitchType=switch/none", "ReturnToService=2", "JobRequeue=1",
+            "SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0",
+            "KillWait=5", "MinJobAge=3600", "SlurmctldTimeout=10", "SlurmdTimeout=10",
+            "InactiveLimit=0",
+        ]  # fmt: skip
+        if self._accounting:
+            lines += [
+                "AccountingStorageType=accounting_storage/slurmdbd",
+                "AccountingStorageHost=127.0.0.1", f"AccountingStoragePort={self._port + 10}",
+                f"AccountingStoragePass={sock}",
+            ]  # fmt: skip
+        lines += [
+            f"NodeName={name} NodeHostname={me} NodeAddr=127.0.0.1 Port={self._port + 1 + i} "
+            f"CPUs=16 RealMemory=20000 State=UNKNOWN"
+            for i, name in enumerate(NODES)
+        ]
+        lines.append(
+            f"PartitionName=batch Nodes={','.join(NODES)} Default=YES MaxTime=04:00:00 "
+            f"DefaultTime=00:30:00 State=UP"
+        )
+        (folder / "etc" / "slurm.conf").write_text("\n".join(lines) + "\n")
+        (folder / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        hosts = Path("/etc/hosts")
+        if _MARK not in hosts.read_text():
+            with hosts.open("a") as file:
+                file.write(f"127.0.0.1 {' '.join(NODES)} {_MARK}\n")
+        self._run(
+            "munged", "--foreground", f"--key-file={key}", f"--socket={sock}", "--force",
+            f"--pid-file={folder}/munged.pid", f"--log-file={folder}/log/munged.log",
+            f"--seed-file={folder}/munge/seed",
+        )  # fmt: skip
+        self._until(sock.exists)
+        if self._accounting:
+            self._start_accounting(sock)
+        self._run("slurmctld", "-D", "-c")
+        for name in NODES:
+            self.start_node(name)
+
+    def _start_accounting(self, sock: Path) -> None:
+        folder, port = self.folder, self._port + 10
+        database = folder / "database.sock"
+        self.call(
+            f"mariadb-install-db --no-defaults --user=root --datadir={folder}/mysql "
+            f"--auth-root-authentication-method=normal --skip-test-db"
+        )
+        self._run(
+            "mariadbd", "--no-defaults", "--user=root", f"--datadir={folder}/mysql",
+            f"--socket={database}", "--skip-networking", "--innodb-use-native-aio=0",
+            "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900",
+        )  # fmt: skip
+        ask = ["mariadb", "--no-defaults", "-uroot", "-S", str(database), "-e"]
+        say = "create database slurm_acct; create user slurm@localhost identified by 'slurm';"
+        say += "grant all on slurm_acct.* to slurm@localhost;"
+        self._until(lambda: not subprocess.run([*ask, "select 1"], capture_output=True).returncode)
+        subprocess.run([*ask, say], check=True, capture_output=True)
+        conf = folder / "etc" / "slurmdbd.conf"
+        conf.write_text(
+            f"AuthType=auth/munge\nAuthInfo=socket={sock}\nDbdHost={socket.gethostname()}\n"
+            f"DbdAddr=127.0.0.1\nDbdPort={port}\nSlurmUser=root\nPidFile={folder}/slurmdbd.pid\n"
+            f"StorageType=accounting_storage/mysql\nStorageHost=localhost\nStorageUser=slurm\n"
+            f"StoragePass=slurm\nStorageLoc=slurm_acct\n"
+        )
+        conf.chmod(0o600)
+        self.environment["MYSQL_UNIX_PORT"] = str(database)
+        self._run("slurmdbd", "-D")
+        self._until(lambda: self._done("sacctmgr -n -i list cluster"))
+        for what in ("cluster tests", "account tests cluster=tests", "user root account=tests"):
+            self.call(f"sacctmgr -Q -i add {what}")
+
+    def start_node(self, name: str, hidden: Path | None = None, read_only: Path | None = None):
+        """Start a node's daemon.
+
+        Args:
+            hidden: a folder that is empty on this node, and its own.
+            read_only: a folder that nobody can write on this node.
+        """
+        daemon = ["slurmd", "-D", "-N", name]
+        if hidden or read_only:
+            mount = (
+                f"mount -t tmpfs none {hidden}"
+                if hidden
+                else (
+                    f"mount --bind {read_only} {read_only} && mount -o remount,bind,ro {read_only}"
+                )
+            )
+            daemon = ["unshare", "-m", "sh", "-c", f"{mount} && exec {' '.join(daemon)}"]
+        self._run(*daemon, called=name)
+        self._until(lambda: name in self.call("sinfo -h -N -t idle -o %N").split())
+
+    def stop_node(self, name: str) -> None:
+        """End a node's daemon, as when it is restarted."""
+        self._processes[name].terminate()
+        self._processes.pop(name).wait(30)
+
+    def kill_node(self, name: str) -> None:
+        """A node that loses its power: its daemon and all of a job's processes on it are gone."""
+        self._processes[name].kill()
+        self._processes.pop(name).wait()
+        for pid in self.processes_on(name):
+            os.kill(pid, signal.SIGKILL)
+
+    def processes_on(self, name: str) -> list[int]:
+        """Processes of jobs on a node, with those of Slurm that watch over them."""
+        mine = {f"SLURMD_NODENAME={name}", f"SLURM_CONF={self.environment['SLURM_CONF']}"}
+        found = set()
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if mine <= set((path / "environ").read_text(errors="replace").split("\0")):
+                    parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+                    found.add(int(path.name))
+                    if Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"slurmstepd"):
+                        found.add(int(parent))
+            except OSError:
+                continue  # it has ended
+        return sorted(found)
+
+    def close(self) -> None:
+        """End the cluster, and whatever runs on it."""
+        if "slurmctld" in self._processes:
+            self._done("scancel --user=root")
+            end = time.monotonic() + 20
+            while time.monotonic() < end and self.call("squeue -h", check=False).strip():
+                time.sleep(0.3)
+        for process in reversed(self._processes.values()):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        hosts = Path("/etc/hosts")
+        lines = [s for s in hosts.read_text().splitlines(True) if _MARK not in s]
+        hosts.write_text("".join(lines))
+
+    def call(self, command: str | list[str], check: bool = True, seconds: float = 60) -> str:
+        """What a command says."""
+        words = command.split() if isinstance(command, str) else command
+        done = subprocess.run(
+            words, env=self.environment, capture_output=True, text=True, timeout=seconds
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def submit(self, *words: object, cwd: Path, **variables: str) -> str:
+        """sbatch; the job's number."""
+        done = subprocess.run(
+            ["sbatch", "--parsable", *map(str, words)],
+            env={**self.environment, **variables}, cwd=cwd, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def job(self, number: str) -> dict[str, str]:
+        """What Slurm says of a job, by name (JobState, Restarts, ExitCode, ...)."""
+        said = self.call(f"scontrol -o show job {number}")
+        return dict(word.split("=", 1) for word in said.split() if "=" in word)
+
+    def ended(self, number: str, seconds: float = 300) -> dict[str, str]:
+        """Wait for the end of a job; what Slurm says of it then."""
+        self._until(lambda: self.job(number)["JobState"] in _ENDED, seconds)
+        return self.job(number)
+
+    def _run(self, *words: str, called: str | None = None) -> None:
+        with (self.folder / "log" / f"{called or words[0]}.out").open("ab") as log:
+            self._processes[called or words[0]] = subprocess.Popen(
+                words, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.folder / "etc", start_new_session=True,
+            )  # fmt: skip
+
+    def _done(self, command: str) -> bool:
+        try:
+            return not subprocess.run(
+                command.split(), env=self.environment, capture_output=True, timeout=20
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return False
+
+    def _until(self, seen, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not seen():
+            if time.monotonic() > end:
+                logs = sorted((self.folder / "log").glob("*"))
+                tails = "\n".join(f"{p.name}: {p.read_text()[-600:]}" for p in logs)
+                raise AssertionError(f"not within {seconds} s\n{tails}")
+            time.sleep(0.1)
+
+
+def _free_ports(count: int) -> int:
+    """The first of some ports in a row that nobody uses."""
+    for first in range(17000, 30000, count):
+        held = []
+        try:
+            for port in range(first, first + count):
+                held.append(socket.create_server(("127.0.0.1", port)))
+            return first
+        except OSError:
+            continue
+        finally:
+            for one in held:
+                one.close()
+    raise AssertionError("no free ports")
