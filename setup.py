@@ -72,5 +72,8 @@ setup(
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy"],
     },
     scripts=["slurm/megaprune-node"],  # what each node of a Slurm job runs
-    entry_points={"console_scripts": ["megaprune=megaprune.cli:main"]},
+    entry_points={
+        "console_scripts": ["megaprune=megaprune.cli:main"],
+        "nemo_run.cli": ["megaprune=megaprune.recipes.launching"],  # `nemorun megaprune ...`
+    },
 )

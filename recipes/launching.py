@@ -119,6 +119,7 @@ def slurm(
     return run.Config(
         run.SlurmExecutor,
         account=account or None,
+        job_name_prefix="megaprune.",
         partition=partition or None,
         nodes=nodes,
         ntasks_per_node=1,
@@ -128,7 +129,7 @@ def slurm(
         time=time,
         # To the steps, not to the batch script: NeMo-Run's waits for them, and would not notice.
         signal="USR1@900",
-        additional_parameters={"requeue": True},
+        additional_parameters={"requeue": True, "kill_on_invalid_dep": "yes"},
         container_image=image or None,
         container_mounts=mounts.split(",") if mounts else [],
         env_vars={"HF_HUB_OFFLINE": "1", **({"HF_HOME": hf_home} if hf_home else {})},
@@ -255,7 +256,7 @@ def add(
 
 
 def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
-    """Submit a recipe; the exit status."""
+    """Submit a recipe; the exit status: 0 if all jobs did well, or were only to be submitted."""
     parser = argparse.ArgumentParser(description=f"Submit {recipe} with NeMo-Run.")
     parser.add_argument("fields", nargs="*", metavar="key=value", help="fields of the recipe")
     parser.add_argument("--dryrun", action="store_true", help="show what would be submitted")
@@ -319,3 +320,9 @@ def _check_division(words: Sequence[str], nodes: int, per_node: int) -> None:
     ]
     if problems:
         raise InputError(f"not on {nodes} nodes of {machine.gpus_per_node}: {'; '.join(problems)}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("expected: python -m megaprune.recipes.launching RECIPE [key=value ...] [--help]")
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,4 +1,4 @@
-"""R1-Distill-Qwen-1.5B on 2 nodes: python recipes/r1_distill_qwen_1_5b.py [key=value ...] --dryrun."""
+"""R1-Distill-Qwen-1.5B: python recipes/r1_distill_qwen_1_5b.py [key=value ...] --dryrun."""
 
 import sys
 

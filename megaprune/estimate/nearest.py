@@ -13,6 +13,7 @@ from megaprune.estimate.divisions import (
     division_problems,
     engine_problems,
     field_problems,
+    length_problems,
 )
 from megaprune.estimate.machine import Machine
 from megaprune.estimate.memory import (
@@ -27,6 +28,7 @@ from megaprune.estimate.memory import (
 from megaprune.estimate.subject import Planned, Shape
 
 _MOST_NODES = 64
+_TRIED = 500  # of divisions whose GPUs suffice, where those of a host may not
 _SHARES = [round(0.05 * step, 2) for step in range(2, 20)]
 _ANOTHER_DIVISION = 3  # steps of another field, that one of tp or pp counts for
 
@@ -67,6 +69,8 @@ def nearest_of(config: Planned, shape: Shape, machine: Machine) -> Nearest | Non
     or pp counts for three), then the one that takes least memory. With another number of stages,
     virtual and uneven ones are given up.
     """
+    if length_problems(config, shape):
+        return None
     actors = list(_actors(config, shape, machine))
     engines = list(_engines(config, shape, machine))
     pairs = []
@@ -76,7 +80,7 @@ def nearest_of(config: Planned, shape: Shape, machine: Machine) -> Nearest | Non
             if peak <= machine.usable:
                 changed = len(actor.changes) + len(engine.changes)
                 pairs.append((changed, actor.far + engine.far, peak, actor, engine))
-    for _, _, _, actor, engine in sorted(pairs, key=lambda pair: pair[:3]):
+    for _, _, _, actor, engine in sorted(pairs, key=lambda pair: pair[:3])[:_TRIED]:
         changes = actor.changes | engine.changes
         made = _with(config, changes)
         if not problems_of(made, shape, machine):

@@ -102,10 +102,16 @@ def test_uneven_stages():
     assert (first.layers, last.layers) == ((30,), (34,))
 
 
-@pytest.mark.parametrize(("tp", "token"), [(1, 262_144), (2, 131_072), (8, 32_768), (40, 32_768)])
+@pytest.mark.parametrize(("tp", "token"), [(1, 262_144), (2, 131_072), (8, 32_768)])
 def test_cache_of_a_token(tp, token):
     config = read_planned([*FIELDS, f"rollout.tp={tp}"])
     assert engine_of(config, QWQ, GPUS).cache_token == token
+    # Two key heads that four ranks share: each has one.
+    small, four = (
+        find_shape("DeepSeek-R1-Distill-Qwen-1.5B"),
+        read_planned(["model=x", "rollout.tp=4"]),
+    )
+    assert engine_of(four, small, GPUS).cache_token == 2 * 28 * 1 * 128 * 2
 
 
 def test_an_engine_of_qwq():

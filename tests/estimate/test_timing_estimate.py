@@ -38,11 +38,11 @@ def test_generating():
 
 
 def test_what_limits_an_engine():
-    def at_once(*fields, machine=GPUS):
-        return generate_seconds(read_planned([*FIELDS, *fields]), QWQ, machine, 128, 16, 4000)[0]
+    def at_once(*fields, machine=GPUS, n=16):
+        return generate_seconds(read_planned([*FIELDS, *fields]), QWQ, machine, 128, n, 4000)[0]
 
     assert at_once("rollout.max_sequences=100") == 100
-    assert at_once("rollout.n=2", "rollout.max_sequences=100") == 64
+    assert at_once("rollout.max_sequences=100", n=2) == 64
     cache = 17560 * 32768  # ten sequences half grown
     assert at_once(f"rollout.kv_cache_bytes={cache}") == 10
     assert at_once(f"rollout.kv_cache_bytes={cache}", machine=replace(GPUS, mean_length=1.0)) == 7

@@ -1,0 +1,142 @@
+"""NeMo-Run for real: from its own environment, on this host and on a Slurm with accounting.
+
+MEGAPRUNE_LAUNCH names the python of an environment with megaprune[launch] (tests/run.sh makes one).
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_cluster import ACCOUNTING, Cluster, missing
+
+REPOSITORY = Path(__file__).parents[2]
+VENV = Path(sys.executable).parents[1]
+LAUNCH = os.environ.get("MEGAPRUNE_LAUNCH", "")
+pytestmark = [
+    pytest.mark.skipif(not LAUNCH, reason="MEGAPRUNE_LAUNCH names no python that has NeMo-Run"),
+    pytest.mark.timeout(900),
+]
+with_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
+)
+SMALL = [
+    "data.prompts=4", "rollout.n=2", "validation.limit=24", "validation.n=1", "validation.every=1",
+    "validation.first=false", "steps=1",
+]  # fmt: skip
+
+
+def ran(folder, *words, environment=os.environ, seconds=400):
+    done = subprocess.run(
+        [*map(str, words)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=seconds,
+        env={
+            **environment, "NEMORUN_HOME": str(folder / "nemo"), "COLUMNS": "300",
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        },
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def recipe(folder, name, *words, **more):
+    return ran(folder, LAUNCH, REPOSITORY / "recipes" / f"{name}.py", *words, **more)
+
+
+def test_it_needs_neither_torch_nor_vllm():
+    """What it imports is light, so that it can be installed where nothing else is."""
+    look = "import sys, megaprune.recipes.launching; print({'torch', 'vllm'} & sys.modules.keys())"
+    status, said = ran(REPOSITORY / "tests", LAUNCH, "-c", look)
+    assert (status, said.splitlines()[-1]) == (0, "set()"), said
+
+
+def test_a_dry_run_of_qwq(tmp_path):
+    """ThinkPrune's settings (arXiv 2504.01296), on 4 nodes of 8, in a script without NeMo-Run."""
+    status, said = recipe(
+        tmp_path, "qwq_32b", "limits=4000,2000", "--account", "me", "--partition", "gpu", "--image",
+        "registry/megaprune:1", "--mounts", "/a:/a,/b:/c", "--hf-home", "/shared/hf", "--dryrun",
+    )  # fmt: skip
+    assert status == 0, said
+    lines = [line.strip() for line in said.splitlines()]
+    for line in ("- 4000", "- 2000", "prompts: 128", "'n': 16", "lr: 1.0e-06", "tp: 8", "pp: 2"):
+        assert line in lines, line
+    assert "- 3000" not in lines
+    for option in (
+        "account=me", "partition=gpu", "nodes=4", "ntasks-per-node=1", "gpus-per-node=8", "requeue",
+        "exclusive", "signal=USR1@900", "time=24:00:00",
+    ):  # fmt: skip
+        assert f"#SBATCH --{option}" in said, option
+    assert "export HF_HOME=/shared/hf" in said
+    assert "--container-image registry/megaprune:1" in said
+    assert "/a:/a,/b:/c" in said
+    assert not list(tmp_path.glob("nemo/experiments/*/*/*/checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rollout.limt=3"], "there is no field 'rollout.limt'; did you mean rollout.limit"),
+        (["steps=many"], "steps: Value 'many'"),
+        (["--nodes", "1"], "not on 1 nodes of 8"),
+        (["actor.tp=3"], "not on 4 nodes of 8"),
+        (["--nodes", "3"], "not on 3 nodes of 8"),
+    ],
+)
+def test_what_cannot_be_is_refused_here(tmp_path, words, said):
+    status, found = recipe(tmp_path, "qwq_32b", *words, "--dryrun")
+    assert status == 1, found
+    (error,) = [line for line in found.splitlines() if "error" in line]
+    assert said in error
+    assert not (tmp_path / "nemo").exists()
+
+
+@with_vllm
+def test_on_this_host(tmp_path):
+    fields = " ".join([*SMALL, f"out={tmp_path}/run", "processes=1"])
+    status, said = ran(
+        tmp_path, Path(LAUNCH).with_name("nemorun"), "megaprune", "launch", "--factory",
+        "tiny_overthinker", f"fields='{fields}'", f"venv={VENV}", "--yes",
+    )  # fmt: skip
+    assert status == 0, said
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file(), said
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if (why := missing(*ACCOUNTING)) is not None:
+        pytest.skip(f"Slurm cannot run here: {why}")
+    made = Cluster(tmp_path_factory.mktemp("slurm"), accounting=True)
+    yield made
+    made.close()
+
+
+@with_vllm
+def test_a_chain_on_slurm(cluster, tmp_path):
+    """Two rounds, each with an evaluation behind it; then the same chain with one that fails."""
+    data = REPOSITORY / "recipes" / "overthinker" / "data" / "validation.parquet"
+    small = [word for word in SMALL if word != "validation.n=1"]
+    test = f"recipe=tiny_overthinker_test data={data} n=1 limit=24 budgets=10"
+    words = [
+        *small, "validation.n=1", "limits=32,28", "out=prune", "--nodes", 2, "--gpus-per-node", 0,
+        "--time", "00:30:00", "--venv", VENV, "--test", test,
+    ]  # fmt: skip
+    status, said = ran(
+        tmp_path, LAUNCH, "-m", "megaprune.recipes.launching", "tiny_overthinker_rounds", *words,
+        environment=cluster.environment,
+    )  # fmt: skip
+    logs = "\n".join(p.read_text() for p in tmp_path.glob("nemo/experiments/*/*/*/*.out"))
+    assert status == 0, said + logs[-6000:]
+    for number in (1, 2):
+        assert (tmp_path / "prune-test" / f"round_{number}" / "summary.json").is_file(), logs
+    states = cluster.call("sacct -X -n -P -o JobName,State").split()
+    names = [state.partition("|")[0].rpartition(".")[2] for state in states]
+    assert names == ["round_1_limit_32", "evaluate_1", "round_2_limit_28", "evaluate_2"]
+    assert all(state.endswith("|COMPLETED") for state in states)
+    assert "SUCCEEDED" in said
+    status, said = ran(
+        tmp_path, LAUNCH, "-m", "megaprune.recipes.launching", "tiny_overthinker_rounds", *words,
+        "out=other", "model=nowhere", environment=cluster.environment,
+    )  # fmt: skip
+    assert status == 1, said
+    assert not (tmp_path / "other").exists()
