@@ -69,7 +69,7 @@ setup(
             "transformer-engine[pytorch]",
             "vllm",
         ],
-        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy"],
+        "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },
     scripts=["slurm/megaprune-node"],  # what each node of a Slurm job runs
     entry_points={

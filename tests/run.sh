@@ -7,7 +7,16 @@ venv=${1:-.venv}
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 bash tests/install.sh "$venv" dev
+# NeMo-Run, in an environment of its own: it cannot be beside vLLM.
+launch=$venv-launch
+[ -x "$launch/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$launch"
+if "$launch/bin/pip" install -q -e ".[launch]"; then
+    export MEGAPRUNE_LAUNCH=$launch/bin/python
+else
+    echo "run.sh: NeMo-Run cannot be installed here: its tests are skipped" >&2
+fi
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/mypy"
-exec "$venv/bin/pytest"
+# Two at a time: much of the time is that of processes which start.
+exec "$venv/bin/pytest" -n 2 --dist loadfile

@@ -123,3 +123,18 @@ def test_all_commands_are_well_formed(tmp_path, monkeypatch, capsys):
         else:
             assert main(command) == 1, command  # its input is not there; 2 is a wrong command
             assert "megaprune: error: " in capsys.readouterr().err
+
+
+def test_the_plan_of_qwq():
+    """The tables are what the command prints."""
+    printed = run("megaprune", "plan", "recipe=qwq_32b", cwd=REPOSITORY)
+    rows = {tuple(filter(None, map(str.strip, line.split("│")))) for line in printed.splitlines()}
+    section = README.split("`megaprune plan recipe=qwq_32b`")[1].split("and host memory")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ") and "---" not in line]
+    cells = [tuple(filter(None, map(str.strip, line.split("|")))) for line in lines]
+    assert len(cells) == 25
+    assert [
+        row
+        for row in cells
+        if row[0] not in ("GB of a GPU (stage 0)", "seconds of a step") and row not in rows
+    ] == []

@@ -160,7 +160,7 @@ class Actor:
                 use_distributed_optimizer=config.distributed_optimizer,
             ),
             stages,
-            use_gloo_process_groups=False,
+            use_gloo_process_groups=True,
         )
         transformer.finalize_model_grads_func = finalize_model_grads
         transformer.grad_scale_func = optimizer.scale_loss if bf16 else None
@@ -383,7 +383,7 @@ def _start_megatron(parallel: Parallel) -> None:
         parallel.tp,
         parallel.pipeline.stages,
         virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
-        create_gloo_process_groups=False,
+        create_gloo_process_groups=True,
     )
     # Nothing is dropped out, so that no random numbers are drawn: the light tracker will do, and
     # the process's own random numbers stay as they are.

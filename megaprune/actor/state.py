@@ -23,6 +23,8 @@ def sharded(chunks: torch.nn.ModuleList, optimizer: Any, loading: bool) -> State
     how = {
         # Saved by parameter, not by replica, so that another division can read it.
         "distrib_optim_sharding_type": "fully_reshardable",
+        # Gathered in the host's memory: on a GPU, beside an engine that is awake, it has no room.
+        "distrib_optim_fully_reshardable_mem_efficient": True,
         "chained_optim_avoid_prefix": True,
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }

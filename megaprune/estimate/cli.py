@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from dataclasses import fields
 from typing import Any
 
-from megaprune.commands import add_fields
 from megaprune.estimate.machine import Machine
 
 _OPTIONS = {
@@ -46,7 +46,15 @@ def add_parser(commands: Any) -> None:
         "from fields alone (model=QwQ-32B actor.tp=8 ...); needs neither weights nor data nor a "
         "GPU. Exit status: 0 it fits, 1 it does not, 2 wrong usage.",
     )
-    add_fields(command)
+    command.add_argument(
+        "fields",
+        nargs="*",
+        metavar="key=value",
+        help="recipe=NAME (or a YAML file), then any field that --print-config shows",
+    )
+    command.add_argument(
+        "--print-config", action="store_true", help="print the fields as YAML, and end"
+    )
     blank = Machine()
     for name, said in _OPTIONS.items():
         value = getattr(blank, name)
@@ -81,7 +89,11 @@ def run_plan(options: argparse.Namespace) -> int:
             here = given.get("gpus_per_node", Machine.gpus_per_node)
             given["gpus"] = gpus_of_recipe(options.fields) or config.processes or here
         _check(given)
-        outcome = outcome_of(config, Machine(**given))
+        gc.disable()  # plans are many small tuples without cycles: looking for those takes longer
+        try:
+            outcome = outcome_of(config, Machine(**given))
+        finally:
+            gc.enable()
     except InputError as error:  # of what was typed: wrong usage
         if options.json:
             print(json.dumps({"error": str(error)}))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from megaprune.actor.parallel import Parallel
 from megaprune.errors import InputError
 from megaprune.estimate.machine import Machine
 from megaprune.estimate.subject import Planned, Shape
 from megaprune.weights.layouts import Layout, Pipeline, vllm_layout
 from megaprune.weights.layouts.base import divisors
+from megaprune.weights.model import Model
 
 
 def parallel_of(config: Planned) -> Parallel:
@@ -27,18 +30,27 @@ def layouts(config: Planned, shape: Shape, machine: Machine) -> tuple[Layout, La
 
 
 def _actor_layout(config: Planned, shape: Shape, machine: Machine) -> Layout:
-    return parallel_of(config).layout(shape.model, machine.gpus, "te")
+    return _megatron(shape.model, parallel_of(config), machine.gpus)
 
 
 def _engine_layout(config: Planned, shape: Shape, machine: Machine) -> Layout:
-    tp = config.rollout.tp
-    if machine.gpus % tp:
+    return _vllm(shape.model, config.rollout.tp, machine.gpus)
+
+
+@lru_cache(maxsize=4)
+def _megatron(model: Model, parallel: Parallel, gpus: int) -> Layout:
+    return parallel.layout(model, gpus, "te")
+
+
+@lru_cache(maxsize=4)
+def _vllm(model: Model, tp: int, gpus: int) -> Layout:
+    if gpus % tp:
         raise InputError(
-            f"rollout.tp={tp} does not divide the {machine.gpus} processes of the job; "
-            f"choose {divisors(machine.gpus)}"
+            f"rollout.tp={tp} does not divide the {gpus} processes of the job; "
+            f"choose {divisors(gpus)}"
         )
     try:
-        return vllm_layout(shape.model, tp, machine.gpus // tp)
+        return vllm_layout(model, tp, gpus // tp)
     except ValueError as error:
         raise InputError(str(error)) from error
 

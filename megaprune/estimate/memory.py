@@ -21,7 +21,7 @@ from megaprune.weights.layouts import Parameter, Pipeline, megatron_layout, vllm
 from megaprune.weights.layouts.sharding import round_up
 from megaprune.weights.model import Model
 
-PHASES = ("generate", "train", "save")
+PHASES = ("generate", "train")
 POOL = "torch's pool"
 
 
@@ -203,18 +203,6 @@ def actor_parts(one: Held, dp: int, dtype: str, distributed: bool) -> dict[str, 
     }
 
 
-def save_parts(one: Held, dp: int, distributed: bool) -> dict[str, int]:
-    """Bytes on a GPU while a checkpoint's optimizer state is gathered, one bucket after another.
-
-    Megatron-core's fully reshardable format gathers it from all replicas to all of them: 4 bytes
-    of each of a bucket's elements received (NCCL's gather into a list receives into one tensor and
-    copies it: twice), and the own share of them sent. Without the distributed optimizer: none.
-    """
-    if not distributed:
-        return {"gathered state": 0}
-    return {"gathered state": 4 * one.bucket * 2 + 4 * one.bucket // dp}
-
-
 def engine_of(config: Planned, shape: Shape, machine: Machine) -> Engine:
     """Bytes of a rank of an engine.
 
@@ -286,7 +274,7 @@ def engine_phases(engine: Engine) -> dict[str, dict[str, int]]:
         "engine: weights": engine.weights,
         "engine: key-value cache": max(0, engine.cache),
     }
-    return {"generate": awake | {POOL: engine.workspace}, "train": asleep, "save": awake}
+    return {"generate": awake | {POOL: engine.workspace}, "train": asleep}
 
 
 def actor_phases(
@@ -296,8 +284,8 @@ def actor_phases(
 
     generate: all of the actor is there, and torch's pool still has what the last gradients and the
     sync needed: nothing gives it back, and the engine's weights and cache do not come from it.
-    train: activations of the micro-batches under way, and what one gradient needs. save: the
-    optimizer's state is gathered (torch gives back what is free in its pool for that).
+    train: activations of the micro-batches under way, and what one gradient needs. To save takes no
+    more: the optimizer's state is gathered in the host's memory.
 
     Raises:
         InputError, ValueError: the model cannot be divided so.
@@ -324,7 +312,6 @@ def actor_phases(
             {
                 "generate": resident | {POOL: kept + working + TRANSFER_BUFFER_BYTES},
                 "train": resident | {"activations": kept, "gradients under way": working},
-                "save": resident | save_parts(one, dp, distributed),
             }
         )
     return found
@@ -334,11 +321,10 @@ def host_of(config: Planned, shape: Shape, machine: Machine) -> dict[str, int]:
     """Bytes of the fullest host, by part.
 
     reference: with algorithm.kl, the weights of each rank; while it is used, the model's own are
-    there too (twice). saving, of N elements in a rank's buffers: while the optimizer's state is
-    gathered, 12 N (of all replicas) + 12 N / dp + 8 N on each rank; then on each rank of the first
-    replica, which writes, 12 N + a copy of them and of the weights; whichever is more. Without the
-    distributed optimizer that copy alone, of 12 N (8 N with float32). graders: at most. processes:
-    assumed.
+    there too (twice). saving, of N elements in a rank's buffers: with the distributed optimizer,
+    the state of each rank, 12 N / dp, is gathered to the first replica's, which hold 12 N of all
+    replicas and write a copy of it and of the weights. Without it that copy alone, of 12 N (8 N
+    with float32). graders: at most. processes: assumed.
     """
     parallel = parallel_of(config)
     dp, size = parallel.dp(machine.gpus), ELEMENT_BYTES[config.dtype]
@@ -349,8 +335,7 @@ def host_of(config: Planned, shape: Shape, machine: Machine) -> dict[str, int]:
     stages, rest = divmod(count, parallel.tp * dp)
     writers = stages * parallel.tp + min(rest, parallel.tp)
     if distributed:
-        gathering = 20 * one.buffer + 12 * one.buffer // dp
-        saving = max(gathering * count, (24 * one.buffer + weights) * writers)
+        saving = 12 * one.buffer // dp * count + (24 * one.buffer + weights) * writers
     else:
         per_element = 8 if config.dtype == "float32" else 12
         saving = (per_element * one.buffer + weights) * writers

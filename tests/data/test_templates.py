@@ -87,7 +87,10 @@ def test_a_template_of_ones_own(tmp_path):
         ({"thought": "<t>"}, "key thought: '<t>'; expected a mapping of open, close"),
         ({"thought": {"open": "a"}}, "key thought: the key close is missing"),
         ({"thought": {"open": "a", "close": ""}}, "key thought.close: empty"),
-        ({"early_exit": {"at_limit": ""}}, "key early_exit: {'at_limit': ''} (dict); expected text"),
+        (
+            {"early_exit": {"at_limit": ""}},
+            "key early_exit: {'at_limit': ''} (dict); expected text",
+        ),
         ({"sistem": "a"}, "there is no key 'sistem'; expected system, problem, limit"),
     ],
 )

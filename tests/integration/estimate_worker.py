@@ -3,14 +3,13 @@
     torchrun --nproc-per-node N estimate_worker.py ROOT MODEL,MODEL...
 
 Counted at the tensors themselves: storages of parameters, gradient buffers, optimizer state, what
-autograd saves in a forward pass, and what is gathered for a checkpoint.
+autograd saves in a forward pass.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -109,25 +108,6 @@ def optimizer_bytes(actor: Actor) -> int:
     return total
 
 
-@contextmanager
-def gathers():
-    """The largest all-gather into lists within: bytes received, bytes sent."""
-    largest = [0, 0]
-    real = dist.all_gather
-
-    def counted(received, sent, *arguments, **options):
-        total = sum(t.nbytes for t in received)
-        if total > largest[0]:
-            largest[:] = total, sent.nbytes
-        return real(received, sent, *arguments, **options)
-
-    dist.all_gather = counted
-    try:
-        yield largest
-    finally:
-        dist.all_gather = real
-
-
 def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
     config = ActorConfig(parallel, max_tokens=TOKENS, lr=1e-3, **options)
     actor = Actor(root / name, config)
@@ -135,8 +115,6 @@ def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
     samples = batch(parallel.dp(dist.get_world_size()))
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda held: held.tensor):
         step = actor.step(samples, saved.loss)
-    with gathers() as gathered:
-        actor.state()
     mine = {
         "weights": model_bytes(actor),
         "gradients": sum(b.grad_data.nbytes for stage in actor._stages for b in stage.buffers),
@@ -144,7 +122,6 @@ def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
         "parameters": len(actor.parameters()),
         "kept": saved.forward,
         "peak": saved.peak,
-        "gathered": gathered,
     }
     everyone = world.gathered(mine)
     if dist.get_rank() == 0:

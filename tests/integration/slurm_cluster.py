@@ -1,4 +1,4 @@
-"""A real Slurm on this host: munge, slurmctld and two slurmd of its own, beside any other."""
+"""A real Slurm on this host: munge, slurmctld and a slurmd for each of three nodes, beside any other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
-NODES = ("node1", "node2")
+NODES = ("node1", "node2", "node3")
 _MARK = "# nodes of a Slurm for tests"
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE"}
 
@@ -29,7 +29,7 @@ def missing(*more: str) -> str | None:
 
 
 class Cluster:
-    """Two nodes on this host, with as many (fictitious) CPUs as a job may want.
+    """Nodes on this host, with as many (fictitious) CPUs as a job may want.
 
     Args:
         folder: for configuration, state and logs.
