@@ -206,10 +206,10 @@ def launch(
         checkpoint: to convert first.
         venv: with megaprune in it, where the jobs run.
     """
-    local = not isinstance(ctx.executor, run.SlurmExecutor)
-    jobs = jobs_of(recipe, fields.split(), test.split(), checkpoint, venv, local)
+    here = not isinstance(ctx.executor, run.SlurmExecutor)
+    jobs = jobs_of(recipe, fields.split(), test.split(), checkpoint, venv, here)
     with run.Experiment(recipe) as experiment:
-        add(experiment, jobs, ctx.executor or fiddle.build(globals()["local"]()))
+        add(experiment, jobs, ctx.executor or fiddle.build(local()), ctx.dryrun)
         ctx.launch(experiment)
 
 
@@ -232,9 +232,36 @@ def deepscaler_1_5b_prune() -> run.Partial:
 
 
 @run.cli.factory(target=launch)
+def qwq_32b_evaluate() -> run.Partial:
+    """What became of QwQ-32B, on AIME 2024."""
+    return run.Partial(launch, recipe="qwq_32b_test")
+
+
+@run.cli.factory(target=launch)
+def r1_distill_qwen_1_5b_evaluate() -> run.Partial:
+    """What became of DeepSeek-R1-Distill-Qwen-1.5B, on AIME 2024."""
+    return run.Partial(launch, recipe="r1_distill_qwen_1_5b_test")
+
+
+@run.cli.factory(target=launch)
 def tiny_overthinker() -> run.Partial:
     """The tiny overthinker, on any laptop or node."""
     return run.Partial(launch, recipe="tiny_overthinker")
+
+
+@run.cli.entrypoint(namespace="megaprune", type="experiment")
+def convert(ctx: run.cli.RunContext, megatron: str, out: str, venv: str = ".venv"):
+    """Make a Hugging Face folder of a Megatron checkpoint.
+
+    Args:
+        ctx: of the command.
+        megatron, out: folders.
+        venv: with megaprune in it, where the job runs.
+    """
+    with run.Experiment("convert") as experiment:
+        jobs = [("convert", conversion(megatron, out, venv))]
+        add(experiment, jobs, ctx.executor or fiddle.build(local()), ctx.dryrun)
+        ctx.launch(experiment)
 
 
 def jobs_of(
@@ -247,12 +274,21 @@ def jobs_of(
 
 
 def add(
-    experiment: run.Experiment, jobs: Sequence[tuple[str, run.Script]], executor: run.Executor
+    experiment: run.Experiment,
+    jobs: Sequence[tuple[str, run.Script]],
+    executor: run.Executor,
+    show: bool = False,
 ) -> None:
-    """Add jobs of which each begins when the one before has done well."""
+    """Add jobs of which each begins when the one before has done well.
+
+    Args:
+        show: print their scripts: of a dry run NeMo-Run shows only what starts them.
+    """
     before: list[str] = []
     for name, script in jobs:
-        before = [experiment.add(script, executor=executor.clone(), name=name, dependencies=before)]
+        if show:
+            print(f"# {name}\n{script.inline}")
+        before = [experiment.add(script, executor.clone(), name, dependencies=before)]
 
 
 def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
@@ -289,9 +325,10 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
         return 1
     executor = fiddle.build(local() if is_local else slurm(**options))
     with run.Experiment(recipe) as experiment:
-        add(experiment, jobs, executor)
         if dryrun:
             print(to_yaml(config))
+        add(experiment, jobs, executor, dryrun)
+        if dryrun:
             experiment.dryrun()
             return 0
         experiment.run(sequential=is_local, detach=detach, tail_logs=False)

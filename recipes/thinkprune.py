@@ -34,12 +34,14 @@ from megaprune.config import (
     Algorithm,
     Data,
     Division,
+    Engine,
     Optimizer,
     Sampling,
     Saving,
     Tracking,
     Validation,
 )
+from megaprune.evaluate.config import Evaluation
 from megaprune.pruning import Pruning
 
 STEPS_OF_10_EPOCHS = 190  # of the 2,470 problems that others count in this subset, 128 a step
@@ -47,7 +49,7 @@ STEPS_OF_10_EPOCHS = 190  # of the 2,470 problems that others count in this subs
 GPUS = {
     f"{name}{variant}": gpus
     for name, gpus in (("r1_distill_qwen_1_5b", 16), ("deepscaler_1_5b", 16), ("qwq_32b", 32))
-    for variant in ("", "_recommended")
+    for variant in ("", "_recommended", "_test")
 }
 """What each recipe is for, by its name: nodes of 8."""
 
@@ -81,6 +83,33 @@ def qwq_32b() -> Pruning:
 def qwq_32b_recommended() -> Pruning:
     """The same with the recommended optimizer."""
     return _recommended(qwq_32b())
+
+
+def r1_distill_qwen_1_5b_test() -> Evaluation:
+    """What became of it, on AIME 2024 (megaprune data aime24 --family deepseek ...)."""
+    return _test(r1_distill_qwen_1_5b(), "deepseek", None)
+
+
+def deepscaler_1_5b_test() -> Evaluation:
+    """The same for DeepScaleR."""
+    return _test(deepscaler_1_5b(), "deepseek", None)
+
+
+def qwq_32b_test() -> Evaluation:
+    """The same for QwQ-32B, with 16 samples as in the released code."""
+    return _test(qwq_32b(), "qwen", 16)
+
+
+def _test(pruning: Pruning, family: str, n: int | None) -> Evaluation:
+    return Evaluation(
+        model=f"{pruning.out}/model",
+        out=f"{pruning.out}-test",
+        data=[f"data/aime24_{family}.parquet"],
+        n=n,
+        max_prompt=pruning.data.max_prompt,
+        template=family,
+        rollout=Engine(tp=pruning.rollout.tp, gpu_share=0.9),
+    )
 
 
 def _pruning(model: str, family: str, max_prompt: int, division: Division, engine: int) -> Pruning:

@@ -6,10 +6,12 @@ import pytest
 
 from megaprune.actor.parallel import Parallel
 from megaprune.config import read_config
+from megaprune.evaluate.config import read_evaluation
 from megaprune.fields import leaves
 from megaprune.pruning import read_pruning
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
+from megaprune.recipes.thinkprune import GPUS
 from megaprune.weights.layouts import Pipeline, vllm_layout
 from megaprune.weights.model import Model
 
@@ -81,3 +83,16 @@ def test_training_takes_a_round_of_it(name):
     config = read_config([f"recipe={name}"])
     assert "{limit}" not in config.data.train
     assert not {f.name for f in fields(config)} & {"limits", "max_drop"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluations_are_of_what_was_pruned(name):
+    """With ThinkPrune's sampling: temperature 0.6, top_p 0.95, 32,000 tokens, 64 samples (QwQ 16)."""
+    pruning, test = read_pruning([f"recipe={name}"]), read_evaluation([f"recipe={name}_test"])
+    max_prompt, tp, gpus, context, _ = MODELS[name]
+    assert test.model == f"{pruning.out}/model"
+    assert (test.temperature, test.top_p, test.limit) == (0.6, 0.95, 32000)
+    assert test.n == (16 if name == "qwq_32b" else None)
+    assert test.rollout.tp == tp
+    assert max_prompt + test.limit <= context
+    assert GPUS[f"{name}_test"] == gpus

@@ -62,6 +62,8 @@ def test_a_dry_run_of_qwq(tmp_path):
     for line in ("- 4000", "- 2000", "prompts: 128", "'n': 16", "lr: 1.0e-06", "tp: 8", "pp: 2"):
         assert line in lines, line
     assert "- 3000" not in lines
+    words = ".venv/bin/megaprune-node prune recipe=qwq_32b limits=4000,2000"
+    assert any(line.endswith(words) for line in lines)
     for option in (
         "account=me", "partition=gpu", "nodes=4", "ntasks-per-node=1", "gpus-per-node=8", "requeue",
         "exclusive", "signal=USR1@900", "time=24:00:00",
@@ -89,6 +91,24 @@ def test_what_cannot_be_is_refused_here(tmp_path, words, said):
     (error,) = [line for line in found.splitlines() if "error" in line]
     assert said in error
     assert not (tmp_path / "nemo").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["launch", "--factory", "qwq_32b_evaluate"], "megaprune-node evaluate recipe=qwq_32b_test"),
+        (["launch", "--factory", "r1_distill_qwen_1_5b_prune"], "node prune recipe=r1_distill_qwen_1_5b"),
+        (["convert", "megatron=a/iter_1", "out=b"], "convert to-hf --megatron a/iter_1 --out b"),
+    ],
+)  # fmt: skip
+def test_factories(tmp_path, words, said):
+    status, found = ran(
+        tmp_path, Path(LAUNCH).with_name("nemorun"), "megaprune", *words, "run.executor=slurm",
+        "run.executor.account=me", "--dryrun", "--yes",
+    )  # fmt: skip
+    assert status == 0, found
+    assert "#SBATCH --account=me" in found
+    assert said in found
 
 
 @with_vllm

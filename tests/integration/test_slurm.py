@@ -252,3 +252,15 @@ def test_a_shared_folder_that_one_node_sees_otherwise(cluster, odd_node, tmp_pat
     said = refused(cluster, tmp_path, LOGS=str(logs), seconds=120)
     assert "node2" in said, said
     assert str(logs) in said
+
+
+def test_a_conversion(cluster, tmp_path):
+    script = REPOSITORY / "slurm" / "convert.sbatch"
+    variables = {"VENV": str(VENV), "HF": str(REPOSITORY / "recipes/overthinker/model")}
+    options = ["--mem=1000", "--output=job-%j.log", script]
+    job = cluster.submit(*options, cwd=tmp_path, OUT="made", **variables)
+    assert cluster.ended(job)["JobState"] == "COMPLETED", log(tmp_path)
+    assert (tmp_path / "made" / "metadata.json").is_file() or list((tmp_path / "made").iterdir())
+    job = cluster.submit(*options, cwd=tmp_path, OUT="other", **{**variables, "HF": "nowhere"})
+    assert cluster.ended(job)["JobState"] == "FAILED"
+    assert not (tmp_path / "other").exists()
