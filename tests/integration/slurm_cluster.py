@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
 NODES = ("node1", "node2", "node3")
-_MARK = "# nodes of a Slurm for tests"
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE"}
 
 
@@ -38,7 +40,7 @@ class Cluster:
 
     def __init__(self, folder: Path, accounting: bool = False):
         self.folder, self._accounting = folder, accounting
-        self._port = _free_ports(12)
+        self._port, self._mark = _free_ports(12), f"# nodes of {folder}"
         for name in ("etc", "log", "state/ctld", "munge", *(f"state/{n}" for n in NODES)):
             (folder / name).mkdir(parents=True)
         self.environment = {
@@ -60,7 +62,8 @@ class Cluster:
         key.chmod(0o400)
         sock = folder / "munge" / "munge.sock"
         lines = [
-            "ClusterName=tests", f"SlurmctldHost={me}(127.0.0.1)", "SlurmUser=root",
+            # Jobs meet at ports that follow from their numbers: those of two clusters must differ.
+            f"FirstJobId={self._port - 16000}", "ClusterName=tests", f"SlurmctldHost={me}(127.0.0.1)", "SlurmUser=root",
             "SlurmdUser=root", "AuthType=auth/munge", "CredType=cred/munge",
             # A requeued job waits as long as a credential lives: 2 minutes if it is not said.
             f"AuthInfo=socket={sock},cred_expire=5", f"SlurmctldPort={self._port}",
@@ -91,10 +94,8 @@ class Cluster:
         )
         (folder / "etc" / "slurm.conf").write_text("\n".join(lines) + "\n")
         (folder / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-        hosts = Path("/etc/hosts")
-        if _MARK not in hosts.read_text():
-            with hosts.open("a") as file:
-                file.write(f"127.0.0.1 {' '.join(NODES)} {_MARK}\n")
+        with _hosts() as lines:
+            lines.append(f"127.0.0.1 {' '.join(NODES)} {self._mark}\n")
         self._run(
             "munged", "--foreground", f"--key-file={key}", f"--socket={sock}", "--force",
             f"--pid-file={folder}/munged.pid", f"--log-file={folder}/log/munged.log",
@@ -198,9 +199,8 @@ class Cluster:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-        hosts = Path("/etc/hosts")
-        lines = [s for s in hosts.read_text().splitlines(True) if _MARK not in s]
-        hosts.write_text("".join(lines))
+        with _hosts() as lines:
+            lines[:] = [line for line in lines if self._mark not in line]
 
     def call(self, command: str | list[str], check: bool = True, seconds: float = 60) -> str:
         """What a command says."""
@@ -257,7 +257,8 @@ class Cluster:
 
 def _free_ports(count: int) -> int:
     """The first of some ports in a row that nobody uses."""
-    for first in range(17000, 30000, count):
+    # Others may be looking at the same time: each begins somewhere else.
+    for first in range(17000 + os.getpid() % 500 * count, 30000, count):
         held = []
         try:
             for port in range(first, first + count):
@@ -269,3 +270,15 @@ def _free_ports(count: int) -> int:
             for one in held:
                 one.close()
     raise AssertionError("no free ports")
+
+
+@contextmanager
+def _hosts() -> Iterator[list[str]]:
+    """The lines of /etc/hosts, where the nodes' names must be; what is made of them is written."""
+    with open("/etc/hosts", "r+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lines = file.readlines()
+        yield lines
+        file.seek(0)
+        file.writelines(lines)
+        file.truncate()
