@@ -92,7 +92,7 @@ def _torchrun(processes: int, *command: str) -> int:
                 f"were ended; the same command goes on from the last checkpoint",
                 file=sys.stderr,
             )
-        return 1
+        return os.EX_TEMPFAIL if failure.exitcode == os.EX_TEMPFAIL else 1
     return 0
 
 

@@ -52,6 +52,8 @@ def prune(config: Pruning) -> None:
             if dist.get_rank() == 0:
                 rounds.choose(run)
         rounds = world.from_first(rounds)
+        if world.told_to_stop():
+            raise world.Stopped(f"round {number} of {len(config.limits)} has ended")
     with world.same_for_all():
         if dist.get_rank() == 0:
             rounds.end()

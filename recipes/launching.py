@@ -4,7 +4,7 @@ NeMo-Run has an environment of its own (pip install 'megaprune[launch]': no torc
 submits are scripts: the nodes need megaprune, and no NeMo-Run.
 
     python recipes/qwq_32b.py rollout.gpu_share=0.5 --account me --partition gpu --dryrun
-    nemorun megaprune prune --factory qwq_32b_prune executor=slurm executor.account=me
+    nemorun megaprune launch --factory qwq_32b_prune run.executor=slurm run.executor.nodes=4
 """
 
 # Annotations are read by NeMo-Run, which wants the types themselves: no `annotations` here.
@@ -27,6 +27,9 @@ from megaprune.evaluate.config import Evaluation, read_evaluation
 from megaprune.fields import read_recipe, to_yaml
 from megaprune.pruning import Pruning, read_pruning
 from megaprune.recipes.thinkprune import GPUS
+
+CONVERT = "convert"
+"""The name of a conversion's job."""
 
 _COMMANDS: dict[type, tuple[str, Any]] = {
     Config: ("train", read_config),
@@ -128,7 +131,7 @@ def slurm(
         mem="0" if gpus_per_node else None,
         time=time,
         # To the steps, not to the batch script: NeMo-Run's waits for them, and would not notice.
-        signal="USR1@900",
+        signal="USR1@1800",
         additional_parameters={"requeue": True, "kill_on_invalid_dep": "yes"},
         container_image=image or None,
         container_mounts=mounts.split(",") if mounts else [],
@@ -172,7 +175,7 @@ def rounds(
         Names and tasks.
     """
     config = read_pruning([f"recipe={recipe}", *fields])
-    jobs = [("convert", conversion(checkpoint, config.model, venv))] if checkpoint else []
+    jobs = [(CONVERT, conversion(checkpoint, config.model, venv))] if checkpoint else []
     for number, limit in enumerate(config.limits, 1):
         upto = ",".join(map(str, config.limits[:number]))
         # The same folder again, with one more limit: what is done there stays.
@@ -206,10 +209,13 @@ def launch(
         checkpoint: to convert first.
         venv: with megaprune in it, where the jobs run.
     """
+    ctx.executor = ctx.executor or fiddle.build(local())
     here = not isinstance(ctx.executor, run.SlurmExecutor)
+    if not here:
+        check_division(recipe, fields.split(), ctx.executor.nodes, ctx.executor.gpus_per_node or 0)
     jobs = jobs_of(recipe, fields.split(), test.split(), checkpoint, venv, here)
     with run.Experiment(recipe) as experiment:
-        add(experiment, jobs, ctx.executor or fiddle.build(local()), ctx.dryrun)
+        add(experiment, jobs, ctx.executor, ctx.dryrun)
         ctx.launch(experiment)
 
 
@@ -258,9 +264,10 @@ def convert(ctx: run.cli.RunContext, megatron: str, out: str, venv: str = ".venv
         megatron, out: folders.
         venv: with megaprune in it, where the job runs.
     """
+    ctx.executor = ctx.executor or fiddle.build(local())
     with run.Experiment("convert") as experiment:
-        jobs = [("convert", conversion(megatron, out, venv))]
-        add(experiment, jobs, ctx.executor or fiddle.build(local()), ctx.dryrun)
+        jobs = [(CONVERT, conversion(megatron, out, venv))]
+        add(experiment, jobs, ctx.executor, ctx.dryrun)
         ctx.launch(experiment)
 
 
@@ -288,7 +295,10 @@ def add(
     for name, script in jobs:
         if show:
             print(f"# {name}\n{script.inline}")
-        before = [experiment.add(script, executor.clone(), name, dependencies=before)]
+        own = executor.clone()
+        if name == CONVERT:
+            own.nodes = 1  # once, not on each node
+        before = [experiment.add(script, own, name, dependencies=before)]
 
 
 def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
@@ -319,7 +329,7 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
         config = read([f"recipe={recipe}", *fields])
         jobs = jobs_of(recipe, fields, test, checkpoint, venv, is_local)
         if not is_local:
-            _check_division([f"recipe={recipe}", *fields], options["nodes"], per_node)
+            check_division(recipe, fields, options["nodes"], per_node)
     except InputError as error:
         print(f"megaprune: error: {error}", file=sys.stderr)
         return 1
@@ -331,20 +341,24 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
         if dryrun:
             experiment.dryrun()
             return 0
-        experiment.run(sequential=is_local, detach=detach, tail_logs=False)
+        experiment.run(detach=detach, tail_logs=False)
     if detach:
         return 0
     states = experiment.status(return_dict=True)
     return 0 if all(str(s["status"]) == "SUCCEEDED" for s in states.values()) else 1
 
 
-def _check_division(words: Sequence[str], nodes: int, per_node: int) -> None:
+def check_division(recipe: str, fields: Sequence[str], nodes: int, per_node: int) -> None:
     """See that a model can be divided over the nodes, as far as its shape is known here.
+
+    An evaluation takes whatever nodes there are, and its job sees whether its engines can be.
 
     Raises:
         InputError: it cannot; says what would do.
     """
-    config = read_planned(words)
+    if isinstance(read_recipe(recipe), Evaluation):
+        return
+    config = read_planned([f"recipe={recipe}", *fields])
     try:
         shape = find_shape(config.model)
     except InputError as error:

@@ -66,7 +66,7 @@ def test_a_dry_run_of_qwq(tmp_path):
     assert any(line.endswith(words) for line in lines)
     for option in (
         "account=me", "partition=gpu", "nodes=4", "ntasks-per-node=1", "gpus-per-node=8", "requeue",
-        "exclusive", "signal=USR1@900", "time=24:00:00",
+        "exclusive", "signal=USR1@1800", "time=24:00:00",
     ):  # fmt: skip
         assert f"#SBATCH --{option}" in said, option
     assert "export HF_HOME=/shared/hf" in said
@@ -104,7 +104,7 @@ def test_what_cannot_be_is_refused_here(tmp_path, words, said):
 def test_factories(tmp_path, words, said):
     status, found = ran(
         tmp_path, Path(LAUNCH).with_name("nemorun"), "megaprune", *words, "run.executor=slurm",
-        "run.executor.account=me", "--dryrun", "--yes",
+        "run.executor.nodes=4", "run.executor.account=me", "--dryrun", "--yes",
     )  # fmt: skip
     assert status == 0, found
     assert "#SBATCH --account=me" in found
