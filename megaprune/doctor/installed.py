@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
+import sys
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -14,12 +14,18 @@ def find_module(name: str) -> ModuleSpec | None:
     package, _, inner = name.rpartition(".")
     if package:
         # Step by step: asked for both, Python would import the package.
-        outer = importlib.util.find_spec(package)
+        outer = _top_level(package)
         places = outer.submodule_search_locations if outer is not None else None
         spec = PathFinder.find_spec(inner, list(places)) if places else None
     else:
-        spec = importlib.util.find_spec(name)
+        spec = _top_level(name)
     return spec if spec is not None and spec.origin is not None else None
+
+
+def _top_level(name: str) -> ModuleSpec | None:
+    # Not importlib.util.find_spec: of what is imported already it says where that was.
+    found = (finder.find_spec(name, None) for finder in sys.meta_path)
+    return next((spec for spec in found if spec is not None), None)
 
 
 def version(distribution: str) -> str | None:
