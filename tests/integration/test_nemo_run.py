@@ -139,7 +139,7 @@ def test_a_chain_on_slurm(cluster, tmp_path):
     test = f"recipe=tiny_overthinker_test data={data} n=1 limit=24 budgets=10"
     words = [
         *small, "validation.n=1", "limits=32,28", "out=prune", "--nodes", 2, "--gpus-per-node", 0,
-        "--time", "00:30:00", "--venv", VENV, "--test", test,
+        "--time", "02:00:00", "--venv", VENV, "--test", test,
     ]  # fmt: skip
     status, said = ran(
         tmp_path, LAUNCH, "-m", "megaprune.recipes.launching", "tiny_overthinker_rounds", *words,

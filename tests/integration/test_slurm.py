@@ -46,7 +46,7 @@ def whole(cluster, tmp_path_factory):
 
 def submit(cluster, folder, *words, options=("--nodelist=node1,node2",), **variables):
     return cluster.submit(
-        "--nodes=2", "--gpus-per-node=0", "--mem=1000", "--time=30", "--output=job-%j.log",
+        "--nodes=2", "--gpus-per-node=0", "--mem=1000", "--time=120", "--output=job-%j.log",
         *options, REPOSITORY / "slurm" / "run.sbatch", *words, cwd=folder,
         **{"VENV": str(VENV), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **variables},
     )  # fmt: skip
