@@ -269,7 +269,9 @@ def test_a_grader_that_cannot_be_loaded_again_is_an_error_of_the_results(own):
 
 
 def test_too_little_memory_is_an_error():
-    with pytest.raises(InputError, match="within 33554432 bytes|memory limit is too small: 33554432 bytes"):
+    with pytest.raises(
+        InputError, match="within 33554432 bytes|memory limit is too small: 33554432 bytes"
+    ):
         Pool({}, memory_bytes=32 << 20)
 
 
