@@ -13,6 +13,9 @@ from math import lcm
 
 # torch takes seconds to import, and reads OMP_NUM_THREADS as it is: imported when a job starts.
 
+_CHECKED = "MEGAPRUNE_CHECKED"
+"""In the environment of processes whose job was checked before they were started."""
+
 
 def start(
     command: Sequence[str],
@@ -26,7 +29,8 @@ def start(
     Args:
         command: of megaprune, that other processes are started with.
         processes: how many it wants, where torchrun has not said it.
-        check: given their number, raises an InputError if the job cannot be. Writes nothing.
+        check: given their number, raises an InputError if the job cannot be. Writes nothing. Called
+            once: before processes are started, or by the first of those that are there.
         job: collective.
         only_check: whether so many processes can do it, and end.
     """
@@ -39,13 +43,21 @@ def start(
     if "RANK" not in os.environ:
         count = processes()
         check(count)
+        os.environ[_CHECKED] = "1"
         if count > 1:
             return _torchrun(count, "-m", "megaprune.cli", *command)
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     from megaprune import world
 
-    return world.run(job)
+    def checked() -> None:
+        if _CHECKED not in os.environ:
+            with world.phase("check"), world.same_for_all():
+                if os.environ["RANK"] == "0":
+                    check(int(os.environ["WORLD_SIZE"]))
+        job()
+
+    return world.run(checked)
 
 
 def smallest_world(*sizes: int) -> int:
