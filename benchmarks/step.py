@@ -62,6 +62,7 @@ def our_steps(config: Any) -> None:
     import torch.distributed as dist
 
     from megaprune.actor import actor
+    from megaprune.run_folder import RunFolder
     from megaprune.train import Run
 
     spent = {"vllm": 0.0, "passes": 0.0}
@@ -78,7 +79,7 @@ def our_steps(config: Any) -> None:
 
     schedule = actor.get_forward_backward_func
     actor.get_forward_backward_func = lambda: timed("passes", schedule())
-    run = Run(config)
+    run = Run(config, RunFolder(config))
     engine = run._engines.rollout._llm.llm_engine
     engine.step = timed("vllm", engine.step)
     every = config.checkpoint.every

@@ -27,6 +27,12 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def release_cached() -> None:
+    """Give back what torch holds of the GPU's memory without using it."""
+    if device().type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def random_numbers_kept() -> AbstractContextManager[None]:
     """torch's random numbers are afterwards as they were before."""
     return torch.random.fork_rng(devices=[device()] if device().type == "cuda" else [])

@@ -9,6 +9,7 @@ import torch
 from megaprune.actor.actor import Actor, ActorConfig
 from megaprune.actor.parallel import Parallel
 from megaprune.config import Config, Engine
+from megaprune.device import release_cached
 from megaprune.rollout.rollout import Rollout, RolloutConfig
 from megaprune.weights.layouts import Pipeline
 from megaprune.weights.plan import plan
@@ -40,6 +41,7 @@ class Engines:
 
     def sync(self) -> Sent:
         """The engine gets the actor's weights, and is awake."""
+        release_cached()  # what the last step's passes had, the rollout's weights need now
         self.rollout.wake_weights()
         if self._transfer is None:
             self._transfer = Transfer(

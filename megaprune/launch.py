@@ -76,6 +76,8 @@ def _quiet() -> None:
     if not torch.cuda.is_available():
         # Megatron-core says at each import that there is no apex: no GPU, no apex.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
+        # vLLM looks for its version under the name of its CUDA build, and takes Triton for broken.
+        logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 

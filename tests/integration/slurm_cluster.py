@@ -75,7 +75,7 @@ class Cluster:
             "MpiDefault=none", "SwitchType=switch/none", "ReturnToService=2", "JobRequeue=1",
             "SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0",
             "KillWait=5", "MinJobAge=3600", "SlurmctldTimeout=10", "SlurmdTimeout=10",
-            "InactiveLimit=0",
+            "InactiveLimit=0", "PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE",
         ]  # fmt: skip
         if self._accounting:
             lines += [
@@ -88,10 +88,11 @@ class Cluster:
             f"CPUs=16 RealMemory=20000 State=UNKNOWN"
             for i, name in enumerate(NODES)
         ]
-        lines.append(
-            f"PartitionName=batch Nodes={','.join(NODES)} Default=YES MaxTime=04:00:00 "
-            f"DefaultTime=00:30:00 State=UP"
-        )
+        lines += [
+            f"PartitionName={name} Nodes={','.join(NODES)} Default={default} PriorityTier={tier} "
+            f"MaxTime=04:00:00 DefaultTime=00:30:00 State=UP"
+            for name, default, tier in (("batch", "YES", 1), ("urgent", "NO", 2))
+        ]
         (folder / "etc" / "slurm.conf").write_text("\n".join(lines) + "\n")
         (folder / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         with _hosts() as lines:
@@ -173,11 +174,11 @@ class Cluster:
 
     def processes_on(self, name: str) -> list[int]:
         """Processes of jobs on a node, with those of Slurm that watch over them."""
-        mine = {f"SLURMD_NODENAME={name}", f"SLURM_CONF={self.environment['SLURM_CONF']}"}
+        mine = {("SLURMD_NODENAME", name), ("SLURM_CONF", self.environment["SLURM_CONF"])}
         found = set()
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if mine <= set((path / "environ").read_text(errors="replace").split("\0")):
+                if mine <= _environment(int(path.name)).items():
                     parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
                     found.add(int(path.name))
                     if Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"slurmstepd"):
@@ -185,6 +186,21 @@ class Cluster:
             except OSError:
                 continue  # it has ended
         return sorted(found)
+
+    @contextmanager
+    def held(self, number: str) -> Iterator[None]:
+        """The processes of a job's megaprune do nothing for a while."""
+        running = [pid for name in NODES for pid in self.processes_on(name)]
+        found = {pid: _environment(pid) for pid in running}
+        ranks = [p for p, e in found.items() if e.get("SLURM_JOB_ID") == number and "RANK" in e]
+        assert ranks
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in ranks:
+                os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End the cluster, and whatever runs on it."""
@@ -253,6 +269,12 @@ class Cluster:
                 tails = "\n".join(f"{p.name}: {p.read_text()[-600:]}" for p in logs)
                 raise AssertionError(f"not within {seconds} s\n{tails}")
             time.sleep(0.1)
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """Of a process; OSError if it has ended."""
+    words = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def _free_ports(count: int) -> int:

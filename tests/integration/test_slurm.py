@@ -70,6 +70,13 @@ def wait_for_step(folder, step, seconds=200):
         time.sleep(0.1)
 
 
+def wait_for_words(folder, words, seconds=100):
+    end = time.monotonic() + seconds
+    while words not in log(folder):
+        assert time.monotonic() < end, log(folder)
+        time.sleep(0.1)
+
+
 def weights(folder):
     return (folder / "run" / "model" / "model.safetensors").read_bytes()
 
@@ -91,16 +98,22 @@ def test_two_nodes(whole):
 
 
 def test_told_before_the_time_is_up(cluster, whole, tmp_path):
-    """By Slurm's own --signal; the run saves, goes back into the queue, and goes on."""
+    """By Slurm's own clock; the run saves, goes back into the queue, and goes on."""
     words = ["train", *SMALL, "steps=4", "out=run"]
-    job = submit(cluster, tmp_path, *words)
+    options = ["--nodelist=node1,node2", "--signal=B:USR1@60"]
+    job = submit(cluster, tmp_path, *words, options=options)
     wait_for_step(tmp_path, 1)
-    cluster.call(f"scancel --batch --signal=USR1 {job}")
+    with cluster.held(job):
+        hours, minutes, _ = cluster.job(job)["RunTime"].split(":")
+        limit = 60 * int(hours) + int(minutes) + 2  # told within the next minute
+        cluster.call(f"scontrol update JobId={job} TimeLimit={limit}")
+        wait_for_words(tmp_path, "the time is nearly up")
+    wait_for_words(tmp_path, "back into the queue")
+    cluster.call(f"scontrol update JobId={job} TimeLimit=120")
     found = cluster.ended(job)
     said = log(tmp_path)
     assert found["JobState"] == "COMPLETED", said
     assert found["Restarts"] == "1"
-    assert "the time is nearly up" in said
     assert "steps are done and saved" in said
     assert "back into the queue" in said
     same_as(tmp_path, whole)
@@ -129,6 +142,21 @@ def test_cancelled_while_it_saves(cluster, whole, tmp_path):
     assert cluster.ended(job)["JobState"] == "CANCELLED"
     job = submit(cluster, tmp_path, *words)
     assert cluster.ended(job)["JobState"] == "COMPLETED", log(tmp_path)
+    same_as(tmp_path, whole)
+
+
+def test_another_job_takes_its_place(cluster, whole, tmp_path):
+    """Slurm ends it for one of a partition that comes first, and begins it again after that."""
+    words = ["train", *SMALL, "steps=4", "out=run", "checkpoint.every=1"]
+    job = submit(cluster, tmp_path, *words)
+    wait_for_step(tmp_path, 2)
+    first = cluster.submit(
+        "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=true", cwd=tmp_path
+    )
+    assert cluster.ended(first)["JobState"] == "COMPLETED"
+    found = cluster.ended(job)
+    assert (found["JobState"], found["Restarts"]) == ("COMPLETED", "1"), log(tmp_path)
+    assert "goes on after step" in log(tmp_path)
     same_as(tmp_path, whole)
 
 
