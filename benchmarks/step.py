@@ -1,8 +1,8 @@
 """Where the seconds of a demo step go, and TRL's GRPOTrainer on the same work beside it.
 
-    python benchmarks/step.py [--steps 5] [--rounds 2] [--trl-python PATH]
+    python benchmarks/step.py [--steps 5] [--rounds 2] [--trl-python PATH] [key=value ...]
 
-Ours: steps of `recipe=tiny_overthinker`, on 1 and 2 processes of one thread. "in engines" is what
+Ours: steps of `recipe=tiny_overthinker`, with fields such as rollout.limit=400, on 1 and 2 processes of one thread. "in engines" is what
 passes inside vLLM's `engine.step()` and inside Megatron-core's forward and backward passes;
 "outside" is the rest: asking and answering, grades that are waited for, packing, the optimizer, the
 sync, files. A checkpoint is begun after the last step; its cost is divided among
@@ -14,7 +14,8 @@ advantages, loss and optimizer in fp32, with Hugging Face's generate, which is w
 Its time is that of whole steps, on 1 process of 1 and of 2 threads, and on 2 processes.
 
 All take turns, each in processes of its own whose first step is left out; medians of the steps of
-all rounds; the best of ours is compared with the best of TRL. Mean reward and length tell that the
+all rounds, and, since steps change as a model learns, their mean; the best of ours is compared with
+the best of TRL by either. Mean reward and length tell that the
 work was the same; "CPU s" is what the first process computed, whoever else used the machine.
 """
 
@@ -39,14 +40,14 @@ SETTINGS = [("ours", 1, 1), ("ours", 2, 1), ("trl", 1, 1), ("trl", 1, 2), ("trl"
 Lines = list[dict[str, float]]
 
 
-def ours(steps: int) -> None:
+def ours(steps: int, fields: list[str]) -> None:
     """Run on this process; prints a JSON line of each step, and one of a checkpoint."""
     from megaprune import launch, world
 
     def job() -> None:
         with tempfile.TemporaryDirectory() as own:
             folder = world.from_first(own)
-            our_steps(recipe(f"out={folder}/run", f"steps={steps + 2}"))
+            our_steps(recipe(f"out={folder}/run", f"steps={steps + 2}", *fields))
 
     launch._quiet()
     sys.exit(world.run(job))
@@ -182,11 +183,11 @@ def trl(steps: int, work: Path, batch: int) -> None:
         ).train()
 
 
-def work_for_trl(steps: int, path: Path) -> None:
+def work_for_trl(steps: int, path: Path, fields: list[str]) -> None:
     """What TRL is to do: the prompts of our first steps, in our order, and the numbers."""
     from megaprune.data import batch, load_tokenizer, read_problems
 
-    config = recipe("out=unused")
+    config = recipe("out=unused", *fields)
     problems = read_problems(
         Path(config.data.train), load_tokenizer(Path(config.model)), config.data.max_prompt
     ).problems
@@ -233,19 +234,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="ours and TRL, in turns")
     parser.add_argument("--trl-python", help="of an environment with TRL")
     parser.add_argument("--trl-batch", type=int, default=64, help="samples of TRL's micro-batch")
+    parser.add_argument("fields", nargs="*", metavar="key=value", help="of the recipe")
     parser.add_argument("--as-ours", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--as-trl", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_ours:
-        ours(options.steps)
+        ours(options.steps, options.fields)
     if options.as_trl:
         return trl(options.steps + 1, options.as_trl, options.trl_batch)
     found: dict[tuple[str, int, int], Lines] = {}
     loads = []
-    many = ["--steps", str(options.steps), "--trl-batch", str(options.trl_batch)]
+    many = ["--steps", str(options.steps), "--trl-batch", str(options.trl_batch), *options.fields]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work.json"
-        work_for_trl(options.steps + 1, work)
+        work_for_trl(options.steps + 1, work, options.fields)
         for _ in range(options.rounds):
             for side, processes, threads in SETTINGS:
                 as_side = ["--as-ours"] if side == "ours" else ["--as-trl", str(work)]
@@ -254,11 +256,10 @@ def main() -> None:
                     loads.append(os.getloadavg()[0])
                     lines = lines_of(python, processes, threads, *as_side, *many)
                     found.setdefault((side, processes, threads), []).extend(lines)
-    show(found, loads)
+    show(found, loads, recipe("out=unused", *options.fields))
 
 
-def show(found: dict[tuple[str, int, int], Lines], loads: list[float]) -> None:
-    config = recipe("out=unused")
+def show(found: dict[tuple[str, int, int], Lines], loads: list[float], config: Any) -> None:
     samples = config.data.prompts * config.rollout.n
     print(
         f"{config.data.prompts} prompts x {config.rollout.n} samples of at most "
@@ -268,21 +269,24 @@ def show(found: dict[tuple[str, int, int], Lines], loads: list[float]) -> None:
     for (side, processes, _), lines in found.items():
         if side == "ours":
             our_phases(processes, lines)
-    print("trainer                          s/step   CPU s   samples/s   reward   tokens")
-    best = {}
+    print("trainer                          s/step    mean   CPU s   samples/s   reward   tokens")
+    best: dict[str, tuple[float, float]] = {}
     for (side, processes, threads), lines in found.items():
         steps = [line for line in lines if "step" in line]
         seconds, cpu, reward, length = (
             middle(line[key] for line in steps) for key in ("step", "cpu", "reward", "length")
         )
-        best[side] = min(best.get(side, seconds), seconds)
+        mean = statistics.fmean(line["step"] for line in steps)
+        so_far = best.get(side, (seconds, mean))
+        best[side] = (min(so_far[0], seconds), min(so_far[1], mean))
         name = "megaprune" if side == "ours" else "TRL"
         print(
-            f"{name:9} {processes} process(es), {threads} thread(s) {seconds:6.2f} {cpu:7.2f} "
-            f"{samples / seconds:11.1f} {reward:8.3f} {length:8.1f}"
+            f"{name:9} {processes} process(es), {threads} thread(s) {seconds:6.2f} {mean:7.2f} "
+            f"{cpu:7.2f} {samples / seconds:11.1f} {reward:8.3f} {length:8.1f}"
         )
     if "trl" in best:
-        print(f"megaprune over TRL, best of each (goal: 3): {best['trl'] / best['ours']:.2f}")
+        median, mean = (trl / mine for trl, mine in zip(best["trl"], best["ours"], strict=True))
+        print(f"megaprune over TRL, best of each (goal: 3): {median:.2f}; by the mean {mean:.2f}")
     else:
         print("TRL was not measured: it takes --trl-python")
 
