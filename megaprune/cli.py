@@ -15,6 +15,7 @@ from megaprune.errors import InputError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status is 0 if all is well, 1 if not, 2 for a wrong command line."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
     from megaprune import commands as training
     from megaprune.analyze import cli as analyze
     from megaprune.data import cli as data

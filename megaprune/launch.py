@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -34,6 +35,8 @@ def start(
         job: collective.
         only_check: whether so many processes can do it, and end.
     """
+    # Imports, and vLLM as it answers, make objects by the million that stay for a while.
+    gc.set_threshold(100_000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
     _quiet()
     if only_check is not None:
@@ -70,7 +73,6 @@ def smallest_world(*sizes: int) -> int:
 def _quiet() -> None:
     """Keep what is always so on a CPU off the console."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
     import torch
 
     if not torch.cuda.is_available():

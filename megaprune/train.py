@@ -89,6 +89,7 @@ class Run:
             self._reporter.warn_of_failed,
         )
         self._engines.sync()
+        self.clock.read()  # the start is no step's
 
     def take_step(self) -> None:
         """Answer problems, learn from the answers; measure and save if it is time."""
@@ -192,7 +193,9 @@ class Run:
     def _log(self, table: list[dict[str, object]], found: dict[str, float]) -> None:
         spent = self.clock.read()
         self._folder.samples("samples", self.step, table)
-        rate = {"tokens_per_second": found["tokens"] / spent["seconds/step"]}
+        # A validation is in the clock of the step behind it, and none of its work.
+        own = spent["seconds/step"] - spent.get("seconds/validate", 0.0)
+        rate = {"tokens_per_second": found["tokens"] / own}
         line = {"step": self.step, **found, **rate, **spent}
         self._folder.metrics(line)
         self._reporter.show(line)

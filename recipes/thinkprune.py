@@ -20,6 +20,8 @@ validation every 20 steps of at most 10 epochs. Where they differ from its relea
 - A round's model is chosen by AIME 2022 and 2023, with room for 16,000 tokens; there by hand, from
   scores under the training limit, with AIME 2024, the test, among them.
 - Training and evaluation have the same prompt; there two instructions were swapped.
+- The last two checkpoints and the best are kept, there 10 or 20; vLLM may use CUDA graphs, there it
+  was eager; micro-batches are of 8,192 tokens at most, there of as many responses.
 
 The recommended variants keep the reward and change the optimizer (DLER, arXiv 2510.15110):
 advantages centred by group and divided by the deviation of the batch, the ratio's upper clip at

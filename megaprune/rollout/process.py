@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch._dynamo
 import torch.distributed as dist
 
 from megaprune.device import device, random_numbers_kept
@@ -38,6 +39,9 @@ def prepare() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if device().type == "cpu":
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # vLLM would compile one small function of its sampler: seconds at each start, and a C++
+        # compiler, which is not everywhere.
+        torch._dynamo.config.disable = True
         import vllm._custom_ops
         import vllm.model_executor.layers.utils
 
