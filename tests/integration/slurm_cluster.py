@@ -74,7 +74,7 @@ class Cluster:
             "SelectTypeParameters=CR_Core", "SlurmdParameters=config_overrides",
             "MpiDefault=none", "SwitchType=switch/none", "ReturnToService=2", "JobRequeue=1",
             "SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0",
-            "KillWait=5", "MinJobAge=3600", "SlurmctldTimeout=10", "SlurmdTimeout=10",
+            "MinJobAge=3600", "SlurmctldTimeout=10", "SlurmdTimeout=10",
             "InactiveLimit=0", "PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE",
         ]  # fmt: skip
         if self._accounting:
