@@ -107,11 +107,16 @@ def slurm(
     Args:
         account, partition: of the site; empty for its defaults.
         gpus_per_node: 0 on a cluster without any, where a node gets one process.
+        time: limit of a job, as Slurm takes it; half an hour before, or when a quarter of it is
+            left, the job is told.
         image: container (pyxis) with megaprune in it; empty: none.
         mounts: host:container,...
         hf_home: Hugging Face's cache, on a disk that all nodes see; empty: their own.
         logs: a folder that all nodes see.
         restarts: how often a job may go back into the queue.
+
+    Raises:
+        InputError: that is no time.
     """
     own = f"{Path(logs).absolute()}/$SLURM_JOB_NAME-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
     again = (
@@ -131,7 +136,7 @@ def slurm(
         mem="0" if gpus_per_node else None,
         time=time,
         # To the steps, not to the batch script: NeMo-Run's waits for them, and would not notice.
-        signal="USR1@1800",
+        signal=f"USR1@{_lead(time)}",
         additional_parameters={"requeue": True, "kill_on_invalid_dep": "yes"},
         container_image=image or None,
         container_mounts=mounts.split(",") if mounts else [],
@@ -145,6 +150,23 @@ def slurm(
         packager=run.Packager(),
         tunnel=run.LocalTunnel(job_dir=str(Path(run.config.get_nemorun_home()) / "experiments")),
     )
+
+
+def _lead(time: str) -> int:
+    """Seconds of a job's time that are left when it is told that it is nearly up."""
+    days, dash, clock = time.rpartition("-")
+    # Seconds of each part: DAYS-HH[:MM[:SS]], or MM[:SS], or HH:MM:SS.
+    units = (3600, 60, 1) if dash or clock.count(":") == 2 else (60, 1)
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        whole = 86400 * int(days or 0) + sum(
+            n * unit for n, unit in zip(parts, units[: len(parts)], strict=True)
+        )
+    except ValueError as error:
+        raise InputError(
+            f"time={time} is no time of Slurm's; expected HH:MM:SS, DAYS-HH or minutes"
+        ) from error
+    return min(1800, whole // 4)
 
 
 @run.cli.factory
@@ -330,10 +352,10 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
         jobs = jobs_of(recipe, fields, test, checkpoint, venv, is_local)
         if not is_local:
             check_division(recipe, fields, options["nodes"], per_node)
+        executor = fiddle.build(local() if is_local else slurm(**options))
     except InputError as error:
         print(f"megaprune: error: {error}", file=sys.stderr)
         return 1
-    executor = fiddle.build(local() if is_local else slurm(**options))
     with run.Experiment(recipe) as experiment:
         if dryrun:
             print(to_yaml(config))

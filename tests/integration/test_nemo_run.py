@@ -83,6 +83,7 @@ def test_a_dry_run_of_qwq(tmp_path):
         (["--nodes", "1"], "not on 1 nodes of 8"),
         (["actor.tp=3"], "not on 4 nodes of 8"),
         (["--nodes", "3"], "not on 3 nodes of 8"),
+        (["--time", "tomorrow"], "time=tomorrow is no time of Slurm's"),
     ],
 )
 def test_what_cannot_be_is_refused_here(tmp_path, words, said):
@@ -91,6 +92,14 @@ def test_what_cannot_be_is_refused_here(tmp_path, words, said):
     (error,) = [line for line in found.splitlines() if "error" in line]
     assert said in error
     assert not (tmp_path / "nemo").exists()
+
+
+def test_when_a_job_is_told():
+    """Half an hour before its time is up, but not before it has begun."""
+    leads = {"40": 600, "20:00": 300, "00:20:00": 300, "1-0": 1800, "0-1:30": 1350, "2:00:01": 1800}
+    look = f"from megaprune.recipes.launching import slurm; [print(slurm(time=t).signal) for t in {[*leads]}]"
+    status, said = ran(REPOSITORY / "tests", LAUNCH, "-c", look)
+    assert (status, said.split()) == (0, [f"USR1@{lead}" for lead in leads.values()]), said
 
 
 @pytest.mark.parametrize(
