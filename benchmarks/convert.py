@@ -152,7 +152,8 @@ def make_model(folder: Path, layers: int) -> int:
     for name, shape in Model.from_config(config).tensors().items():
         part = name.split(".")[2] if ".layers." in name else name
         groups.setdefault(part, {})[name] = shape
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     generator = torch.Generator().manual_seed(0)
     for number, group in enumerate(groups.values()):
         file = f"model-{number + 1:05}-of-{len(groups):05}.safetensors"

@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -24,11 +25,12 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    spent = {}
+    spent: dict[int, float] = {}
     for line in (options.run / "metrics.jsonl").read_text().splitlines():
         found = json.loads(line)
         spent[found["step"]] = found.get("seconds/generate", spent.get(found["step"], 0.0))
-    rows, generating = [], 0.0
+    rows: list[dict[str, Any]] = []
+    generating = 0.0
     for path in sorted((options.run / "samples").glob("*.parquet")):
         if len(rows) >= options.answers:
             break

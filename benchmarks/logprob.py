@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 CASES = [(2048, 152064), (8192, 152064), (8192, 19008), (32768, 19008)]
 METHODS = ("logits", "chunks")
@@ -34,7 +35,7 @@ def main() -> None:
     print(f"hidden {options.hidden}, {options.dtype}: forward + backward, log-probs and entropy")
     print("tokens  vocabulary  method   seconds  memory, MiB  time / logits'  memory / logits'")
     for tokens, vocab in CASES:
-        seen = {}
+        seen: dict[str, list[Any]] = {}
         for _ in range(options.runs):
             for method in METHODS:
                 seen.setdefault(method, []).append(run(method, tokens, vocab, options))

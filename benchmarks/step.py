@@ -78,8 +78,8 @@ def our_steps(config: Any) -> None:
 
         return call
 
-    schedule = actor.get_forward_backward_func
-    actor.get_forward_backward_func = lambda: timed("passes", schedule())
+    schedule = actor.get_forward_backward_func  # type: ignore[attr-defined]
+    actor.get_forward_backward_func = lambda: timed("passes", schedule())  # type: ignore[attr-defined]
     run = Run(config, RunFolder(config))
     engine = run._engines.rollout._llm.llm_engine
     engine.step = timed("vllm", engine.step)
