@@ -2,10 +2,10 @@
 
     python benchmarks/step.py [--steps 5] [--rounds 2] [--trl-python PATH] [key=value ...]
 
-Ours: steps of `recipe=tiny_overthinker`, with fields such as rollout.limit=400, on 1 and 2 processes of one thread. "in engines" is what
-passes inside vLLM's `engine.step()` and inside Megatron-core's forward and backward passes;
-"outside" is the rest: asking and answering, grades that are waited for, packing, the optimizer, the
-sync, files. A checkpoint is begun after the last step; its cost is divided among
+Ours: steps of `recipe=tiny_overthinker`, with fields such as rollout.limit=400, on 1 and 2
+processes of one thread. "in engines" is what passes inside vLLM's `engine.step()` and inside
+Megatron-core's forward and backward passes; "outside" is the rest: asking and answering, grades
+that are waited for, packing, the optimizer, the sync, files. A checkpoint is begun after the last step; its cost is divided among
 as many steps as the recipe has between two.
 
 TRL: PATH is the python of an environment with trl (and torch, transformers, datasets), which needs
@@ -15,8 +15,7 @@ Its time is that of whole steps, on 1 process of 1 and of 2 threads, and on 2 pr
 
 All take turns, each in processes of its own whose first step is left out; medians of the steps of
 all rounds, and, since steps change as a model learns, their mean; the best of ours is compared with
-the best of TRL by either. Mean reward and length tell that the
-work was the same; "CPU s" is what the first process computed, whoever else used the machine.
+the best of TRL by either. Mean reward and length tell that the work was the same; "CPU s" is what the first process computed, whoever else used the machine.
 """
 
 from __future__ import annotations

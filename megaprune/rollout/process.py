@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch._dynamo
 import torch.distributed as dist
 
 from megaprune.device import device, random_numbers_kept
@@ -39,9 +38,12 @@ def prepare() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if device().type == "cpu":
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # Imported here: it takes a second, which whoever only checks need not wait for.
+        from torch import _dynamo
+
         # vLLM would compile one small function of its sampler: seconds at each start, and a C++
         # compiler, which is not everywhere.
-        torch._dynamo.config.disable = True
+        _dynamo.config.disable = True
         import vllm._custom_ops
         import vllm.model_executor.layers.utils
 

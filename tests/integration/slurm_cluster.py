@@ -174,25 +174,39 @@ class Cluster:
 
     def processes_on(self, name: str) -> list[int]:
         """Processes of jobs on a node, with those of Slurm that watch over them."""
-        mine = {("SLURMD_NODENAME", name), ("SLURM_CONF", self.environment["SLURM_CONF"])}
         found = set()
-        for path in Path("/proc").glob("[0-9]*"):
+        for pid, variables in self._processes_of_jobs():
+            if variables.get("SLURMD_NODENAME") != name:
+                continue
             try:
-                if mine <= _environment(int(path.name)).items():
-                    parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-                    found.add(int(path.name))
-                    if Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"slurmstepd"):
-                        found.add(int(parent))
+                parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+                found.add(pid)
+                if Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"slurmstepd"):
+                    found.add(int(parent))
             except OSError:
                 continue  # it has ended
         return sorted(found)
 
+    def _processes_of_jobs(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Processes that jobs of this cluster have, on any node, each with its environment."""
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (path / "environ").read_text(errors="replace").split("\0")
+            except OSError:
+                continue  # it has ended
+            variables = dict(word.split("=", 1) for word in words if "=" in word)
+            mine = variables.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+            if mine and "SLURM_JOB_ID" in variables:
+                yield int(path.name), variables
+
     @contextmanager
     def held(self, number: str) -> Iterator[None]:
         """The processes of a job's megaprune do nothing for a while."""
-        running = [pid for name in NODES for pid in self.processes_on(name)]
-        found = {pid: _environment(pid) for pid in running}
-        ranks = [p for p, e in found.items() if e.get("SLURM_JOB_ID") == number and "RANK" in e]
+        ranks = [
+            pid
+            for pid, variables in self._processes_of_jobs()
+            if variables.get("SLURM_JOB_ID") == number and "RANK" in variables
+        ]
         assert ranks
         for pid in ranks:
             os.kill(pid, signal.SIGSTOP)
@@ -269,12 +283,6 @@ class Cluster:
                 tails = "\n".join(f"{p.name}: {p.read_text()[-600:]}" for p in logs)
                 raise AssertionError(f"not within {seconds} s\n{tails}")
             time.sleep(0.1)
-
-
-def _environment(pid: int) -> dict[str, str]:
-    """Of a process; OSError if it has ended."""
-    words = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
-    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def _free_ports(count: int) -> int:

@@ -63,18 +63,19 @@ def metrics(folder):
     return [{k: v for k, v in json.loads(s).items() if not k.startswith(TIMES)} for s in lines]
 
 
-def wait_for_step(folder, step, seconds=200):
+def wait(folder, seen, seconds=200, every=0.1):
     end = time.monotonic() + seconds
-    while len(metrics(folder)) < step:
+    while not seen():
         assert time.monotonic() < end, log(folder)
-        time.sleep(0.1)
+        time.sleep(every)
 
 
-def wait_for_words(folder, words, seconds=100):
-    end = time.monotonic() + seconds
-    while words not in log(folder):
-        assert time.monotonic() < end, log(folder)
-        time.sleep(0.1)
+def wait_for_step(folder, step):
+    wait(folder, lambda: len(metrics(folder)) >= step)
+
+
+def wait_for_words(folder, words):
+    wait(folder, lambda: words in log(folder), seconds=100)
 
 
 def weights(folder):
@@ -134,10 +135,7 @@ def test_cancelled_while_it_saves(cluster, whole, tmp_path):
     words = ["train", *SMALL, "steps=4", "out=run"]
     job = submit(cluster, tmp_path, *words, "checkpoint.every=2")
     saving = tmp_path / "run" / "checkpoints"
-    end = time.monotonic() + 200
-    while not list(saving.glob("iter_*.partial")):
-        assert time.monotonic() < end, log(tmp_path)
-        time.sleep(0.005)
+    wait(tmp_path, lambda: list(saving.glob("iter_*.partial")), every=0.005)
     cluster.call(f"scancel {job}")
     assert cluster.ended(job)["JobState"] == "CANCELLED"
     job = submit(cluster, tmp_path, *words)
@@ -192,7 +190,7 @@ def test_a_run_that_fails_fails_its_job(cluster, tmp_path):
 def test_a_pruning_and_then_an_evaluation(cluster, tmp_path):
     small = [word for word in SMALL if not word.startswith(("rollout.limit", "validation.every"))]
     job = submit(
-        cluster, tmp_path, "prune", *small, "limits=32", "steps=1", "validation.every=1",
+        cluster, tmp_path, "prune", *small, "limits=32,28", "steps=1", "validation.every=1",
         "out=prune",
     )  # fmt: skip
     data = REPOSITORY / "recipes" / "overthinker" / "data" / "validation.parquet"
