@@ -73,7 +73,7 @@ setup(
     },
     scripts=["slurm/megaprune-node"],  # what each node of a Slurm job runs
     entry_points={
-        "console_scripts": ["megaprune=megaprune.cli:main"],
-        "nemo_run.cli": ["megaprune=megaprune.recipes.launching"],  # `nemorun megaprune ...`
+        "console_scripts": ["megaprune=megaprune.cli.main:main"],
+        "nemo_run.cli": ["megaprune=megaprune.launch.nemo"],  # `nemorun megaprune ...`
     },
 )

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megaprune import device, world
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
+from megaprune.distributed import device, world
 from megaprune.recipes.tiny_models import make_tiny
 
 SHAPES = {
@@ -55,7 +55,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     vocab = SHAPES[options.shape]["vocab_size"]
     lengths = rng.lognormal(6, 0.6, options.samples).astype(int).clip(64, 1500)
     samples = [Sample(rng.integers(0, vocab, n), 32) for n in lengths]
-    actor = Actor(folder, ActorConfig(dtype=dtype, max_tokens=MAX_TOKENS))
+    actor = Actor(folder, ActorSettings(dtype=dtype, max_tokens=MAX_TOKENS))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device.device())
     model.train()
 

@@ -72,8 +72,8 @@ def run(method: str, tokens: int, vocab: int, options: argparse.Namespace) -> di
 def measure(method: str, tokens: int, vocab: int, options: argparse.Namespace) -> dict:
     import torch
 
-    from megaprune import device
     from megaprune.actor.logprobs import log_probs
+    from megaprune.distributed import device
 
     dtype = getattr(torch, options.dtype)
     torch.manual_seed(0)

@@ -14,8 +14,8 @@ import time
 from math import prod
 
 from megaprune.recipes.models import CONFIGS, shape_of
+from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import Pipeline, megatron_layout, vllm_layout
-from megaprune.weights.plan import plan
 
 LAYOUTS = [  # Megatron tp, pp, dp -> vLLM tp
     (8, 1, 4, 8),

@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--steps 5] [--rounds 2] [--trl-python PATH] [key=value ...]
 
-Ours: steps of `recipe=tiny_overthinker`, with fields such as rollout.limit=400, on 1 and 2
+Ours: steps of `recipe=tiny_overthinker`, with fields such as rollout.max_response_length=400, on 1 and 2
 processes of one thread. "in engines" is what passes inside vLLM's `engine.step()` and inside
 Megatron-core's forward and backward passes; "outside" is the rest: asking and answering, grades
 that are waited for, packing, the optimizer, the sync, files. A checkpoint is begun after the last step; its cost is divided among
@@ -41,11 +41,12 @@ Lines = list[dict[str, float]]
 
 def ours(steps: int, fields: list[str]) -> None:
     """Run on this process; prints a JSON line of each step, and one of a checkpoint."""
-    from megaprune import launch, world
+    from megaprune.distributed import world
+    from megaprune.launch import torchrun as launch
 
     def job() -> None:
         with tempfile.TemporaryDirectory() as own:
-            folder = world.from_first(own)
+            folder = world.broadcast_from_rank0(own)
             our_steps(recipe(f"out={folder}/run", f"steps={steps + 2}", *fields))
 
     launch._quiet()
@@ -53,7 +54,7 @@ def ours(steps: int, fields: list[str]) -> None:
 
 
 def recipe(*fields: str) -> Any:
-    from megaprune.config import read_config
+    from megaprune.config.run import read_config
 
     return read_config(["recipe=tiny_overthinker", "validation.every=0", *fields])
 
@@ -62,8 +63,8 @@ def our_steps(config: Any) -> None:
     import torch.distributed as dist
 
     from megaprune.actor import actor
-    from megaprune.run_folder import RunFolder
-    from megaprune.train import Run
+    from megaprune.trainer.loop import Run
+    from megaprune.trainer.run_dir import RunDir
 
     spent = {"vllm": 0.0, "passes": 0.0}
 
@@ -79,7 +80,7 @@ def our_steps(config: Any) -> None:
 
     schedule = actor.get_forward_backward_func  # type: ignore[attr-defined]
     actor.get_forward_backward_func = lambda: timed("passes", schedule())  # type: ignore[attr-defined]
-    run = Run(config, RunFolder(config))
+    run = Run(config, RunDir(config))
     engine = run._engines.rollout._llm.llm_engine
     engine.step = timed("vllm", engine.step)
     every = config.checkpoint.every
@@ -188,20 +189,22 @@ def work_for_trl(steps: int, path: Path, fields: list[str]) -> None:
 
     config = recipe("out=unused", *fields)
     problems = read_problems(
-        Path(config.data.train), load_tokenizer(Path(config.model)), config.data.max_prompt
+        Path(config.data.train), load_tokenizer(Path(config.model)), config.data.max_prompt_length
     ).problems
     assert config.algorithm.estimator == "group_mean"
-    assert config.algorithm.kl == config.optimizer.weight_decay == config.optimizer.warmup == 0
+    assert (
+        config.algorithm.kl == config.optimizer.weight_decay == config.optimizer.warmup_steps == 0
+    )
     taken = [
         problems[i]
         for step in range(steps)
-        for i in batch(len(problems), config.data.prompts, step, config.seed)
+        for i in batch(len(problems), config.data.train_batch_size, step, config.seed)
     ]
     given = {
         "model": config.model,
-        "prompts": config.data.prompts,
+        "prompts": config.data.train_batch_size,
         "n": config.rollout.n,
-        "limit": config.rollout.limit,
+        "limit": config.rollout.max_response_length,
         "temperature": config.rollout.temperature,
         "lr": config.optimizer.lr,
         "betas": (config.optimizer.beta1, config.optimizer.beta2),
@@ -259,10 +262,10 @@ def main() -> None:
 
 
 def show(found: dict[tuple[str, int, int], Lines], loads: list[float], config: Any) -> None:
-    samples = config.data.prompts * config.rollout.n
+    samples = config.data.train_batch_size * config.rollout.n
     print(
-        f"{config.data.prompts} prompts x {config.rollout.n} samples of at most "
-        f"{config.rollout.limit} tokens; medians of the steps; {os.cpu_count()} cores, load when a "
+        f"{config.data.train_batch_size} prompts x {config.rollout.n} samples of at most "
+        f"{config.rollout.max_response_length} tokens; medians of the steps; {os.cpu_count()} cores, load when a "
         f"run began {', '.join(f'{load:.1f}' for load in loads)}"
     )
     for (side, processes, _), lines in found.items():

@@ -28,13 +28,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from megaprune import device, world
+from megaprune.distributed import device, world
+from megaprune.generation.generator import Generator, GeneratorConfig
 from megaprune.recipes.tiny_models import make_tiny
-from megaprune.rollout.rollout import Rollout, RolloutConfig
+from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import Pipeline, hf_layout, megatron_layout
 from megaprune.weights.model import Model, read_config
-from megaprune.weights.plan import plan
-from megaprune.weights.transfer import Transfer
+from megaprune.weights.sync import WeightSync
 
 SHAPE = {
     "hidden_size": 5120,
@@ -63,10 +63,10 @@ def main() -> None:
     dist.broadcast_object_list(scratch)
     folder = Path(scratch[0])
     model = Model.from_config(read_config(folder))
-    config = RolloutConfig(
+    config = GeneratorConfig(
         options.vllm_tp or ranks, dtype, max_length=256, eager=True, kv_cache_bytes=1 << 28
     )
-    rollout = Rollout(folder, config)
+    rollout = Generator(folder, config)
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder)
@@ -95,7 +95,7 @@ def compare(model, layout, rollout, dtype, runs, name) -> None:
         torch.manual_seed(zlib.crc32(parameter.name.encode()) + (0 if whole_tensors else rank))
         source[parameter.name] = torch.randn(parameter.shape, device=where, dtype=dtype)
     the_plan = plan(layout, rollout.layout)
-    transfer = Transfer(the_plan, source, rollout.parameters(), dtype)
+    transfer = WeightSync(the_plan, source, rollout.parameters(), dtype)
     whole = plan(layout, hf_layout(model))
     results: dict[str, list[dict]] = {"ours": [], "gather": []}
     for _ in range(runs):

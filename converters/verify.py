@@ -5,7 +5,7 @@ python converters/verify.py A B
 
 import sys
 
-from megaprune.cli import main
+from megaprune.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["convert", "verify", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from megaprune.recipes.launching import main
+from megaprune.launch.nemo import main
 
 if __name__ == "__main__":
     sys.exit(main("qwq_32b"))

@@ -12,7 +12,7 @@ import filecmp
 import sys
 from pathlib import Path
 
-from megaprune.cli import main as megaprune
+from megaprune.cli.main import main as megaprune
 
 
 def main() -> int:

@@ -32,19 +32,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megaprune.config import (
-    Algorithm,
-    Data,
-    Division,
-    Engine,
-    Optimizer,
-    Sampling,
-    Saving,
-    Tracking,
-    Validation,
+from megaprune.config.run import (
+    ActorConfig,
+    AlgorithmConfig,
+    CheckpointConfig,
+    DataConfig,
+    EngineConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    ValidationConfig,
+    WandbConfig,
 )
-from megaprune.evaluate.config import Evaluation
-from megaprune.pruning import Pruning
+from megaprune.evaluate.config import EvaluateConfig
+from megaprune.prune.config import PruneConfig
 
 STEPS_OF_10_EPOCHS = 190  # of the 2,470 problems that others count in this subset, 128 a step
 
@@ -56,86 +56,94 @@ GPUS = {
 """What each recipe is for, by its name: nodes of 8."""
 
 
-def r1_distill_qwen_1_5b() -> Pruning:
+def r1_distill_qwen_1_5b() -> PruneConfig:
     """DeepSeek-R1-Distill-Qwen-1.5B on 2 x 8 GPUs: engines and model on each GPU alone."""
-    return _pruning("DeepSeek-R1-Distill-Qwen-1.5B", "deepseek", 768, Division(recompute="full"), 1)
+    return _pruning(
+        "DeepSeek-R1-Distill-Qwen-1.5B", "deepseek", 768, ActorConfig(recompute="full"), 1
+    )
 
 
-def r1_distill_qwen_1_5b_recommended() -> Pruning:
+def r1_distill_qwen_1_5b_recommended() -> PruneConfig:
     """The same with the recommended optimizer."""
     return _recommended(r1_distill_qwen_1_5b())
 
 
-def deepscaler_1_5b() -> Pruning:
+def deepscaler_1_5b() -> PruneConfig:
     """DeepScaleR-1.5B-Preview on 2 x 8 GPUs."""
-    return _pruning("DeepScaleR-1.5B-Preview", "deepseek", 768, Division(recompute="full"), 1)
+    return _pruning("DeepScaleR-1.5B-Preview", "deepseek", 768, ActorConfig(recompute="full"), 1)
 
 
-def deepscaler_1_5b_recommended() -> Pruning:
+def deepscaler_1_5b_recommended() -> PruneConfig:
     """The same with the recommended optimizer."""
     return _recommended(deepscaler_1_5b())
 
 
-def qwq_32b() -> Pruning:
+def qwq_32b() -> PruneConfig:
     """QwQ-32B on 4 x 8 GPUs: engines of TP8, model TP8 x PP2 x DP2."""
-    division = Division(tp=8, pp=2, sequence=True, recompute="full")
+    division = ActorConfig(tp=8, pp=2, sequence_parallel=True, recompute="full")
     return _pruning("QwQ-32B", "qwen", 1024, division, 8)
 
 
-def qwq_32b_recommended() -> Pruning:
+def qwq_32b_recommended() -> PruneConfig:
     """The same with the recommended optimizer."""
     return _recommended(qwq_32b())
 
 
-def r1_distill_qwen_1_5b_test() -> Evaluation:
+def r1_distill_qwen_1_5b_test() -> EvaluateConfig:
     """What became of it, on AIME 2024 (megaprune data aime24 --family deepseek ...)."""
     return _test(r1_distill_qwen_1_5b(), "deepseek", None)
 
 
-def deepscaler_1_5b_test() -> Evaluation:
+def deepscaler_1_5b_test() -> EvaluateConfig:
     """The same for DeepScaleR."""
     return _test(deepscaler_1_5b(), "deepseek", None)
 
 
-def qwq_32b_test() -> Evaluation:
+def qwq_32b_test() -> EvaluateConfig:
     """The same for QwQ-32B, with 16 samples as in the released code."""
     return _test(qwq_32b(), "qwen", 16)
 
 
-def _test(pruning: Pruning, family: str, n: int | None) -> Evaluation:
-    return Evaluation(
+def _test(pruning: PruneConfig, family: str, n: int | None) -> EvaluateConfig:
+    return EvaluateConfig(
         model=f"{pruning.out}/model",
         out=f"{pruning.out}-test",
         data=[f"data/aime24_{family}.parquet"],
         n=n,
-        max_prompt=pruning.data.max_prompt,
+        max_prompt_length=pruning.data.max_prompt_length,
         template=family,
-        rollout=Engine(tp=pruning.rollout.tp, gpu_share=0.9),
+        rollout=EngineConfig(tp=pruning.rollout.tp, gpu_memory_utilization=0.9),
     )
 
 
-def _pruning(model: str, family: str, max_prompt: int, division: Division, engine: int) -> Pruning:
-    return Pruning(
+def _pruning(
+    model: str, family: str, max_prompt: int, division: ActorConfig, engine: int
+) -> PruneConfig:
+    return PruneConfig(
         model=f"models/{model}",
         out=f"runs/{model}",
         steps=STEPS_OF_10_EPOCHS,
         limits=[4000, 3000, 2000],
-        data=Data(
+        data=DataConfig(
             train=f"data/train_{family}_{{limit}}.parquet",
             validation=f"data/choice_{family}_{{limit}}.parquet",
-            prompts=128,
-            max_prompt=max_prompt,
+            train_batch_size=128,
+            max_prompt_length=max_prompt,
         ),
-        rollout=Sampling(n=16, limit=4000, temperature=1.0, tp=engine, gpu_share=0.6),
-        algorithm=Algorithm(estimator="group_std", kl=0.001, entropy=0.001),
-        optimizer=Optimizer(lr=1e-6, warmup=0, weight_decay=0.01, clip_grad=1.0),
+        rollout=RolloutConfig(
+            n=16, max_response_length=4000, temperature=1.0, tp=engine, gpu_memory_utilization=0.6
+        ),
+        algorithm=AlgorithmConfig(estimator="group_std", kl=0.001, entropy=0.001),
+        optimizer=OptimizerConfig(lr=1e-6, warmup_steps=0, weight_decay=0.01, clip_grad=1.0),
         actor=division,
-        validation=Validation(every=20, n=16, temperature=0.6, top_p=0.95, limit=16000),
-        checkpoint=Saving(every=20),
-        wandb=Tracking(mode="offline"),
+        validation=ValidationConfig(
+            every=20, n=16, temperature=0.6, top_p=0.95, max_response_length=16000
+        ),
+        checkpoint=CheckpointConfig(every=20),
+        wandb=WandbConfig(mode="offline"),
     )
 
 
-def _recommended(paper: Pruning) -> Pruning:
-    algorithm = Algorithm(estimator="batch_std", clip_high=0.28, refills=2)
+def _recommended(paper: PruneConfig) -> PruneConfig:
+    algorithm = AlgorithmConfig(estimator="batch_std", clip_high=0.28, refills=2)
     return replace(paper, out=f"{paper.out}-recommended", algorithm=algorithm)

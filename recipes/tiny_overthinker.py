@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from megaprune.config import (
-    Algorithm,
+from megaprune.config.run import (
+    ActorConfig,
+    AlgorithmConfig,
+    CheckpointConfig,
     Config,
-    Data,
-    Division,
-    Engine,
-    Grading,
-    Optimizer,
-    Sampling,
-    Saving,
-    Validation,
+    DataConfig,
+    EngineConfig,
+    GradingConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    ValidationConfig,
 )
-from megaprune.evaluate.config import Evaluation
-from megaprune.pruning import Pruning
+from megaprune.evaluate.config import EvaluateConfig
+from megaprune.prune.config import PruneConfig
 
 FOLDER = Path(__file__).parent / "overthinker"
 
@@ -31,51 +31,53 @@ def config() -> Config:
         steps=30,
         dtype="float32",
         processes=2,
-        data=Data(
+        data=DataConfig(
             train=str(FOLDER / "data" / "train.parquet"),
             validation=str(FOLDER / "data" / "validation.parquet"),
-            prompts=64,
-            max_prompt=64,
+            train_batch_size=64,
+            max_prompt_length=64,
         ),
-        rollout=Sampling(n=8, limit=72, max_sequences=512, eager=True),
-        grading=Grading(workers=1),
+        rollout=RolloutConfig(n=8, max_response_length=72, max_num_seqs=512, enforce_eager=True),
+        grading=GradingConfig(workers=1),
         # Few groups have a signal once the model is pruned: divided by their own small deviation,
         # what is left of it would grow to noise.
-        algorithm=Algorithm(estimator="group_mean"),
-        optimizer=Optimizer(lr=1e-4, beta2=0.95, weight_decay=0.0, distributed=False),
-        actor=Division(max_tokens=2048),
-        validation=Validation(every=10, n=2, limit=512, temperature=1.0, top_p=1.0),
-        checkpoint=Saving(every=10),
+        algorithm=AlgorithmConfig(estimator="group_mean"),
+        optimizer=OptimizerConfig(lr=1e-4, beta2=0.95, weight_decay=0.0, distributed=False),
+        actor=ActorConfig(max_tokens=2048),
+        validation=ValidationConfig(
+            every=10, n=2, max_response_length=512, temperature=1.0, top_p=1.0
+        ),
+        checkpoint=CheckpointConfig(every=10),
     )
 
 
-def rounds() -> Pruning:
+def rounds() -> PruneConfig:
     """Under three limits; the last is what a calculation without any check takes."""
     one = config()
-    return Pruning(
+    return PruneConfig(
         **vars(replace(one, out="runs/tiny_rounds", steps=12))
         | {
             "validation": replace(one.validation, every=4),
-            "checkpoint": Saving(every=4, tie=1.0),
+            "checkpoint": CheckpointConfig(every=4, tie=1.0),
         },
         limits=[120, 72, 56],
     )
 
 
-def test() -> Evaluation:
+def test() -> EvaluateConfig:
     """On problems that neither pruning nor the choice of a model has seen."""
-    return Evaluation(
+    return EvaluateConfig(
         model=str(FOLDER / "model"),
         out="runs/tiny_test",
         data=[str(FOLDER / "data" / "test.parquet")],
         n=4,
-        limit=512,
+        max_response_length=512,
         temperature=1.0,
         top_p=1.0,
-        max_prompt=64,
+        max_prompt_length=64,
         budgets=[40, 50, 60, 80, 120, 160, 240, 320, 512],
         dtype="float32",
         processes=2,
-        rollout=Engine(max_sequences=512, eager=True),
-        grading=Grading(workers=1),
+        rollout=EngineConfig(max_num_seqs=512, enforce_eager=True),
+        grading=GradingConfig(workers=1),
     )

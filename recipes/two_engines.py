@@ -20,15 +20,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune import world
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.distributed import world
+from megaprune.generation.generator import Generator, GeneratorConfig, Prompt, SamplingOptions
 from megaprune.recipes.tiny_models import make_tiny
-from megaprune.rollout.rollout import Prompt, Rollout, RolloutConfig, Sampling
+from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import Pipeline
-from megaprune.weights.plan import plan
-from megaprune.weights.transfer import Transfer
+from megaprune.weights.sync import WeightSync
 
 PROMPTS = [Prompt([1, 2, 3 + number], f"prompt {number}") for number in range(8)]
 
@@ -47,15 +47,15 @@ def main() -> None:
             make_tiny(Path(place[0]), hidden_size=128, vocab_size=256)
         dist.broadcast_object_list(place)
         folder = Path(place[0])
-        rollout = Rollout(
-            folder, RolloutConfig(options.vllm_tp, torch.float32, max_length=64, eager=True)
+        rollout = Generator(
+            folder, GeneratorConfig(options.vllm_tp, torch.float32, max_length=64, eager=True)
         )
         parallel = Parallel(options.tp, Pipeline(options.pp))
-        actor = Actor(folder, ActorConfig(parallel, torch.float32, max_tokens=2048, lr=3e-3))
+        actor = Actor(folder, ActorSettings(parallel, torch.float32, max_tokens=2048, lr=3e-3))
         dist.barrier()
         if dist.get_rank() == 0:
             shutil.rmtree(folder)
-    transfer = Transfer(
+    transfer = WeightSync(
         plan(actor.layout, rollout.layout),
         actor.parameters(),
         rollout.parameters(),
@@ -68,13 +68,13 @@ def main() -> None:
     rollout.close()
 
 
-def step(number: int, rollout: Rollout, actor: Actor, transfer: Transfer) -> None:
+def step(number: int, rollout: Generator, actor: Actor, transfer: WeightSync) -> None:
     """Sample, learn, sync; prints one line."""
     start = time.perf_counter()
     mine = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
     found = [
         (np.concatenate([mine[r.prompt].tokens, r.tokens]), r.log_probs)
-        for r in rollout.generate(mine, Sampling(n=8, limit=16, seed=number))
+        for r in rollout.generate(mine, SamplingOptions(n=8, limit=16, seed=number))
     ]
     everyone: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, found)

@@ -31,7 +31,13 @@ def test_the_first_command(tmp_path):
     """The demo's command, made short with fields as the README says."""
     line = next(line for line in README.splitlines() if line.startswith("tests/install.sh"))
     command = line.split(".venv/bin/")[1].split()
-    short = ["steps=2", "data.prompts=8", "rollout.n=4", "validation.limit=24", "validation.n=1"]
+    short = [
+        "steps=2",
+        "data.train_batch_size=8",
+        "rollout.n=4",
+        "validation.max_response_length=24",
+        "validation.n=1",
+    ]
     out = run(*command, *short, cwd=tmp_path)
     for number in (1, 2):
         assert f"step {number}/2" in out
@@ -107,7 +113,7 @@ def test_the_table_of_a_weight_sync(layout, row):
 
 def test_all_commands_are_well_formed(tmp_path, monkeypatch, capsys):
     """Options and fields are there; what needs a GPU or the hub is not begun."""
-    from megaprune.cli import main
+    from megaprune.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

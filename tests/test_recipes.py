@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import pytest
 
 from megaprune.actor.parallel import Parallel
-from megaprune.config import read_config
-from megaprune.evaluate.config import read_evaluation
-from megaprune.fields import leaves
-from megaprune.pruning import read_pruning
+from megaprune.config.fields import leaves
+from megaprune.config.run import read_config
+from megaprune.evaluate.config import read_evaluate_config
+from megaprune.prune.config import read_prune_config
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
 from megaprune.recipes.thinkprune import GPUS
@@ -18,7 +18,7 @@ from megaprune.weights.model import Model
 # arXiv 2504.01296 and its launch scripts; the same for all three models.
 PUBLISHED = {
     "limits": [4000, 3000, 2000],
-    "data.prompts": 128,
+    "data.train_batch_size": 128,
     "rollout.n": 16,
     "rollout.temperature": 1.0,
     "algorithm.updates": 1,
@@ -28,7 +28,7 @@ PUBLISHED = {
     "algorithm.kl": 0.001,
     "algorithm.entropy": 0.001,
     "optimizer.lr": 1e-6,
-    "optimizer.warmup": 0,
+    "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0.01,
     "optimizer.beta1": 0.9,
     "optimizer.beta2": 0.999,
@@ -49,28 +49,28 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_published_settings(name):
-    found = dict(leaves(read_pruning([f"recipe={name}"])))
+    found = dict(leaves(read_prune_config([f"recipe={name}"])))
     max_prompt, tp, _, _, _ = MODELS[name]
-    expected = PUBLISHED | {"data.max_prompt": max_prompt, "rollout.tp": tp}
+    expected = PUBLISHED | {"data.max_prompt_length": max_prompt, "rollout.tp": tp}
     assert {key: found[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("variant", ["", "_recommended"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_gpus_can_be_divided_so(name, variant):
-    config = read_pruning([f"recipe={name}{variant}"])
+    config = read_prune_config([f"recipe={name}{variant}"])
     max_prompt, _, gpus, context, shapes = MODELS[name]
     model = Model.from_config(CONFIGS[shapes])
-    Parallel(config.actor.tp, Pipeline(config.actor.pp), config.actor.sequence).layout(
+    Parallel(config.actor.tp, Pipeline(config.actor.pp), config.actor.sequence_parallel).layout(
         model, gpus, "te"
     )
     vllm_layout(model, config.rollout.tp, gpus // config.rollout.tp)
-    assert max_prompt + max(config.limits[0], config.validation.limit) <= context
+    assert max_prompt + max(config.limits[0], config.validation.max_response_length) <= context
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_recommended_differs_in_the_optimizer_alone(name):
-    paper, ours = (read_pruning([f"recipe={name}{v}"]) for v in ("", "_recommended"))
+    paper, ours = (read_prune_config([f"recipe={name}{v}"]) for v in ("", "_recommended"))
     assert replace(ours, algorithm=paper.algorithm, out=paper.out) == paper
     a = ours.algorithm
     assert (a.objective, a.estimator, a.kl, a.entropy) == ("truncate", "batch_std", 0.0, 0.0)
@@ -88,11 +88,14 @@ def test_training_takes_a_round_of_it(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_evaluations_are_of_what_was_pruned(name):
     """With ThinkPrune's sampling: temperature 0.6, top_p 0.95, 32,000 tokens, 64 samples (QwQ 16)."""
-    pruning, test = read_pruning([f"recipe={name}"]), read_evaluation([f"recipe={name}_test"])
+    pruning, test = (
+        read_prune_config([f"recipe={name}"]),
+        read_evaluate_config([f"recipe={name}_test"]),
+    )
     max_prompt, tp, gpus, context, _ = MODELS[name]
     assert test.model == f"{pruning.out}/model"
-    assert (test.temperature, test.top_p, test.limit) == (0.6, 0.95, 32000)
+    assert (test.temperature, test.top_p, test.max_response_length) == (0.6, 0.95, 32000)
     assert test.n == (16 if name == "qwq_32b" else None)
     assert test.rollout.tp == tp
-    assert max_prompt + test.limit <= context
+    assert max_prompt + test.max_response_length <= context
     assert GPUS[f"{name}_test"] == gpus

@@ -31,12 +31,12 @@ from megaprune.actor.packing import Array, Packed, Sample, micro_batches, pack
 from megaprune.actor.parallel import Parallel
 from megaprune.actor.pipeline import communication
 from megaprune.actor.state import State, restore, sharded
-from megaprune.device import device, random_numbers_kept
+from megaprune.distributed.device import device, random_numbers_kept
+from megaprune.distributed.world import all_gather_object
 from megaprune.errors import InputError
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
-from megaprune.world import gathered
 
 Loss = Callable[[LogProbs, Mapping[str, torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
 """(log-probs of N scored tokens, the samples' values of the same tokens) -> (loss, metrics).
@@ -47,7 +47,7 @@ replicas, never averaged, so that neither can change the gradient. Metrics are s
 
 
 @dataclass(frozen=True)
-class ActorConfig:
+class ActorSettings:
     """How a model is trained.
 
     Args:
@@ -102,7 +102,7 @@ class Actor:
         InputError: the folder is not a model that can be built, or cannot be divided so.
     """
 
-    def __init__(self, folder: Path, config: ActorConfig):
+    def __init__(self, folder: Path, config: ActorSettings):
         weights = HfFolder(folder)
         self.config = config
         self.model = weights.model
@@ -218,7 +218,7 @@ class Actor:
                 continue
             ends = np.cumsum([samples[i].scored for i in numbers])[:-1]
             pieces += list(zip(numbers, np.split(values, ends), strict=True))
-        found = dict(piece for part in gathered(pieces) for piece in part)
+        found = dict(piece for part in all_gather_object(pieces) for piece in part)
         return [found[i] for i in range(len(samples))]
 
     def step(
@@ -278,7 +278,7 @@ class Actor:
 
         sums, batches = self._run(samples, temperature, share, forward_only=False)
         totals: dict[str, float] = {}
-        for one in (part for rank in gathered(sums) for part in rank):
+        for one in (part for rank in all_gather_object(sums) for part in rank):
             for name, value in one.items():
                 totals[name] = totals.get(name, 0.0) + value
         return {"loss": 0.0, **totals}, len(batches)

@@ -25,7 +25,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megaprune.actor.attention import PackedAttention, PackedRotary
 from megaprune.actor.parallel import Parallel
-from megaprune.device import device
+from megaprune.distributed.device import device
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.folder import Rearranged, Weights

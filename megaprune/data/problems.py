@@ -45,7 +45,9 @@ class Problems:
     too_long: int
 
 
-def read_problems(path: Path, tokenizer: PreTrainedTokenizerBase, max_prompt: int) -> Problems:
+def read_problems(
+    path: Path, tokenizer: PreTrainedTokenizerBase, max_prompt_length: int
+) -> Problems:
     """Read a data set (see `megaprune.data.parquet`) and put it into a model's chat template.
 
     A problem is named "<data_source>/<index>", by its row in the data set if it has no index, and
@@ -54,14 +56,14 @@ def read_problems(path: Path, tokenizer: PreTrainedTokenizerBase, max_prompt: in
     Args:
         path: a parquet file or a folder of them.
         tokenizer: with a chat template, which adds the special tokens that the model wants.
-        max_prompt: tokens; longer prompts are left out, never cut.
+        max_prompt_length: tokens; longer prompts are left out, never cut.
 
     Raises:
         InputError: the files or the template cannot be used (file, row and column are named), or
             all prompts are too long.
     """
-    if max_prompt < 1:
-        raise InputError(f"max_prompt={max_prompt} tokens; expected 1 or more")
+    if max_prompt_length < 1:
+        raise InputError(f"max_prompt_length={max_prompt_length} tokens; expected 1 or more")
     check_template(tokenizer)
     places, rows = zip(*read_parquet(path), strict=True)
     prompts = [render(tokenizer, r.messages, p) for r, p in zip(rows, places, strict=True)]
@@ -69,12 +71,12 @@ def read_problems(path: Path, tokenizer: PreTrainedTokenizerBase, max_prompt: in
     problems = tuple(
         Problem(name, row.data_source, tuple(row.messages), prompt, tuple(ids), row.gold)
         for name, row, prompt, ids in zip(_names(rows), rows, prompts, tokens, strict=True)
-        if len(ids) <= max_prompt
+        if len(ids) <= max_prompt_length
     )
     if not problems:
         raise InputError(
-            f"all {len(rows)} prompts of {path} are longer than max_prompt={max_prompt} tokens; "
-            f"the shortest has {min(map(len, tokens))}: raise max_prompt to that or more"
+            f"all {len(rows)} prompts of {path} are longer than max_prompt_length={max_prompt_length} tokens; "
+            f"the shortest has {min(map(len, tokens))}: raise max_prompt_length to that or more"
         )
     return Problems(problems, len(rows) - len(problems))
 

@@ -89,7 +89,7 @@ def load_template(name_or_path: str) -> Template:
     if name_or_path in TEMPLATES:
         return _read(_FOLDER / f"{name_or_path}.yaml")
     if not name_or_path.endswith((".yaml", ".yml")):
-        from megaprune.fields import nearest
+        from megaprune.config.fields import nearest
 
         raise InputError(
             f"there is no template {name_or_path!r}; {nearest(name_or_path, TEMPLATES)}, "

@@ -13,7 +13,7 @@ from typing import Any
 
 from megaprune.data.templates import load_template
 from megaprune.errors import InputError
-from megaprune.evaluate.config import Evaluation
+from megaprune.evaluate.config import EvaluateConfig
 
 
 class EarlyExit:
@@ -27,17 +27,17 @@ class EarlyExit:
         InputError: a budget leaves no room for an answer within the limit.
     """
 
-    def __init__(self, config: Evaluation, tokenizer: Any):
+    def __init__(self, config: EvaluateConfig, tokenizer: Any):
         if not config.force:
             return
         template = load_template(config.template)
         self._tokenizer, self._close = tokenizer, template.thought.close
         self._end = template.thought.close + template.early_exit
         longest = len(self._encoded("\n" + self._end))
-        if max(config.force) + longest >= config.limit:
+        if max(config.force) + longest >= config.max_response_length:
             raise InputError(
                 f"force={config.force} and the {longest} tokens that close a thought leave no room "
-                f"for an answer within limit={config.limit}; raise limit"
+                f"for an answer within max_response_length={config.max_response_length}; raise max_response_length"
             )
 
     def of(

@@ -17,18 +17,18 @@ import numpy as np
 import torch.distributed as dist
 from rich.console import Console
 
-from megaprune import world
+from megaprune.config.fields import leaves
 from megaprune.data import Problem, load_tokenizer, read_problems
 from megaprune.data.sets import SETS, graders
-from megaprune.engines import rollout_config
+from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.evaluate import samples, summary
-from megaprune.evaluate.config import MAY_CHANGE, Evaluation
+from megaprune.evaluate.config import MAY_CHANGE, EvaluateConfig
 from megaprune.evaluate.force import EarlyExit
-from megaprune.fields import leaves
+from megaprune.generation.generator import Generator, Progress, Prompt, SamplingOptions
 from megaprune.grading import Pool, Verdict
-from megaprune.own_folder import OwnFolder, writing
-from megaprune.rollout.rollout import Progress, Prompt, Rollout, Sampling
+from megaprune.trainer.engines import rollout_config
+from megaprune.trainer.run_lock import RunLock, writing
 from megaprune.weights.files.checkpoint_index import is_checkpoint
 from megaprune.weights.files.staging import replace_text
 
@@ -61,15 +61,15 @@ class Begun:
     injected: int = 0
 
 
-def evaluate(config: Evaluation) -> None:
+def evaluate(config: EvaluateConfig) -> None:
     """Measure a model; goes on where the folder says that it was. Collective.
 
     Raises:
         InputError: the model, the problems or the folder cannot be used.
     """
     with world.phase("start"):
-        own = OwnFolder(Path(config.out), config, MAY_CHANGE)
-        with world.same_for_all():
+        own = RunLock(Path(config.out), config, MAY_CHANGE)
+        with world.raise_on_all_ranks():
             if dist.get_rank() == 0:
                 _export(config)
         run = Run(config)
@@ -79,19 +79,19 @@ def evaluate(config: Evaluation) -> None:
         with world.phase("exit early"):
             run.exit_early()
     run.close()
-    with world.phase("sum up"), world.same_for_all():
+    with world.phase("sum up"), world.raise_on_all_ranks():
         if dist.get_rank() == 0:
             _sum_up(config)
     own.close()
 
 
-def model_folder(config: Evaluation) -> Path:
+def model_folder(config: EvaluateConfig) -> Path:
     """The Hugging Face folder that is evaluated: a checkpoint's is made in `out`."""
     model = Path(config.model)
     return Path(config.out) / "model" if is_checkpoint(model) else model
 
 
-def read_questions(config: Evaluation, tokenizer: Any) -> list[Question]:
+def read_questions(config: EvaluateConfig, tokenizer: Any) -> list[Question]:
     """All problems, in the order of their files.
 
     Raises:
@@ -99,9 +99,9 @@ def read_questions(config: Evaluation, tokenizer: Any) -> list[Question]:
     """
     questions: dict[str, Question] = {}
     for file in config.data:
-        found = read_problems(Path(file), tokenizer, config.max_prompt)
+        found = read_problems(Path(file), tokenizer, config.max_prompt_length)
         if found.too_long:
-            world.say(f"{file}: {found.too_long} prompts dropped as too long (max_prompt)")
+            world.say(f"{file}: {found.too_long} prompts dropped as too long (max_prompt_length)")
         for problem in found.problems:
             if problem.name in questions:
                 raise InputError(
@@ -118,15 +118,15 @@ def read_questions(config: Evaluation, tokenizer: Any) -> list[Question]:
 class Run:
     """An evaluation on this rank. Methods are collective."""
 
-    def __init__(self, config: Evaluation):
+    def __init__(self, config: EvaluateConfig):
         self._config, self._folder = config, Path(config.out) / "samples"
         self._tokenizer = load_tokenizer(model_folder(config))
         self._questions = {q.problem.name: q for q in read_questions(config, self._tokenizer)}
         self._exit = EarlyExit(config, self._tokenizer)
-        with world.same_for_all():
+        with world.raise_on_all_ranks():
             done = self._read_done()
-        self._done = world.from_first(done)
-        self._rollout: Rollout | None = None
+        self._done = world.broadcast_from_rank0(done)
+        self._rollout: Generator | None = None
         self._pool: Pool | None = None
         self._writer: samples.Writer | None = None
         self._said = time.monotonic()
@@ -186,7 +186,7 @@ class Run:
                 head = Begun(budget, *begun)
                 question = self._questions[name]
                 tokens = (*question.problem.tokens, *head.tokens)
-                limit = self._config.limit - len(head.tokens)
+                limit = self._config.max_response_length - len(head.tokens)
                 prompt = Prompt(tokens, f"{name}@{budget}", [number], limit)
                 prompts.append((prompt, question, head))
         if len(prompts) + len(unforced) < len(mine):
@@ -209,7 +209,9 @@ class Run:
     def _answer(self, prompts: Sequence[tuple[Prompt, Question, Begun]]) -> None:
         """Have prompts answered, graded meanwhile, and kept."""
         config, rollout, pool, writer = self._config, self._engine(), self._pool, self._writer
-        sampling = Sampling(1, config.limit, config.temperature, config.top_p, config.seed)
+        sampling = SamplingOptions(
+            1, config.max_response_length, config.temperature, config.top_p, config.seed
+        )
         pending: dict[Any, dict[str, Any]] = {}
 
         def keep(verdicts: dict[Any, Verdict]) -> None:
@@ -256,14 +258,14 @@ class Run:
             "tokens": tokens,
         }
 
-    def _engine(self) -> Rollout:
+    def _engine(self) -> Generator:
         """Engine, graders and files: there once something is to be answered."""
         if self._rollout is not None:
             return self._rollout
         config = self._config
-        length = config.max_prompt + config.limit
+        length = config.max_prompt_length + config.max_response_length
         settings = rollout_config(config.rollout, config.dtype, length)
-        self._rollout = Rollout(model_folder(config), settings)
+        self._rollout = Generator(model_folder(config), settings)
         if dist.get_rank() % settings.tp == 0:
             grading = config.grading
             self._pool = Pool(
@@ -312,15 +314,15 @@ def _graded(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _export(config: Evaluation) -> None:
-    from megaprune.checkpoint import export
+def _export(config: EvaluateConfig) -> None:
+    from megaprune.trainer.checkpoint import export
 
     folder = model_folder(config)
     if folder != Path(config.model) and not folder.is_dir():
         export(Path(config.model), folder)
 
 
-def _sum_up(config: Evaluation) -> None:
+def _sum_up(config: EvaluateConfig) -> None:
     """Write summary.json, print the table."""
     folder, baseline = Path(config.out), read_baseline(config)
     sets: dict[str, dict[str, Any]] = {}
@@ -345,7 +347,7 @@ def _sum_up(config: Evaluation) -> None:
     console.print(f"summary: {folder / 'summary.json'}", style="dim")
 
 
-def read_baseline(config: Evaluation) -> dict[str, Any] | None:
+def read_baseline(config: EvaluateConfig) -> dict[str, Any] | None:
     """The summary of the evaluation to compare with; None if none is wanted.
 
     Raises:

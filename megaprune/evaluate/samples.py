@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megaprune.errors import InputError
-from megaprune.own_folder import writing
+from megaprune.trainer.run_lock import writing
 
 SCHEMA = pa.schema(
     {

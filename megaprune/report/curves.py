@@ -105,7 +105,7 @@ def _draw_band(stretches: Sequence[Stretch], axes: Axes) -> None:
 
 def _draw_limits(stretches: Sequence[Stretch], axes: Axes) -> None:
     """The limits, unless they are so far off that lengths would be a line at the bottom."""
-    limits = [one.run.setting("rollout.limit") for one in stretches]
+    limits = [one.run.setting("rollout.max_response_length") for one in stretches]
     drawn = [
         (one, limit)
         for one, limit in zip(stretches, limits, strict=True)

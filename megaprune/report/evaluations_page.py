@@ -118,7 +118,7 @@ def _about(found: Comparison) -> str:
         facts.append(f"compared with {found.baseline.name}")
         if len(found.sets) > 1:
             facts.append("changes above: means of the sets' changes")
-    for name in ("limit", "temperature", "top_p", "seed"):
+    for name in ("max_response_length", "temperature", "top_p", "seed"):
         values = [one.settings.get(name) for one in found.evaluations]
         if values[0] is not None and all(value == values[0] for value in values):
             facts.append(f"{name} {values[0]}")
@@ -211,7 +211,7 @@ def _draw_set(found: Comparison, name: str, file: str) -> list[Picture]:
         for model, m in measured.items()
     ]
     lengths = [(model, read_answers(*m.files), m.tokens) for model, m in measured.items()]
-    limits = {one.name: one.settings.get("limit") for one in found.evaluations}
+    limits = {one.name: one.settings.get("max_response_length") for one in found.evaluations}
     pictures = [
         draw_models(f"{file}_trade_off", marks, base),
         draw_lengths(f"{file}_histogram", "Lengths", lengths),

@@ -94,7 +94,7 @@ def _about(run: Run) -> str:
     facts = [f"{last} of {planned} steps" if planned is not None else f"{last} steps"]
     for name, key in (
         ("model", "model"),
-        ("limit", "rollout.limit"),
+        ("limit", "rollout.max_response_length"),
         ("answers per problem", "rollout.n"),
         ("seed", "seed"),
     ):

@@ -20,12 +20,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune import world
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.sft import sft_loss
-from megaprune.checkpoint import Checkpoints, export
-from megaprune.config import Saving
+from megaprune.config.run import CheckpointConfig
+from megaprune.distributed import world
 from megaprune.recipes.overthinker.problems import (
     Arithmetic,
     drawn,
@@ -33,6 +32,7 @@ from megaprune.recipes.overthinker.problems import (
     response,
     write_problems,
 )
+from megaprune.trainer.checkpoint import Checkpoints, export
 from megaprune.weights.files.hf_folder import HfFolder
 
 VOCABULARY = 320
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     options = parser.parse_args()
-    work = Path(world.from_first(tempfile.mkdtemp() if dist.get_rank() == 0 else ""))
+    work = Path(world.broadcast_from_rank0(tempfile.mkdtemp() if dist.get_rank() == 0 else ""))
     if dist.get_rank() == 0:
         tokenizer = make_tokenizer(work)
         make_model(work, len(tokenizer), tokenizer.eos_token_id)
@@ -117,7 +117,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(work)
     actor = Actor(
         work,
-        ActorConfig(
+        ActorSettings(
             dtype=torch.float32, max_tokens=4096, betas=(0.9, 0.98), distributed_optimizer=False
         ),
     )
@@ -154,7 +154,7 @@ def rate(step: int, steps: int, peak: float) -> float:
 def save(actor: Actor, step: int, work: Path, out: Path) -> None:
     """Write a checkpoint, and that as a Hugging Face folder."""
     side = HfFolder(work).side_files()
-    checkpoints = Checkpoints(work / "checkpoints", side, Saving(wait=True))
+    checkpoints = Checkpoints(work / "checkpoints", side, CheckpointConfig(wait=True))
     checkpoints.save(step, actor)
     if dist.get_rank() == 0:
         export(work / "checkpoints", out / "model")

@@ -7,7 +7,7 @@ from answer_rows import answer
 
 from megaprune.analyze import behaviour_figure
 from megaprune.analyze.judge import BEHAVIOURS
-from megaprune.cli import main
+from megaprune.cli.main import main
 
 BEFORE = [
     answer("1", ["It is 4.", "Wait, let me check. Is that right?", "Hmm, another way: 4."]),

@@ -14,7 +14,7 @@ from jobs import kill_when, megaprune, ran
 from judge_server import behaviour, completion, steps_asked, well_formed
 
 from megaprune.analyze.judge import BEHAVIOURS
-from megaprune.cli import main
+from megaprune.cli.main import main
 
 KEY = "sk-secret-0123456789"
 STEPS = {

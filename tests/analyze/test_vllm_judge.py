@@ -23,7 +23,7 @@ from jobs import ran
 from judge_server import well_formed
 
 from launch import environment
-from megaprune.cli import main
+from megaprune.cli.main import main
 from megaprune.recipes.tiny_overthinker import FOLDER
 
 pytestmark = [

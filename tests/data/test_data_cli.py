@@ -8,7 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from megaprune.cli import main
+from megaprune.cli.main import main
 from megaprune.data.parquet import read_parquet
 from megaprune.data.templates import load_template
 
@@ -258,7 +258,7 @@ def test_bad_numbers(data, capsys, bad):
 
 def test_help_needs_nothing_heavy():
     check = (
-        "import sys; from megaprune.cli import main\n"
+        "import sys; from megaprune.cli.main import main\n"
         "try: main(['data', '--help'])\n"
         "finally: print(sorted({'pyarrow', 'numpy', 'yaml', 'httpx', 'rich'} & sys.modules.keys()))"
     )

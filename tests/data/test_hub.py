@@ -87,7 +87,7 @@ def data(tmp_path, endpoint, *arguments, **environment):
     command = [
         sys.executable,
         "-m",
-        "megaprune.cli",
+        "megaprune.cli.main",
         "data",
         *arguments,
         "--json",

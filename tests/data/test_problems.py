@@ -31,9 +31,9 @@ def row(text="1+1?", index=None, source="amc"):
     return Row(source, [user(text)], "2", index)
 
 
-def read(tmp_path, tokenizer, rows, max_prompt=100):
+def read(tmp_path, tokenizer, rows, max_prompt_length=100):
     write_parquet(tmp_path / "train.parquet", rows)
-    return read_problems(tmp_path / "train.parquet", tokenizer, max_prompt)
+    return read_problems(tmp_path / "train.parquet", tokenizer, max_prompt_length)
 
 
 def test_a_problem_as_the_model_reads_it(tmp_path, tokenizer):
@@ -73,18 +73,18 @@ def test_only_the_template_adds_special_tokens(tmp_path, tokenizer):
 def test_long_prompts_are_left_out_and_counted(tmp_path, tokenizer):
     # "[user]" and "[think]" are 13 tokens.
     rows = [row("x" * n, n) for n in (5, 8, 7, 6, 100)]
-    found = read(tmp_path, tokenizer, rows, max_prompt=20)
+    found = read(tmp_path, tokenizer, rows, max_prompt_length=20)
     assert [p.name for p in found.problems] == ["amc/5", "amc/7", "amc/6"]
     assert [len(p.tokens) for p in found.problems] == [18, 20, 19]
     assert found.too_long == 2
 
 
 def test_all_too_long(tmp_path, tokenizer):
-    says = r"all 2 prompts of .*max_prompt=10 tokens; the shortest has 17: raise"
+    says = r"all 2 prompts of .*max_prompt_length=10 tokens; the shortest has 17: raise"
     with pytest.raises(InputError, match=says):
-        read(tmp_path, tokenizer, [row(), row("1+1+1?")], max_prompt=10)
-    with pytest.raises(InputError, match="max_prompt=0 tokens; expected 1 or more"):
-        read(tmp_path, tokenizer, [row()], max_prompt=0)
+        read(tmp_path, tokenizer, [row(), row("1+1+1?")], max_prompt_length=10)
+    with pytest.raises(InputError, match="max_prompt_length=0 tokens; expected 1 or more"):
+        read(tmp_path, tokenizer, [row()], max_prompt_length=0)
 
 
 def test_names_are_apart_and_stay(tmp_path, tokenizer):
@@ -92,9 +92,9 @@ def test_names_are_apart_and_stay(tmp_path, tokenizer):
     rows += [row(index=2), row(source="b", index=1), row("x" * 90, 9), row(index=9)]
     expected = ["amc/1", "amc/1#2", "amc/2", "amc/1#2/1", "amc/1#3", "amc/2#2", "b/1"]
     names = [p.name for p in read(tmp_path, tokenizer, rows).problems]
-    # The row that is left out keeps its name: names do not hang on max_prompt.
+    # The row that is left out keeps its name: names do not hang on max_prompt_length.
     assert names == [*expected, "amc/9#2"]
-    longer = [p.name for p in read(tmp_path, tokenizer, rows, max_prompt=200).problems]
+    longer = [p.name for p in read(tmp_path, tokenizer, rows, max_prompt_length=200).problems]
     assert longer == [*expected, "amc/9", "amc/9#2"]
     # Nor on rows behind them.
     assert [p.name for p in read(tmp_path, tokenizer, rows[:3]).problems] == expected[:3]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megaprune.cli import main
+from megaprune.cli.main import main
 from megaprune.data.parquet import read_parquet
 from megaprune.data.sets import SETS
 from megaprune.grading.olympiad import compare_all

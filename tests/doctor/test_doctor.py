@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from megaprune.cli import main
+from megaprune.cli.doctor import check
+from megaprune.cli.main import main
 from megaprune.doctor import host, installed, machine
-from megaprune.doctor.cli import check
 from megaprune.doctor.commands import Command, run_all
 from megaprune.doctor.finding import Finding
 from megaprune.doctor.machine import PROBES, look
@@ -320,7 +320,7 @@ def test_vllms_cuda_build_without_a_gpu(tmp_path):
     (tmp_path / "vllm-0.31.0.dist-info").mkdir()
     text = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.31.0\n"
     (tmp_path / "vllm-0.31.0.dist-info/METADATA").write_text(text)
-    code = "import sys, json; from megaprune.cli import main; sys.exit(main(['doctor', '--quick']))"
+    code = "import sys, json; from megaprune.cli.main import main; sys.exit(main(['doctor', '--quick']))"
     environment = {"PATH": "", "PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "HOME": str(tmp_path)}
     words = [sys.executable, "-S", "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
@@ -436,7 +436,7 @@ def test_ctrl_c_leaves_nothing(site, tmp_path):
     code = (
         "import sys\nfrom megaprune.doctor import machine\n"
         "machine.PROBES = {'wandb': machine.PROBES['wandb']}\n"
-        "from megaprune.cli import main\nsys.exit(main(['doctor']))"
+        "from megaprune.cli.main import main\nsys.exit(main(['doctor']))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, text=True)
     end = time.monotonic() + 60

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from megaprune.cli import main
+from megaprune.cli.main import main
 
 LINES = [
     {"gold": "33", "response": r"hm</think>\boxed{033}"},

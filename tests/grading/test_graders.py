@@ -130,7 +130,7 @@ def test_a_broken_file(tmp_path):
 
 def test_importing_brings_no_algebra_and_no_engine():
     code = (
-        "import sys, megaprune.cli, megaprune.grading, megaprune.grading.worker\n"
+        "import sys, megaprune.cli.main, megaprune.grading, megaprune.grading.worker\n"
         "heavy = {'torch', 'sympy', 'numpy', 'math_verify', 'vllm', 'megatron'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune import world
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.distributed import world
 from megaprune.weights.layouts import Pipeline
 
 CASES = {
@@ -62,7 +62,7 @@ def check(root: Path, name: str, case: Parallel) -> None:
     samples = samples_of(expected["samples"])
     for budget in BUDGETS:
         make = partial(
-            ActorConfig, case, dtype=torch.float32, max_tokens=budget, lr=LR, clip_grad=1.0
+            ActorSettings, case, dtype=torch.float32, max_tokens=budget, lr=LR, clip_grad=1.0
         )
         actor = Actor(root / name, make(distributed_optimizer=False))
         said = actor.log_probs(samples, TEMPERATURE)
@@ -126,7 +126,7 @@ def compared(actor: Actor, mine: dict, expected: dict, gradients=None) -> dict[s
 def not_finite(root: Path, name: str) -> None:
     """A loss of one rank that is not a number ends the step on all, and changes nothing."""
     samples = samples_of(torch.load(root / f"{name}.pt")["samples"])
-    actor = Actor(root / name, ActorConfig(Parallel(), dtype=torch.float32, max_tokens=32))
+    actor = Actor(root / name, ActorSettings(Parallel(), dtype=torch.float32, max_tokens=32))
     before = {n: p.clone() for n, p in actor.parameters().items()}
 
     def odd(said, values):
@@ -154,7 +154,7 @@ def frozen(root: Path, name: str) -> None:
         (Parallel(2), 1, "none"),
         (Parallel(1, Pipeline(2)), 1, "full"),
     ):
-        config = ActorConfig(
+        config = ActorSettings(
             case, dtype=torch.float32, max_tokens=32, lr=LR, clip_grad=0.0, frozen_layers=layers,
             recompute=recompute, distributed_optimizer=False,
         )  # fmt: skip
@@ -180,7 +180,7 @@ def few(root: Path, name: str) -> None:
     samples = samples_of(expected["samples"])
     count = samples[0].scored
     for case in (Parallel(), Parallel(1, Pipeline(2)), Parallel(1, Pipeline(2, 2))):
-        config = ActorConfig(case, dtype=torch.float32, max_tokens=32, clip_grad=0.0)
+        config = ActorSettings(case, dtype=torch.float32, max_tokens=32, clip_grad=0.0)
         actor = Actor(root / name, config)
         one = np.concatenate(actor.log_probs(samples[:1], TEMPERATURE))
 
@@ -206,7 +206,7 @@ def bf16(root: Path, name: str) -> None:
     samples = samples_of(expected["samples"])
     steps = {}
     for recompute in ("none", "core_attention", "full"):
-        config = ActorConfig(
+        config = ActorSettings(
             Parallel(2), dtype=torch.bfloat16, max_tokens=32, lr=1e-5, recompute=recompute
         )
         actor = Actor(root / name, config)

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
 import megaprune.actor.parallel
 import megaprune.data
 import megaprune.grading
-import megaprune.run_folder
+import megaprune.trainer.run_dir
 import megaprune.weights.files.hf_folder  # noqa: F401
-from megaprune.cli import main
+from megaprune.cli.main import main
 
 SECONDS = 60
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune import world
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.distributed import world
 from megaprune.weights.layouts import Pipeline
 
 DIVISIONS = {
@@ -109,7 +109,7 @@ def optimizer_bytes(actor: Actor) -> int:
 
 
 def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
-    config = ActorConfig(parallel, max_tokens=TOKENS, lr=1e-3, **options)
+    config = ActorSettings(parallel, max_tokens=TOKENS, lr=1e-3, **options)
     actor = Actor(root / name, config)
     saved = Saved(actor)
     samples = batch(parallel.dp(dist.get_world_size()))
@@ -123,7 +123,7 @@ def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
         "kept": saved.forward,
         "peak": saved.peak,
     }
-    everyone = world.gathered(mine)
+    everyone = world.all_gather_object(mine)
     if dist.get_rank() == 0:
         pipeline = parallel.pipeline
         line = {

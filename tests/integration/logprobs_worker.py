@@ -9,8 +9,8 @@ from itertools import product
 import torch
 import torch.distributed as dist
 
-from megaprune import world
 from megaprune.actor.logprobs import log_probs
+from megaprune.distributed import world
 
 N, HIDDEN, VOCAB, PADDED = 37, 24, 509, 520
 CHUNKS = (1, 3 * 4 * PADDED, 1 << 30)  # one token at a time; a few; all

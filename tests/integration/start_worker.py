@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from megaprune import world
 from megaprune.actor.packing import Sample
+from megaprune.distributed import world
 from megaprune.weights.layouts import Pipeline
 
 ASKED = json.loads(sys.argv[1])
@@ -22,18 +22,18 @@ ASKED = json.loads(sys.argv[1])
 def job() -> None:
     folder = Path(ASKED["folder"])
     if "vllm_tp" in ASKED:
-        from megaprune.rollout.rollout import Rollout, RolloutConfig
+        from megaprune.generation.generator import Generator, GeneratorConfig
 
         with world.phase("start vLLM"):
-            Rollout(folder, RolloutConfig(tp=ASKED["vllm_tp"], dtype=torch.float32))
-    from megaprune.actor.actor import Actor, ActorConfig
+            Generator(folder, GeneratorConfig(tp=ASKED["vllm_tp"], dtype=torch.float32))
+    from megaprune.actor.actor import Actor, ActorSettings
     from megaprune.actor.parallel import Parallel
 
     with world.phase("build the actor"):
         pipeline = Pipeline(ASKED.get("pp", 1), ASKED.get("vpp", 1))
         parallel = Parallel(ASKED.get("tp", 1), pipeline)
         options = ASKED.get("options", {})
-        actor = Actor(folder, ActorConfig(parallel, dtype=torch.float32, **options))
+        actor = Actor(folder, ActorSettings(parallel, dtype=torch.float32, **options))
     with world.phase("train"):
         if dist.get_rank() == ASKED.get("dies"):
             print("READY", flush=True)

@@ -17,15 +17,15 @@ import torch
 import torch.distributed as dist
 
 import reference
-from megaprune import world
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
-from megaprune.rollout.rollout import Prompt, Rollout, RolloutConfig, Sampling
+from megaprune.distributed import world
+from megaprune.generation.generator import Generator, GeneratorConfig, Prompt, SamplingOptions
+from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import Pipeline
 from megaprune.weights.model import Model, read_config
-from megaprune.weights.plan import plan
-from megaprune.weights.transfer import Transfer, WeightsDiffer
+from megaprune.weights.sync import WeightsDiffer, WeightSync
 
 CASES = {
     1: [Parallel()],
@@ -62,8 +62,8 @@ def everyone(mine):
     return out
 
 
-def actor_config(case: Parallel, **options) -> ActorConfig:
-    return ActorConfig(
+def actor_config(case: Parallel, **options) -> ActorSettings:
+    return ActorSettings(
         case, dtype=torch.float32, max_tokens=200, distributed_optimizer=False, **options
     )
 
@@ -90,7 +90,7 @@ def set_actor(actor: Actor, arrays: dict[str, np.ndarray]) -> None:
         parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
 
-def differences(rollout: Rollout, arrays: dict[str, np.ndarray], held: dict) -> list[str]:
+def differences(rollout: Generator, arrays: dict[str, np.ndarray], held: dict) -> list[str]:
     """What `held` is not, compared with what vLLM's own loader makes of the whole tensors."""
     parameters = rollout.parameters()
     for parameter in parameters.values():
@@ -110,10 +110,10 @@ def _same_but_for_padding(loaded: torch.Tensor, held: torch.Tensor) -> bool:
     return torch.equal(loaded[~rows], held[~rows]) and not held[rows].any()
 
 
-def check_sync(folder: Path, rollout: Rollout, case: Parallel, seed: int) -> None:
+def check_sync(folder: Path, rollout: Generator, case: Parallel, seed: int) -> None:
     actor = Actor(folder, actor_config(case))
     arrays = random_weights(actor.model, seed)
-    transfer = Transfer(
+    transfer = WeightSync(
         plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(),
         torch.float32, buffer_bytes=BUFFER,
     )  # fmt: skip
@@ -149,7 +149,7 @@ def check_sync(folder: Path, rollout: Rollout, case: Parallel, seed: int) -> Non
     )  # fmt: skip
 
 
-def samples_of(rollout: Rollout, responses: list) -> tuple[list[Sample], np.ndarray]:
+def samples_of(rollout: Generator, responses: list) -> tuple[list[Sample], np.ndarray]:
     """All engines' responses on all ranks, and vLLM's log-probs of them."""
     found = everyone(responses)[:: rollout.config.tp]
     samples, log_probs = [], []
@@ -162,9 +162,9 @@ def samples_of(rollout: Rollout, responses: list) -> tuple[list[Sample], np.ndar
     return samples, np.concatenate(log_probs)
 
 
-def generate(rollout: Rollout, **options) -> list:
+def generate(rollout: Generator, **options) -> list:
     prompts = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
-    sampling = Sampling(**{"n": 3, "limit": 24, "ignore_end": True, **options})
+    sampling = SamplingOptions(**{"n": 3, "limit": 24, "ignore_end": True, **options})
     seen = []
     out = sorted(
         rollout.generate(prompts, sampling, seen.append), key=lambda r: (r.prompt, r.number)
@@ -178,10 +178,10 @@ def tokens(responses) -> list[list[int]]:
     return [r.tokens.tolist() for r in responses]
 
 
-def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torch.Tensor) -> None:
+def check_agreement(folder: Path, rollout: Generator, case: Parallel, before: torch.Tensor) -> None:
     """Sample, train on the samples, sync, sample again: both engines agree before and after."""
     actor = Actor(folder, actor_config(case, lr=3e-3))
-    transfer = Transfer(
+    transfer = WeightSync(
         plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
     )
     transfer.run()
@@ -201,9 +201,9 @@ def check_agreement(folder: Path, rollout: Rollout, case: Parallel, before: torc
         actor.step(samples, away_from_them, lr=None)
     # A request in flight and a cached prefix see the weights change.
     prompts = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
-    assert list(rollout.generate([], Sampling())) == []
+    assert list(rollout.generate([], SamplingOptions())) == []
     stop = (int(first[0].tokens[0]),)
-    running = rollout.generate(prompts, Sampling(n=3, limit=24, stop=stop, ignore_end=True))
+    running = rollout.generate(prompts, SamplingOptions(n=3, limit=24, stop=stop, ignore_end=True))
     early = next(running)
     try:
         rollout.sleep()
@@ -265,16 +265,16 @@ def save(actor: Actor, path: Path) -> None:
         torch.save(whole, path)
 
 
-def check_casting(folder: Path, rollout: Rollout) -> None:
+def check_casting(folder: Path, rollout: Generator) -> None:
     """fp32 weights into other tensors of bf16: cast once, half the bytes."""
     actor = Actor(folder, actor_config(Parallel(1, Pipeline(2))))
     target = {n: p.bfloat16().fill_(7) for n, p in rollout.parameters().items()}
-    transfer = Transfer(
+    transfer = WeightSync(
         plan(actor.layout, rollout.layout), actor.parameters(), target, torch.bfloat16
     )
     sent = transfer.run()
     transfer.verify()
-    whole = Transfer(
+    whole = WeightSync(
         plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
     )
     full = whole.run()
@@ -294,9 +294,9 @@ def job() -> None:
             with world.phase(f"vLLM tp {tp} of {name}"):
                 before = torch.random.get_rng_state()
                 # Every layout with the first model; with the others one that divides all.
-                rollout = Rollout(
+                rollout = Generator(
                     folder,
-                    RolloutConfig(
+                    GeneratorConfig(
                         tp=tp, dtype=torch.float32, max_length=64, eager=True,
                         kv_cache_bytes=1 << 26,
                     ),

@@ -28,8 +28,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from launch import HERE, environment
-from megaprune.config import read_config
-from megaprune.fields import to_yaml
+from megaprune.config.fields import to_yaml
+from megaprune.config.run import read_config
 from megaprune.recipes.tiny_overthinker import FOLDER
 
 pytestmark = [
@@ -39,7 +39,7 @@ pytestmark = [
 
 RECIPE = "recipe=tiny_overthinker"
 SMALL = [
-    RECIPE, "steps=2", "data.prompts=4", "rollout.n=4", "rollout.limit=24", "validation.every=0",
+    RECIPE, "steps=2", "data.train_batch_size=4", "rollout.n=4", "rollout.max_response_length=24", "validation.every=0",
     "checkpoint.every=1", "processes=1",
 ]  # fmt: skip
 SECONDS = 300
@@ -209,8 +209,8 @@ REFUSED = {
     "no data": (["data.train=nowhere.parquet"], ["there is no nowhere.parquet"]),
     "validation": (["data.validation=garbage.parquet"], ["garbage.parquet cannot be read"]),
     "long prompts": (
-        ["data.max_prompt=3"],
-        ["all 4096 prompts", "longer than max_prompt=3", "raise max_prompt"],
+        ["data.max_prompt_length=3"],
+        ["all 4096 prompts", "longer than max_prompt_length=3", "raise max_prompt_length"],
     ),
     # The model.
     "no template": (
@@ -222,19 +222,32 @@ REFUSED = {
     "a file": (["model=fine.py"], ["fine.py is a file", "folder of a Hugging Face model"]),
     "half a model": (["model=short"], ["short/model.safetensors", "truncated"]),
     "context": (
-        ["rollout.limit=1000"],
-        ["rollout.limit=1000 and data.max_prompt=64", "context of 1024", "lower one"],
+        ["rollout.max_response_length=1000"],
+        [
+            "rollout.max_response_length=1000 and data.max_prompt_length=64",
+            "context of 1024",
+            "lower one",
+        ],
     ),
-    "context of validation": (["validation.limit=5000"], ["validation.limit=5000", "1024"]),
+    "context of validation": (
+        ["validation.max_response_length=5000"],
+        ["validation.max_response_length=5000", "1024"],
+    ),
     # Fields.
-    "field": (["rollout.lmit=3"], ["no field 'rollout.lmit'", "did you mean rollout.limit"]),
+    "field": (
+        ["rollout.lmit=3"],
+        ["no field 'rollout.lmit'", "did you mean rollout.max_response_length"],
+    ),
     "section": (["data=3"], ["no field 'data'", "did you mean data."]),
     "no value": (["steps"], ["'steps' is not of the form key=value"]),
     "no name": (["=3"], ["'=3' is not of the form key=value"]),
     "whole number": (["steps=many"], ["steps: ", "'many'", "expected a whole number"]),
     "a part": (["steps=1.5"], ["steps: ", "'1.5'", "expected a whole number"]),
     "number": (["optimizer.lr=fast"], ["optimizer.lr: ", "'fast'", "expected a number"]),
-    "yes or no": (["rollout.eager=maybe"], ["rollout.eager: ", "expected true or false"]),
+    "yes or no": (
+        ["rollout.enforce_eager=maybe"],
+        ["rollout.enforce_eager: ", "expected true or false"],
+    ),
     "null text": (["model="], ["model: ", "expected text"]),
     "null number": (["steps="], ["steps: ", "expected a whole number"]),
     "no steps": (["steps=0"], ["steps=0; expected more than 0"]),
@@ -243,7 +256,10 @@ REFUSED = {
     "infinite": (["optimizer.lr=inf"], ["optimizer.lr=inf; expected a finite number"]),
     "not a number": (["rollout.temperature=nan"], ["rollout.temperature=nan; expected a finite"]),
     "greedy": (["rollout.temperature=0"], ["rollout.temperature=0.0; expected more than 0"]),
-    "share": (["rollout.gpu_share=7"], ["rollout.gpu_share=7.0; expected 1 at most"]),
+    "share": (
+        ["rollout.gpu_memory_utilization=7"],
+        ["rollout.gpu_memory_utilization=7.0; expected 1 at most"],
+    ),
     "top_p": (["validation.top_p=0"], ["validation.top_p=0.0; expected more than 0"]),
     "beta": (["optimizer.beta2=1"], ["optimizer.beta2=1.0; expected less than 1"]),
     "never": (["validation.every=-1"], ["validation.every=-1; expected 0 or more"]),
@@ -253,8 +269,8 @@ REFUSED = {
     "dtype": (["dtype=float16"], ["dtype='float16'", "bfloat16, float32"]),
     "wandb mode": (["wandb.mode=somewhere"], ["wandb.mode='somewhere'", "offline, online"]),
     "updates": (
-        ["data.prompts=10", "algorithm.updates=3"],
-        ["algorithm.updates=3 does not divide data.prompts=10"],
+        ["data.train_batch_size=10", "algorithm.updates=3"],
+        ["algorithm.updates=3 does not divide data.train_batch_size=10"],
     ),
     # Divisions.
     "processes and tp": (
@@ -285,7 +301,7 @@ REFUSED = {
     "twice": (["recipe=twice.yaml"], ["twice.yaml is no YAML", "duplicate key steps"]),
     "Latin": (["recipe=latin.yaml"], ["latin.yaml is no YAML", "utf-8"]),
     "list": (["recipe=list.yaml"], ["a YAML mapping of fields to values"]),
-    "field in YAML": (["recipe=unknown.yaml"], ["'rollout.lmit'", "rollout.limit"]),
+    "field in YAML": (["recipe=unknown.yaml"], ["'rollout.lmit'", "rollout.max_response_length"]),
     "type in YAML": (["recipe=type.yaml"], ["steps: ", "'many'", "expected a whole number"]),
     "null in YAML": (["recipe=null.yaml"], ["steps: ", "expected a whole number"]),
     # Graders.
@@ -506,7 +522,7 @@ def play_not_finite(folder):
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     story = SimpleNamespace(nan_out=folder / "nan", lr_out=folder / "lr")
     story.nan = ran(f"model={model}", f"out={story.nan_out}")
-    fields = ["optimizer.lr=1e30", "rollout.limit=72", "rollout.n=8", "steps=3"]
+    fields = ["optimizer.lr=1e30", "rollout.max_response_length=72", "rollout.n=8", "steps=3"]
     story.lr = ran(*fields, f"out={story.lr_out}")
     return story
 
@@ -586,7 +602,13 @@ def test_a_rank_that_is_killed(tmp_path):
 def play_interrupted(folder):
     """Ctrl-C while responses are generated: in one process, then in two; then to the end."""
     out = folder / "run"
-    fields = [*SMALL, "data.prompts=32", "rollout.n=8", "rollout.limit=500", f"out={out}"]
+    fields = [
+        *SMALL,
+        "data.train_batch_size=32",
+        "rollout.n=8",
+        "rollout.max_response_length=500",
+        f"out={out}",
+    ]
     fields += ["checkpoint.wait=true"]
     story = SimpleNamespace(out=out)
     story.one = interrupted("step 1/2", *fields)

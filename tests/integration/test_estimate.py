@@ -4,10 +4,10 @@ import pytest
 
 from launch import launch
 from megaprune.actor.parallel import Parallel
-from megaprune.estimate.activations import MicroBatch, in_flight
-from megaprune.estimate.machine import ELEMENT_BYTES
-from megaprune.estimate.memory import actor_parts, held
-from megaprune.estimate.subject import find_shape
+from megaprune.planner.activations import MicroBatch, in_flight
+from megaprune.planner.machine import ELEMENT_BYTES
+from megaprune.planner.memory import actor_parts, held
+from megaprune.planner.subject import find_shape
 from megaprune.recipes.tiny_models import make_tiny
 from megaprune.weights.layouts import Pipeline
 

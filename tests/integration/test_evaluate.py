@@ -9,7 +9,7 @@ import pytest
 from jobs import kill_when, ran, ran_well
 from transformers import AutoTokenizer
 
-from megaprune.cli import main
+from megaprune.cli.main import main
 from megaprune.evaluate import samples
 from megaprune.recipes.tiny_overthinker import FOLDER
 
@@ -32,8 +32,8 @@ def data(tmp_path_factory):
 def command(data, out, *fields):
     return [
         "evaluate", f"model={FOLDER / 'model'}", f"data={data}", f"out={out}", f"n={N}",
-        "limit=400", "max_prompt=64", "dtype=float32", "rollout.eager=true", "budgets=50,100,400",
-        "force=" + ",".join(map(str, FORCE)), "write_seconds=0", "rollout.max_sequences=8",
+        "max_response_length=400", "max_prompt_length=64", "dtype=float32", "rollout.enforce_eager=true", "budgets=50,100,400",
+        "force=" + ",".join(map(str, FORCE)), "write_seconds=0", "rollout.max_num_seqs=8",
         "processes=1", *fields,
     ]  # fmt: skip
 
@@ -154,7 +154,7 @@ def error_of(capsys, *arguments):
     [
         (["n=8"], "n=8 (the run's: 4)"),
         (["temperature=1.0"], "temperature=1.0 (the run's: 0.6)"),
-        (["limit=300"], "limit=300 (the run's: 400)"),
+        (["max_response_length=300"], "max_response_length=300 (the run's: 400)"),
         (["template=qwen"], "template='qwen' (the run's: 'plain')"),
     ],
 )
@@ -166,8 +166,8 @@ def test_other_settings_in_its_folder(whole, data, capsys, fields, words):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        (["limit=2000"], "context of 1024 tokens"),
-        (["force=500"], "less than limit=400"),
+        (["max_response_length=2000"], "context of 1024 tokens"),
+        (["force=500"], "less than max_response_length=400"),
         (["force=398"], "no room for an answer"),
         (["template=deepsek"], "deepseek"),
         (["rollout.tp=3"], "rollout.tp=3"),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch import launch
-from megaprune.cli import main
+from megaprune.cli.main import main
 from megaprune.recipes.tiny_models import make_tiny
 
 pytest.importorskip("megatron.core", reason="megatron-core is not installed: pip install '.[cpu]'")

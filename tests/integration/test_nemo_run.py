@@ -23,7 +23,7 @@ with_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
 )
 SMALL = [
-    "data.prompts=4", "rollout.n=2", "validation.limit=24", "validation.n=1", "validation.every=1",
+    "data.train_batch_size=4", "rollout.n=2", "validation.max_response_length=24", "validation.n=1", "validation.every=1",
     "validation.first=false", "steps=1",
 ]  # fmt: skip
 
@@ -46,7 +46,7 @@ def recipe(folder, name, *words, **more):
 
 def test_it_needs_neither_torch_nor_vllm():
     """What it imports is light, so that it can be installed where nothing else is."""
-    look = "import sys, megaprune.recipes.launching; print({'torch', 'vllm'} & sys.modules.keys())"
+    look = "import sys, megaprune.launch.nemo; print({'torch', 'vllm'} & sys.modules.keys())"
     status, said = ran(REPOSITORY / "tests", LAUNCH, "-c", look)
     assert (status, said.splitlines()[-1]) == (0, "set()"), said
 
@@ -78,7 +78,10 @@ def test_a_dry_run_of_qwq(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["rollout.limt=3"], "there is no field 'rollout.limt'; did you mean rollout.limit"),
+        (
+            ["rollout.limt=3"],
+            "there is no field 'rollout.limt'; did you mean rollout.max_response_length",
+        ),
         (["steps=many"], "steps: Value 'many'"),
         (["--nodes", "1"], "not on 1 nodes of 8"),
         (["actor.tp=3"], "not on 4 nodes of 8"),
@@ -97,7 +100,7 @@ def test_what_cannot_be_is_refused_here(tmp_path, words, said):
 def test_when_a_job_is_told():
     """Half an hour before its time is up, but not before it has begun."""
     leads = {"40": 600, "20:00": 300, "00:20:00": 300, "1-0": 1800, "0-1:30": 1350, "2:00:01": 1800}
-    look = f"from megaprune.recipes.launching import slurm; [print(slurm(time=t).signal) for t in {[*leads]}]"
+    look = f"from megaprune.launch.nemo import slurm; [print(slurm(time=t).signal) for t in {[*leads]}]"
     status, said = ran(REPOSITORY / "tests", LAUNCH, "-c", look)
     assert (status, said.split()) == (0, [f"USR1@{lead}" for lead in leads.values()]), said
 
@@ -145,13 +148,13 @@ def test_a_chain_on_slurm(cluster, tmp_path):
     """Two rounds, each with an evaluation behind it; then the same chain with one that fails."""
     data = REPOSITORY / "recipes" / "overthinker" / "data" / "validation.parquet"
     small = [word for word in SMALL if word != "validation.n=1"]
-    test = f"recipe=tiny_overthinker_test data={data} n=1 limit=24 budgets=10"
+    test = f"recipe=tiny_overthinker_test data={data} n=1 max_response_length=24 budgets=10"
     words = [
         *small, "validation.n=1", "limits=32,28", "out=prune", "--nodes", 2, "--gpus-per-node", 0,
         "--time", "02:00:00", "--venv", VENV, "--test", test,
     ]  # fmt: skip
     status, said = ran(
-        tmp_path, LAUNCH, "-m", "megaprune.recipes.launching", "tiny_overthinker_rounds", *words,
+        tmp_path, LAUNCH, "-m", "megaprune.launch.nemo", "tiny_overthinker_rounds", *words,
         environment=cluster.environment,
     )  # fmt: skip
     logs = "\n".join(p.read_text() for p in tmp_path.glob("nemo/experiments/*/*/*/*.out"))
@@ -164,7 +167,7 @@ def test_a_chain_on_slurm(cluster, tmp_path):
     assert all(state.endswith("|COMPLETED") for state in states)
     assert "SUCCEEDED" in said
     status, said = ran(
-        tmp_path, LAUNCH, "-m", "megaprune.recipes.launching", "tiny_overthinker_rounds", *words,
+        tmp_path, LAUNCH, "-m", "megaprune.launch.nemo", "tiny_overthinker_rounds", *words,
         "out=other", "model=nowhere", environment=cluster.environment,
     )  # fmt: skip
     assert status == 1, said

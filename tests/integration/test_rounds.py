@@ -7,7 +7,7 @@ import json
 import pytest
 from jobs import kill_when, ran_well
 
-from megaprune.cli import main
+from megaprune.cli.main import main
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
@@ -15,8 +15,8 @@ pytestmark = [
 ]
 
 SMALL = [
-    "prune", "recipe=tiny_overthinker", "limits=120,72", "steps=3", "data.prompts=8", "rollout.n=4",
-    "validation.every=1", "validation.n=1", "validation.limit=24", "checkpoint.every=1",
+    "prune", "recipe=tiny_overthinker", "limits=120,72", "steps=3", "data.train_batch_size=8", "rollout.n=4",
+    "validation.every=1", "validation.n=1", "validation.max_response_length=24", "checkpoint.every=1",
     "checkpoint.wait=true", "processes=1",
 ]  # fmt: skip
 TIMES = ("seconds/", "share/", "tokens_per_second", "sync/")

@@ -20,8 +20,8 @@ pytestmark = [
 ]
 
 SMALL = [
-    "recipe=tiny_overthinker", "data.prompts=8", "rollout.n=4", "rollout.limit=120",
-    "validation.limit=24", "validation.n=1", "validation.every=100", "validation.first=false",
+    "recipe=tiny_overthinker", "data.train_batch_size=8", "rollout.n=4", "rollout.max_response_length=120",
+    "validation.max_response_length=24", "validation.n=1", "validation.every=100", "validation.first=false",
     "checkpoint.every=100", "optimizer.lr=3e-4",
 ]  # fmt: skip
 TIMES = ("seconds/", "share/", "tokens_per_second", "sync/")
@@ -188,7 +188,11 @@ def test_a_run_that_fails_fails_its_job(cluster, tmp_path):
 
 
 def test_a_pruning_and_then_an_evaluation(cluster, tmp_path):
-    small = [word for word in SMALL if not word.startswith(("rollout.limit", "validation.every"))]
+    small = [
+        word
+        for word in SMALL
+        if not word.startswith(("rollout.max_response_length", "validation.every"))
+    ]
     job = submit(
         cluster, tmp_path, "prune", *small, "limits=32,28", "steps=1", "validation.every=1",
         "out=prune",
@@ -196,7 +200,7 @@ def test_a_pruning_and_then_an_evaluation(cluster, tmp_path):
     data = REPOSITORY / "recipes" / "overthinker" / "data" / "validation.parquet"
     after = submit(
         cluster, tmp_path, "evaluate", "recipe=tiny_overthinker_test", f"data={data}", "n=1",
-        "limit=24", "budgets=10", "model=prune/model", "out=test",
+        "max_response_length=24", "budgets=10", "model=prune/model", "out=test",
         options=[f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"],
     )  # fmt: skip
     assert cluster.ended(job)["JobState"] == "COMPLETED", log(tmp_path)

@@ -17,9 +17,9 @@ pytestmark = [
 ]
 
 SMALL = [
-    "recipe=tiny_overthinker", "steps=4", "data.prompts=8", "rollout.n=4", "validation.every=2",
-    "validation.n=1", "validation.limit=24", "checkpoint.every=2", "checkpoint.wait=true",
-    "optimizer.lr=3e-4", "rollout.limit=120",
+    "recipe=tiny_overthinker", "steps=4", "data.train_batch_size=8", "rollout.n=4", "validation.every=2",
+    "validation.n=1", "validation.max_response_length=24", "checkpoint.every=2", "checkpoint.wait=true",
+    "optimizer.lr=3e-4", "rollout.max_response_length=120",
 ]  # fmt: skip
 TIMES = ("seconds/", "share/", "tokens_per_second", "sync/")
 

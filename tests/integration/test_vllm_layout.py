@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from launch import launch
-from megaprune.cli import main
+from megaprune.cli.main import main
 from megaprune.recipes.tiny_models import make_tiny
 
 # Not importorskip: importing vLLM takes 20 s and changes torch in this process.

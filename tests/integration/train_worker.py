@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 
-from megaprune import world
-from megaprune.checkpoint import _Saving
-from megaprune.config import read_config
-from megaprune.metrics import Clock
-from megaprune.train import Run, train
+from megaprune.config.run import read_config
+from megaprune.distributed import world
+from megaprune.trainer.checkpoint import _Saving
+from megaprune.trainer.loop import Run, train
+from megaprune.trainer.metrics import Clock
 
 
 def kill_in(phase, step, after, rank):

@@ -29,7 +29,14 @@ SCHEMA = pa.schema(
         "tokens": pa.list_(pa.int32()),
     }
 )
-SETTINGS = {"n": 2, "limit": 1000, "temperature": 0.6, "top_p": 0.95, "seed": 0, "out": "x"}
+SETTINGS = {
+    "n": 2,
+    "max_response_length": 1000,
+    "temperature": 0.6,
+    "top_p": 0.95,
+    "seed": 0,
+    "out": "x",
+}
 
 
 def sample(name, problem, number, length, right, budget=None, **other):
@@ -119,7 +126,7 @@ def write_round(folder, number, limit, validations, chosen, steps=4, accuracy=0.
     write_lines(run / "metrics.jsonl", lines)
     return {
         "round": number,
-        "limit": limit,
+        "max_response_length": limit,
         "folder": name,
         "step": chosen,
         "accuracy": accuracy,
@@ -188,7 +195,7 @@ def write_long_evaluations(folder, sets=("aime24", "math500"), problems=(30, 120
                             early = bool(right and (length <= budget or rng.random() < 0.6))
                             rows.append(sample(name, problem, number, used, early, budget=budget))
         budgets = (500, 1000, 2000, 4000, 8000, 16000)
-        settings = {"limit": 32000, "n": None}
+        settings = {"max_response_length": 32000, "n": None}
         base = paths[0] if paths else None
         paths.append(
             write_evaluation(folder / model, rows, budgets=budgets, baseline=base, **settings)

@@ -204,7 +204,7 @@ def hostile_evaluations(tmp_path, server, run):
             paths[-1],
             lambda said: (
                 said.update(model=everything(server) + WIDE),
-                said["settings"].update({HOSTILE["closing"]: factor, "limit": WIDE}),  # noqa: B023
+                said["settings"].update({HOSTILE["closing"]: factor, "max_response_length": WIDE}),  # noqa: B023
             ),
         )
         add_to_config(paths[-1])

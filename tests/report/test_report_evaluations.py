@@ -13,7 +13,7 @@ from evaluation_folders import (
 )
 from run_folders import AFTER, BEFORE, text_of
 
-from megaprune import cli
+from megaprune.cli import main as cli
 from megaprune.errors import InputError
 from megaprune.report import write_report
 from megaprune.report.comparison import read_comparison

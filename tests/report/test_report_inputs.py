@@ -6,7 +6,7 @@ import pytest
 from evaluation_folders import samples_of, write_evaluation, write_pruning
 from run_folders import AFTER, BEFORE, text_of
 
-from megaprune import cli
+from megaprune.cli import main as cli
 from megaprune.errors import InputError
 from megaprune.report import write_report
 from megaprune.report.inputs import kind_of

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from run_folders import AFTER, rows_of, text_of, write_long_run, write_rows
 
-from megaprune import cli
+from megaprune.cli import main as cli
 from megaprune.report import write_report
 from megaprune.report.markup import escape, plain, shorten
 from megaprune.report.run import read_run

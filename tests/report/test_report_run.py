@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from megaprune import cli
+from megaprune.cli import main as cli
 from megaprune.errors import InputError
 from megaprune.report.answers import read_answers, read_first_answers, read_texts
 from megaprune.report.run import read_run
@@ -22,8 +22,8 @@ def test_reads_all(run):
     assert read.metrics[4]["reward"] == pytest.approx(0.8)
     assert [*read.validations] == [0, 4]
     assert [*read.samples] == [1, 2, 3, 4]
-    assert read.setting("rollout.limit") == 1000
-    assert read.setting("rollout.limit.more") is None
+    assert read.setting("rollout.max_response_length") == 1000
+    assert read.setting("rollout.max_response_length.more") is None
     assert read.notes == ()
     steps, values = read.series("validation/accuracy")
     assert (steps.tolist(), values.tolist()) == ([0, 4], [0.625, 0.75])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megaprune.cli import main
+from megaprune.cli.main import main
 
 
 @pytest.fixture(scope="session")

@@ -229,7 +229,7 @@ def test_scripts_do_what_the_command_does(hf, tmp_path):
 
 SLOW = """
 import sys, time
-from megaprune.cli import main
+from megaprune.cli.main import main
 from megaprune.weights.files import folder
 
 read = folder.Rearranged.read

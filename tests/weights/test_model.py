@@ -128,7 +128,7 @@ def test_read_config_names_the_file(tmp_path):
 
 def test_the_algebra_imports_neither_torch_nor_an_engine():
     code = (
-        "import sys, megaprune.cli, megaprune.weights.cli, megaprune.weights.plan;"
+        "import sys, megaprune.cli.main, megaprune.cli.convert, megaprune.weights.copy_plan;"
         "import megaprune.weights.layouts;"
         "print([m for m in ('torch', 'numpy', 'megatron', 'vllm') if m in sys.modules])"
     )

@@ -10,9 +10,9 @@ import torch
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
+from megaprune.weights.copy_plan import Copy, plan
 from megaprune.weights.layouts import Layout, Parameter
 from megaprune.weights.model import Model
-from megaprune.weights.plan import Copy, plan
 
 
 class Weights(Protocol):

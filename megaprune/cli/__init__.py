@@ -1,0 +1,1 @@
+"""The command `megaprune`: one file a command."""

@@ -1,0 +1,233 @@
+"""`megaprune data`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from megaprune.data import sources, templates
+from megaprune.data.sets import SETS, ProblemSet
+from megaprune.errors import InputError
+
+if TYPE_CHECKING:
+    from megaprune.data.sources import Source
+
+
+def add_parser(commands: Any) -> None:
+    """`data [NAME] --out FILE`."""
+    command = commands.add_parser(
+        "data",
+        help="make problem sets for training and evaluation",
+        description="Make a parquet file in verl's columns from a set with a name (--list), or "
+        "from a source of your own: problems in a family's prompt, with the limit of tokens in "
+        "it. Every row of the source is written, or counted under the reason why not.",
+        epilog=f"INPUT\n{_indented(sources)}\n\nTEMPLATE\n{_indented(templates)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("name", nargs="?", metavar="NAME", help="of a set")
+    command.add_argument("--list", action="store_true", help="print the sets, and end")
+    command.add_argument(
+        "--out",
+        metavar="FILE",
+        help="written here; with several limits it holds {limit}, and each has a file",
+    )
+    command.add_argument(
+        "--input", metavar="SOURCE", help="where the rows are (default: the set's, on the hub)"
+    )
+    command.add_argument(
+        "--revision", metavar="COMMIT", help="branch, tag or commit of the hub's repository"
+    )
+    command.add_argument(
+        "--limit",
+        type=_limits,
+        default=(None,),
+        metavar="N[,N...]",
+        help="tokens, said in the prompt",
+    )
+    prompt = command.add_mutually_exclusive_group()
+    prompt.add_argument(
+        "--family",
+        choices=templates.TEMPLATES,
+        help="of models, whose prompt is used (default plain)",
+    )
+    prompt.add_argument("--template", metavar="FILE", help="a prompt of your own, in YAML")
+    own = command.add_argument_group("a source without a set's name, or in columns of its own")
+    own.add_argument("--source", metavar="NAME", help="its data_source")
+    own.add_argument("--problem-column", metavar="COLUMN", help="COLUMN.FIELD for a field of it")
+    own.add_argument("--answer-column", metavar="COLUMN", help="the same for the answer")
+    own.add_argument("--split", metavar="WORD", help="train or test, say (default: the set's)")
+    _add_overlap(command.add_argument_group("problems that are in evaluation sets too"))
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    command.set_defaults(run=run_data)
+
+
+def _add_overlap(group: Any) -> None:
+    group.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="[SET=]SOURCE",
+        help="sets that are measured on; a set's name alone is fetched",
+    )
+    group.add_argument(
+        "--near",
+        type=_share,
+        default=0.8,
+        metavar="SHARE",
+        help="of words in common, that makes a near-duplicate (default 0.8)",
+    )
+    end = group.add_mutually_exclusive_group()
+    end.add_argument(
+        "--refuse-overlap", action="store_true", help="write nothing if there are duplicates"
+    )
+    end.add_argument(
+        "--drop-overlap", action="store_true", help="leave exact and near duplicates out"
+    )
+
+
+def run_data(options: argparse.Namespace) -> int:
+    """Make the files, print the report."""
+    from megaprune.data import show
+
+    if options.list:
+        show.print_sets()
+        return 0
+    from megaprune.data import make
+    from megaprune.data.collect import collect
+
+    known = _known(options)
+    outs = _outs(options)
+    template = templates.load_template(options.template or options.family or "plain")
+    source = sources.open_source(options.input or _on_the_hub(known), options.revision)
+    others = _others(options.against)
+    _keep_apart(outs.values(), [source, *(each for each, _ in others.values())])
+    ours = collect(source, known, options.problem_column, options.answer_column)
+    measured = {name: collect(other, its) for name, (other, its) in others.items()}
+    overlaps = make.find_overlaps(ours, measured, options.near)
+    if options.refuse_overlap:
+        make.refuse_overlaps(overlaps)
+    if options.drop_overlap:
+        ours = make.drop_overlaps(ours, overlaps)
+    about = {
+        "set": known.name if known else options.source,
+        "input": source.name,
+        "commit": source.commit,
+        "rows": ours.rows,
+        "written": len(ours.questions),
+        "dropped": dict(ours.dropped),
+        "overlap": {"near": options.near, "pairs": {o.name: o.counts() for o in overlaps}},
+    }
+    split = options.split or (known.split if known else "train")
+    for limit, out in outs.items():
+        make.write(out, ours, split, template, limit, about)
+    pairs = [pair for overlap in overlaps for pair in overlap.told()]
+    if options.json:
+        files = [{"path": str(out), "limit": limit} for limit, out in outs.items()]
+        print(json.dumps({**about, "pairs": pairs, "files": files}, ensure_ascii=False))
+    else:
+        show.print_report(about, pairs, [str(out) for out in outs.values()])
+    return 0
+
+
+def _known(options: argparse.Namespace) -> ProblemSet | None:
+    """The set with this name; None for a source of the user's own."""
+    if options.name is not None and options.source is not None:
+        raise InputError(f"a set, {options.name}, and --source {options.source}; give one of them")
+    if options.name is not None:
+        return _set(options.name)
+    if options.source is None or options.input is None:
+        raise InputError(
+            "say which set (megaprune data --list), or give --input SOURCE --source NAME for one "
+            "of your own"
+        )
+    if options.source in SETS:
+        raise InputError(f"--source {options.source} is a set's name; give it without --source")
+    return None
+
+
+def _set(name: str) -> ProblemSet:
+    if name not in SETS:
+        from megaprune.config.fields import nearest
+
+        raise InputError(
+            f"there is no set {name!r}; {nearest(name, list(SETS))} (for one of your own, give "
+            f"--source {name} --input SOURCE in its place)"
+        )
+    return SETS[name]
+
+
+def _on_the_hub(known: ProblemSet | None) -> str:
+    assert known is not None, "a source of one's own has an input"
+    return f"{sources.HUB}{known.repository}:{known.files}"
+
+
+def _outs(options: argparse.Namespace) -> dict[int | None, Path]:
+    """The file of each limit."""
+    if options.out is None:
+        raise InputError("--out FILE must be given")
+    place = "{limit}"
+    if place in options.out and options.limit == (None,):
+        raise InputError(f"--out {options.out} holds {place}, and there is no --limit; give one")
+    if place not in options.out and len(options.limit) > 1:
+        raise InputError(
+            f"--out {options.out}: {len(options.limit)} limits need as many files; put {place} "
+            f"into the name, as in train_{place}.parquet"
+        )
+    return {limit: Path(options.out.replace(place, str(limit))) for limit in options.limit}
+
+
+def _others(given: Sequence[str]) -> dict[str, tuple[Source, ProblemSet | None]]:
+    """What --against says, by name."""
+    found: dict[str, tuple[Source, ProblemSet | None]] = {}
+    for text in given:
+        name, equals, where = text.partition("=")
+        if name in SETS and (equals or not Path(text).exists()):
+            known: ProblemSet | None = SETS[name]
+            where = where or _on_the_hub(known)
+        elif equals and not Path(text).exists() and not text.startswith(sources.HUB):
+            _set(name)
+        else:
+            name, where, known = text, text, None
+        if name in found:
+            raise InputError(f"--against has {name} twice; give each once")
+        found[name] = sources.open_source(where), known
+    return found
+
+
+def _keep_apart(outs: Iterable[Path], inputs: Iterable[Source]) -> None:
+    read = {file.resolve() for source in inputs for file in source.files}
+    for out in outs:
+        if out.resolve() in read:
+            raise InputError(f"--out {out} is read from, too; choose another place")
+
+
+def _limits(text: str) -> tuple[int, ...]:
+    try:
+        limits = tuple(int(each) for each in text.split(","))
+    except ValueError:
+        limits = ()
+    if not limits or min(limits) < 1 or len(set(limits)) < len(limits):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected numbers of tokens above 0, each once, as in 4000,3000,2000"
+        )
+    return limits
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a share above 0 and 1 at most")
+    return share
+
+
+def _indented(module: ModuleType) -> str:
+    """What a module says of itself."""
+    return textwrap.indent((module.__doc__ or "").strip(), "  ")

@@ -1,0 +1,51 @@
+"""`megaprune evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from megaprune.cli.train import add_fields
+
+
+def add_parser(commands: Any) -> None:
+    """Add `evaluate`."""
+    command = commands.add_parser(
+        "evaluate",
+        help="measure how right and how long a model's answers are",
+        description="Measure a model on problem sets: model=DIR data=FILE.parquet,... out=DIR. The "
+        "same command again goes on where it was. Under torchrun (torchrun ... -m megaprune.cli "
+        "evaluate ...) its processes are used; otherwise they are started on this host.",
+    )
+    add_fields(command)
+    command.add_argument(
+        "--budget", metavar="N,N,...", help="also exit thoughts early, at so many tokens (force=)"
+    )
+    command.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Evaluate, on the processes that there are or on new ones."""
+    from megaprune.config.fields import to_yaml
+    from megaprune.evaluate.config import read_evaluate_config
+    from megaprune.launch.torchrun import smallest_world, start
+    from megaprune.validate import check_evaluation
+
+    fields = [*options.fields, *([f"force={options.budget}"] if options.budget else [])]
+    config = read_evaluate_config(fields)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+
+    def job() -> None:
+        from megaprune.evaluate.run import evaluate
+
+        evaluate(config)
+
+    return start(
+        ["evaluate", *fields],
+        lambda: config.processes or smallest_world(config.rollout.tp),
+        lambda processes: check_evaluation(config, processes),
+        job,
+        options.check,
+    )

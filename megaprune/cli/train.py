@@ -1,0 +1,111 @@
+"""`megaprune train` and `megaprune prune`: read what is wanted, check it, start it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megaprune.config.run import Config
+
+_TORCHRUN = (
+    "The same command again goes on where a run was. Under torchrun (torchrun ... -m megaprune.cli "
+    "{} ...) its processes are used; otherwise they are started on this host."
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add `train` and `prune`."""
+    train = commands.add_parser(
+        "train",
+        help="prune a model's thinking with length-limited GRPO",
+        description="Prune a model, from a recipe or from fields alone. "
+        + _TORCHRUN.format("train"),
+    )
+    prune = commands.add_parser(
+        "prune",
+        help="prune in rounds, each under a lower limit, from the best model of the one before",
+        description="Prune a model in rounds, each under a lower limit: limits=4000,3000,2000. A "
+        "round begins with the model that validation found best in the one before. A {limit} in "
+        "data.train and data.validation stands for the round's. " + _TORCHRUN.format("prune"),
+    )
+    for command, run in ((train, run_train), (prune, run_prune)):
+        add_fields(command)
+        command.set_defaults(run=run)
+
+
+def add_fields(command: argparse.ArgumentParser) -> None:
+    """The arguments of a command whose options are fields."""
+    command.add_argument(
+        "fields",
+        nargs="*",
+        metavar="key=value",
+        help="recipe=NAME (or a YAML file), then any field that --print-config shows",
+    )
+    command.add_argument(
+        "--print-config", action="store_true", help="print the configuration as YAML, and end"
+    )
+    command.add_argument(
+        "--check",
+        type=int,
+        metavar="PROCESSES",
+        help="only see whether so many processes can do this; nothing is started or written",
+    )
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train, on the processes that there are or on new ones."""
+    from megaprune.config.fields import to_yaml
+    from megaprune.config.run import read_config
+    from megaprune.launch.torchrun import start
+    from megaprune.validate import check_run
+
+    config = read_config(options.fields)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+
+    def job() -> None:
+        from megaprune.trainer.loop import train
+
+        train(config)
+
+    return start(
+        ["train", *options.fields],
+        lambda: _processes(config),
+        lambda processes: check_run(config, processes),
+        job,
+        options.check,
+    )
+
+
+def run_prune(options: argparse.Namespace) -> int:
+    """Prune in rounds, on the processes that there are or on new ones."""
+    from megaprune.config.fields import to_yaml
+    from megaprune.launch.torchrun import start
+    from megaprune.prune.config import read_prune_config
+    from megaprune.validate import check_pruning
+
+    config = read_prune_config(options.fields)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+
+    def job() -> None:
+        from megaprune.prune.rounds import prune
+
+        prune(config)
+
+    return start(
+        ["prune", *options.fields],
+        lambda: _processes(config),
+        lambda processes: check_pruning(config, processes),
+        job,
+        options.check,
+    )
+
+
+def _processes(config: Config) -> int:
+    from megaprune.launch.torchrun import smallest_world
+
+    return config.processes or smallest_world(config.actor.tp * config.actor.pp, config.rollout.tp)

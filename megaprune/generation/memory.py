@@ -1,0 +1,53 @@
+"""The engine's memory while the model trains: what differs by device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megaprune.distributed.device import device
+
+_CPU_TOKENS = 8192
+"""Of prompts that are read at once."""
+
+
+def options(kv_cache_bytes: int | None, share: float, max_length: int) -> dict[str, Any]:
+    """Engine settings of memory.
+
+    Args:
+        max_length: tokens of prompt and response together, at most.
+        kv_cache_bytes: of the key-value cache; on a GPU, None takes `share` of the memory.
+        share: of the GPU's memory that the engine may take.
+    """
+    chosen: dict[str, Any] = {}
+    if device().type == "cuda":
+        chosen |= {"enable_sleep_mode": True, "gpu_memory_utilization": share}
+    else:
+        # A prompt in parts draws a token after each, and takes back all but the last: vLLM cannot
+        # take back what a request's own generator drew on a CPU.
+        chosen |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_CPU_TOKENS, max_length),
+        }
+        # Without a figure, vLLM takes most of the host's memory.
+        kv_cache_bytes = kv_cache_bytes or 1 << 30
+    if kv_cache_bytes is not None:
+        chosen["kv_cache_memory_bytes"] = kv_cache_bytes
+    return chosen
+
+
+def sleep(llm: Any) -> None:
+    """Give the GPU's memory to whoever trains: weights and cache are dropped, not saved."""
+    if device().type == "cuda":
+        llm.sleep(level=2)
+
+
+def wake_weights(llm: Any) -> None:
+    """Memory for the weights again; they are to be written before anything is generated."""
+    if device().type == "cuda":
+        llm.wake_up(tags=["weights"])
+
+
+def wake_cache(llm: Any) -> None:
+    """Memory for the key-value cache again."""
+    if device().type == "cuda":
+        llm.wake_up(tags=["kv_cache"])

@@ -1,0 +1,401 @@
+"""NeMo-Run: tasks, executors and chains of them, for whoever submits from a machine of his own.
+
+NeMo-Run has an environment of its own (pip install 'megaprune[launch]': no torch, no vLLM). What it
+submits are scripts: the nodes need megaprune, and no NeMo-Run.
+
+    python recipes/qwq_32b.py rollout.n=8 --account me --partition gpu --dryrun
+    nemorun megaprune launch --factory qwq_32b_prune run.executor=slurm run.executor.nodes=4
+"""
+
+# Annotations are read by NeMo-Run, which wants the types themselves: no `annotations` here.
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fiddle
+import nemo_run as run
+
+from megaprune.config.fields import read_recipe, to_yaml
+from megaprune.config.run import Config, read_config
+from megaprune.errors import InputError
+from megaprune.evaluate.config import EvaluateConfig, read_evaluate_config
+from megaprune.planner.divisions import division_problems, field_problems
+from megaprune.planner.machine import Machine
+from megaprune.planner.subject import find_shape, read_plan_config
+from megaprune.prune.config import PruneConfig, read_prune_config
+from megaprune.recipes.thinkprune import GPUS
+
+CONVERT = "convert"
+"""The name of a conversion's job."""
+
+_COMMANDS: dict[type, tuple[str, Any]] = {
+    Config: ("train", read_config),
+    PruneConfig: ("prune", read_prune_config),
+    EvaluateConfig: ("evaluate", read_evaluate_config),
+}
+
+# Tasks: what a job does.
+
+
+def task(
+    recipe: str, fields: Sequence[str] = (), venv: str = ".venv", local: bool = False
+) -> run.Script:
+    """A recipe's training, pruning or evaluation.
+
+    Args:
+        recipe: its name.
+        fields: key=value, any that --print-config shows; they are checked here.
+        venv: with megaprune in it, where the job runs; empty if that is in the PATH.
+        local: the job begins on one host; else on each node of a Slurm job.
+
+    Raises:
+        InputError: a field is not known, or cannot be so.
+    """
+    command, read = _COMMANDS[type(read_recipe(recipe))]
+    words = [f"recipe={recipe}", *fields]
+    read(words)
+    return _script(venv, "megaprune" if local else "megaprune-node", [command, *words])
+
+
+def evaluation(fields: Sequence[str], venv: str = ".venv", local: bool = False) -> run.Script:
+    """An evaluation without a recipe; as `task`."""
+    read_evaluate_config(fields)
+    return _script(venv, "megaprune" if local else "megaprune-node", ["evaluate", *fields])
+
+
+def conversion(megatron: str, out: str, venv: str = ".venv") -> run.Script:
+    """A Megatron checkpoint to a Hugging Face folder; one that is there already is left as it is.
+
+    Args:
+        megatron, out: folders.
+    """
+    words = ["convert", "to-hf", "--megatron", megatron, "--out", out]
+    return _script(venv, "megaprune", words, f"[ -d {shlex.quote(out)} ] || ")
+
+
+def _script(venv: str, program: str, words: Sequence[str], before: str = "") -> run.Script:
+    path = f"{Path(venv).absolute()}/bin/{program}" if venv else program
+    # NeMo-Run begins in a folder of its own; relative paths are those of whoever submits.
+    where = f"cd {shlex.quote(str(Path.cwd()))} || exit 1\n"
+    return run.Script(inline=f"{where}{before}exec {shlex.join([path, *words])}\n")
+
+
+# Executors: where jobs run. All that a site decides is an argument.
+
+
+@run.cli.factory
+def slurm(
+    account: str = "",
+    partition: str = "",
+    nodes: int = 1,
+    gpus_per_node: int = 8,
+    time: str = "24:00:00",
+    image: str = "",
+    mounts: str = "",
+    hf_home: str = "",
+    logs: str = "logs",
+    restarts: int = 20,
+) -> run.Config[run.SlurmExecutor]:
+    """Jobs of a Slurm cluster, submitted from a machine that has sbatch.
+
+    Shortly before its time is up a job saves and goes back into the queue. A job that fails by
+    itself does not.
+
+    Args:
+        account, partition: of the site; empty for its defaults.
+        gpus_per_node: 0 on a cluster without any, where a node gets one process.
+        time: limit of a job, as Slurm takes it; half an hour before, or when a quarter of it is
+            left, the job is told.
+        image: container (pyxis) with megaprune in it; empty: none.
+        mounts: host:container,...
+        hf_home: Hugging Face's cache, on a disk that all nodes see; empty: their own.
+        logs: a folder that all nodes see.
+        restarts: how often a job may go back into the queue.
+
+    Raises:
+        InputError: that is no time.
+    """
+    own = f"{Path(logs).absolute()}/$SLURM_JOB_NAME-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
+    again = (
+        'status=$?; if [ $status -ne 0 ] && [ -e "$LOGS/told" ] && '
+        f'[ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; '
+        'then scontrol requeue "$SLURM_JOB_ID"; fi; exit $status'
+    )
+    return run.Config(
+        run.SlurmExecutor,
+        account=account or None,
+        job_name_prefix="megaprune.",
+        partition=partition or None,
+        nodes=nodes,
+        ntasks_per_node=1,
+        gpus_per_node=gpus_per_node or None,
+        exclusive=True if gpus_per_node else None,
+        mem="0" if gpus_per_node else None,
+        time=time,
+        # To the steps, not to the batch script: NeMo-Run's waits for them, and would not notice.
+        signal=f"USR1@{_lead(time)}",
+        additional_parameters={"requeue": True, "kill_on_invalid_dep": "yes"},
+        container_image=image or None,
+        container_mounts=mounts.split(",") if mounts else [],
+        env_vars={"HF_HUB_OFFLINE": "1", **({"HF_HOME": hf_home} if hf_home else {})},
+        setup_lines=(
+            f'export LOGS="{own}"\n'
+            'export NODES="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)"\n'
+            'mkdir -p "$LOGS" || exit 1\n'
+            f"trap '{again}' EXIT"
+        ),
+        packager=run.Packager(),
+        tunnel=run.LocalTunnel(job_dir=str(Path(run.config.get_nemorun_home()) / "experiments")),
+    )
+
+
+def _lead(time: str) -> int:
+    """Seconds of a job's time that are left when it is told that it is nearly up."""
+    days, dash, clock = time.rpartition("-")
+    # Seconds of each part: DAYS-HH[:MM[:SS]], or MM[:SS], or HH:MM:SS.
+    units = (3600, 60, 1) if dash or clock.count(":") == 2 else (60, 1)
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        whole = 86400 * int(days or 0) + sum(
+            n * unit for n, unit in zip(parts, units[: len(parts)], strict=True)
+        )
+    except ValueError as error:
+        raise InputError(
+            f"time={time} is no time of Slurm's; expected HH:MM:SS, DAYS-HH or minutes"
+        ) from error
+    return min(1800, whole // 4)
+
+
+@run.cli.factory
+def local() -> run.Config[run.LocalExecutor]:
+    """Jobs of this host, on all of its GPUs."""
+    return run.Config(run.LocalExecutor)
+
+
+# Experiments: jobs that wait for each other.
+
+
+def rounds(
+    recipe: str,
+    fields: Sequence[str] = (),
+    test: Sequence[str] = (),
+    checkpoint: str = "",
+    venv: str = ".venv",
+    local: bool = False,
+) -> list[tuple[str, run.Script]]:
+    """The jobs of a pruning, in order: conversion, then each round and an evaluation of its model.
+
+    Args:
+        recipe: of a pruning.
+        test: fields of the evaluations, but for model and out; none: there are none.
+        checkpoint: in Megatron's format, that is made the model's folder first; empty: it is there.
+
+    Returns:
+        Names and tasks.
+    """
+    config = read_prune_config([f"recipe={recipe}", *fields])
+    jobs = [(CONVERT, conversion(checkpoint, config.model, venv))] if checkpoint else []
+    for number, limit in enumerate(config.limits, 1):
+        upto = ",".join(map(str, config.limits[:number]))
+        # The same folder again, with one more limit: what is done there stays.
+        words = [*(f for f in fields if not f.startswith("limits=")), f"limits={upto}"]
+        jobs.append((f"round_{number}_limit_{limit}", task(recipe, words, venv, local)))
+        if test:
+            own = [f"model={config.out}/model", f"out={config.out}-test/round_{number}"]
+            jobs.append((f"evaluate_{number}", evaluation([*test, *own], venv, local)))
+    return jobs
+
+
+# Commands: `nemorun megaprune ...`, and the files recipes/MODEL.py.
+
+
+@run.cli.entrypoint(namespace="megaprune", type="experiment")
+def launch(
+    ctx: run.cli.RunContext,
+    recipe: str = "qwq_32b",
+    fields: str = "",
+    test: str = "",
+    checkpoint: str = "",
+    venv: str = ".venv",
+):
+    """Submit a recipe; a pruning is one job, or with `test` a chain of one for each round.
+
+    Args:
+        ctx: of the command.
+        recipe: its name.
+        fields: key=value of it, with spaces between them.
+        test: fields of evaluations after each round.
+        checkpoint: to convert first.
+        venv: with megaprune in it, where the jobs run.
+    """
+    ctx.executor = ctx.executor or fiddle.build(local())
+    here = not isinstance(ctx.executor, run.SlurmExecutor)
+    if not here:
+        check_division(recipe, fields.split(), ctx.executor.nodes, ctx.executor.gpus_per_node or 0)
+    jobs = jobs_of(recipe, fields.split(), test.split(), checkpoint, venv, here)
+    with run.Experiment(recipe) as experiment:
+        add(experiment, jobs, ctx.executor, ctx.dryrun)
+        ctx.launch(experiment)
+
+
+@run.cli.factory(target=launch)
+def qwq_32b_prune() -> run.Partial:
+    """QwQ-32B on 4 x 8 GPUs."""
+    return run.Partial(launch, recipe="qwq_32b")
+
+
+@run.cli.factory(target=launch)
+def r1_distill_qwen_1_5b_prune() -> run.Partial:
+    """DeepSeek-R1-Distill-Qwen-1.5B on 2 x 8 GPUs."""
+    return run.Partial(launch, recipe="r1_distill_qwen_1_5b")
+
+
+@run.cli.factory(target=launch)
+def deepscaler_1_5b_prune() -> run.Partial:
+    """DeepScaleR-1.5B-Preview on 2 x 8 GPUs."""
+    return run.Partial(launch, recipe="deepscaler_1_5b")
+
+
+@run.cli.factory(target=launch)
+def qwq_32b_evaluate() -> run.Partial:
+    """What became of QwQ-32B, on AIME 2024."""
+    return run.Partial(launch, recipe="qwq_32b_test")
+
+
+@run.cli.factory(target=launch)
+def r1_distill_qwen_1_5b_evaluate() -> run.Partial:
+    """What became of DeepSeek-R1-Distill-Qwen-1.5B, on AIME 2024."""
+    return run.Partial(launch, recipe="r1_distill_qwen_1_5b_test")
+
+
+@run.cli.factory(target=launch)
+def tiny_overthinker() -> run.Partial:
+    """The tiny overthinker, on any laptop or node."""
+    return run.Partial(launch, recipe="tiny_overthinker")
+
+
+@run.cli.entrypoint(namespace="megaprune", type="experiment")
+def convert(ctx: run.cli.RunContext, megatron: str, out: str, venv: str = ".venv"):
+    """Make a Hugging Face folder of a Megatron checkpoint.
+
+    Args:
+        ctx: of the command.
+        megatron, out: folders.
+        venv: with megaprune in it, where the job runs.
+    """
+    ctx.executor = ctx.executor or fiddle.build(local())
+    with run.Experiment("convert") as experiment:
+        jobs = [(CONVERT, conversion(megatron, out, venv))]
+        add(experiment, jobs, ctx.executor, ctx.dryrun)
+        ctx.launch(experiment)
+
+
+def jobs_of(
+    recipe: str, fields: Sequence[str], test: Sequence[str], checkpoint: str, venv: str, local: bool
+) -> list[tuple[str, run.Script]]:
+    """One job, or those of `rounds` where there is something before or between."""
+    if test or checkpoint:
+        return rounds(recipe, fields, test, checkpoint, venv, local)
+    return [(recipe, task(recipe, fields, venv, local))]
+
+
+def add(
+    experiment: run.Experiment,
+    jobs: Sequence[tuple[str, run.Script]],
+    executor: run.Executor,
+    show: bool = False,
+) -> None:
+    """Add jobs of which each begins when the one before has done well.
+
+    Args:
+        show: print their scripts: of a dry run NeMo-Run shows only what starts them.
+    """
+    before: list[str] = []
+    for name, script in jobs:
+        if show:
+            print(f"# {name}\n{script.inline}")
+        own = executor.clone()
+        if name == CONVERT:
+            own.nodes = 1  # once, not on each node
+        before = [experiment.add(script, own, name, dependencies=before)]
+
+
+def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
+    """Submit a recipe; the exit status: 0 if all jobs did well, or were only to be submitted."""
+    parser = argparse.ArgumentParser(description=f"Submit {recipe} with NeMo-Run.")
+    parser.add_argument("fields", nargs="*", metavar="key=value", help="fields of the recipe")
+    parser.add_argument("--dryrun", action="store_true", help="show what would be submitted")
+    parser.add_argument("--detach", action="store_true", help="do not wait for the jobs")
+    parser.add_argument("--local", action="store_true", help="on this host instead of Slurm")
+    parser.add_argument("--test", default="", metavar="FIELDS", help="evaluate after each round")
+    parser.add_argument("--checkpoint", default="", metavar="DIR", help="convert this first")
+    parser.add_argument("--venv", default=".venv", help="with megaprune, where jobs run")
+    parser.add_argument("--nodes", type=int, help="default: the recipe's GPUs, 8 on a node")
+    for name, kind, default in (
+        ("account", str, ""), ("partition", str, ""), ("gpus-per-node", int, 8),
+        ("time", str, "24:00:00"), ("image", str, ""), ("mounts", str, ""), ("hf-home", str, ""),
+        ("logs", str, "logs"), ("restarts", int, 20),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, default=default, help="of slurm()")
+    options = vars(parser.parse_intermixed_args(arguments))
+    dryrun, detach, is_local = (options.pop(name) for name in ("dryrun", "detach", "local"))
+    fields, test = options.pop("fields"), options.pop("test").split()
+    checkpoint, venv = options.pop("checkpoint"), options.pop("venv")
+    per_node = options["gpus_per_node"]
+    options["nodes"] = options["nodes"] or -(-GPUS.get(recipe, 1) // max(per_node, 1))
+    try:
+        _, read = _COMMANDS[type(read_recipe(recipe))]
+        config = read([f"recipe={recipe}", *fields])
+        jobs = jobs_of(recipe, fields, test, checkpoint, venv, is_local)
+        if not is_local:
+            check_division(recipe, fields, options["nodes"], per_node)
+        executor = fiddle.build(local() if is_local else slurm(**options))
+    except InputError as error:
+        print(f"megaprune: error: {error}", file=sys.stderr)
+        return 1
+    with run.Experiment(recipe) as experiment:
+        if dryrun:
+            print(to_yaml(config))
+        add(experiment, jobs, executor, dryrun)
+        if dryrun:
+            experiment.dryrun()
+            return 0
+        experiment.run(detach=detach, tail_logs=False)
+    if detach:
+        return 0
+    states = experiment.status(return_dict=True)
+    return 0 if all(str(s["status"]) == "SUCCEEDED" for s in states.values()) else 1
+
+
+def check_division(recipe: str, fields: Sequence[str], nodes: int, per_node: int) -> None:
+    """See that a model can be divided over the nodes, as far as its shape is known here.
+
+    An evaluation takes whatever nodes there are, and its job sees whether its engines can be.
+
+    Raises:
+        InputError: it cannot; says what would do.
+    """
+    if isinstance(read_recipe(recipe), EvaluateConfig):
+        return
+    config = read_plan_config([f"recipe={recipe}", *fields])
+    try:
+        shape = find_shape(config.model)
+    except InputError as error:
+        print(f"megaprune: not checked here, but by the job: {error}", file=sys.stderr)
+        return
+    machine = Machine(gpus=nodes * max(per_node, 1), gpus_per_node=max(per_node, 1))
+    problems = [
+        *division_problems(config, shape, machine),
+        *field_problems(config, shape, machine),
+    ]
+    if problems:
+        raise InputError(f"not on {nodes} nodes of {machine.gpus_per_node}: {'; '.join(problems)}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("expected: python -m megaprune.launch.nemo RECIPE [key=value ...] [--help]")
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

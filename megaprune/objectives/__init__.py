@@ -1,5 +1,0 @@
-"""What a response is worth: pure functions of a prompt's graded responses. Needs numpy alone."""
-
-from megaprune.objectives.rewards import OBJECTIVES, Group, Objective, truncate
-
-__all__ = ["OBJECTIVES", "Group", "Objective", "truncate"]

@@ -1,0 +1,1 @@
+"""Iterative length pruning: rounds of runs under falling limits."""

@@ -1,0 +1,233 @@
+"""Iterative length pruning: rounds under falling limits (ThinkPrune, arXiv 2504.01296).
+
+Each round is a run of its own, with a fresh optimizer and, for the KL term, a fresh reference: the
+model that it begins with, which is the one that validation found best in the round before.
+
+config.yaml                the resolved configuration
+rounds.json                what was chosen in each round that has ended, and why the last one ended
+round_1_limit_4000/ ...    the runs; `chosen/` is the chosen model where it is not the run's last
+model                      a link to the model of the last round that was not too much less right
+report/                    a page over all rounds
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+
+from megaprune.config.run import Config, at_limit
+from megaprune.distributed import world
+from megaprune.errors import InputError
+from megaprune.prune.config import MAY_CHANGE, PruneConfig
+from megaprune.weights.files.staging import replace_text
+
+
+def prune(config: PruneConfig) -> None:
+    """Prune in rounds; goes on where its folder says that it was. Collective.
+
+    Raises:
+        InputError: the folder or a round's run cannot be used.
+    """
+    from megaprune.trainer.loop import train
+    from megaprune.trainer.run_lock import RunLock
+
+    own = RunLock(Path(config.out), config, MAY_CHANGE)
+    rounds = world.broadcast_from_rank0(Rounds(config))
+    while (number := rounds.next) is not None:
+        run = rounds.config(number, rounds.model)
+        world.say(
+            f"round {number} of {len(config.limits)}: limit "
+            f"{run.rollout.max_response_length}, from {run.model}"
+        )
+        train(run)
+        gc.collect()  # both engines' memory, before the next round's are built
+        with world.raise_on_all_ranks():
+            if dist.get_rank() == 0:
+                rounds.choose(run)
+        rounds = world.broadcast_from_rank0(rounds)
+        if world.stop_requested():
+            raise world.Stopped(f"round {number} of {len(config.limits)} has ended")
+    with world.raise_on_all_ranks():
+        if dist.get_rank() == 0:
+            rounds.end()
+    own.close()
+
+
+class Rounds:
+    """What became of a pruning's rounds, as rounds.json keeps it.
+
+    Raises:
+        InputError: rounds.json is not of these limits, or cannot be read.
+    """
+
+    def __init__(self, config: PruneConfig):
+        self._config, self._folder = config, Path(config.out)
+        self._file = self._folder / "rounds.json"
+        self._base: dict[str, float] | None = None
+        self._rounds: list[dict[str, Any]] = []
+        if self._file.is_file():
+            try:
+                said = json.loads(self._file.read_text(encoding="utf-8"))
+                self._base, self._rounds = said["base"], said["rounds"]
+            except (OSError, ValueError, KeyError) as error:
+                raise InputError(
+                    f"{self._file} cannot be read ({error!r}); remove it: it is made again from "
+                    f"the rounds' folders"
+                ) from error
+        done = [one["limit"] for one in self._rounds]
+        if config.limits[: len(done)] != done:
+            raise InputError(
+                f"limits={config.limits}, but the rounds that have ended in {self._folder} had "
+                f"{done}; begin with those, or give another out=..."
+            )
+
+    @property
+    def next(self) -> int | None:
+        """Number of the round to be done, from 1; None if there is none."""
+        done = len(self._rounds)
+        return None if self._stopped or done == len(self._config.limits) else done + 1
+
+    @property
+    def model(self) -> str:
+        """What the next round begins with: the last round's choice."""
+        return str(self._folder / self._rounds[-1]["model"]) if self._rounds else self._config.model
+
+    def config(self, number: int, model: str) -> Config:
+        """The run of a round.
+
+        Args:
+            number: from 1.
+            model: that it begins with.
+        """
+        made, limit = self._config, self._config.limits[number - 1]
+        own = {
+            "model": model,
+            "out": str(self._folder / f"round_{number}_limit_{limit}"),
+            "seed": made.seed + number - 1,
+            "data": at_limit(made.data, limit),
+            "rollout": replace(made.rollout, max_response_length=limit),
+            # Losses are measured from the model before all rounds.
+            "validation": replace(made.validation, first=number == 1 or made.validation.first),
+        }
+        return Config(**{one.name: getattr(made, one.name) for one in fields(Config)} | own)
+
+    def choose(self, run: Config) -> None:
+        """Take a run's best model, and keep what it was and why.
+
+        Args:
+            run: that has ended.
+        """
+        from megaprune.trainer.checkpoint import best, export
+
+        folder = Path(run.out)
+        score = best(folder / "checkpoints")
+        if score is None:
+            raise InputError(f"nothing was validated in {folder}; give validation.every=STEPS")
+        checkpoint = folder / "checkpoints" / f"iter_{score.step:07}"
+        model = folder / "model"
+        if score.step != run.steps:
+            model = folder / "chosen"
+            export(checkpoint, model)
+        if not self._rounds:
+            self._base = _measured(folder, 0)
+        self._rounds.append(
+            {
+                "round": len(self._rounds) + 1,
+                "limit": run.rollout.max_response_length,
+                "folder": folder.name,
+                "step": score.step,
+                "accuracy": score.accuracy,
+                "length": score.length,
+                "model": str(model.relative_to(self._folder)),
+            }
+        )
+        self._write()
+        world.say(f"round {len(self._rounds)}: step {score.step} is chosen: {_words(vars(score))}")
+
+    def end(self) -> None:
+        """Link the model that all rounds led to, write the report, print the table."""
+        from megaprune.report import write_report
+
+        self._write()
+        link = self._folder / "model"
+        if (final := self._final) is not None:
+            aside = link.with_name("model.partial")
+            aside.unlink(missing_ok=True)
+            aside.symlink_to(self._rounds[final - 1]["model"])
+            aside.replace(link)
+        Console().print(self._table())
+        if self._stopped:
+            world.say(self._stopped)
+        world.say(f"model:  {link if final else self._config.model + ', as it was'}")
+        world.say(f"report: {write_report(self._folder)}")
+
+    @property
+    def _stopped(self) -> str | None:
+        """Why there are no more rounds, if the last one lost too much."""
+        if self._base is None or not self._rounds:
+            return None
+        last, lost = self._rounds[-1], 100 * (self._base["accuracy"] - self._rounds[-1]["accuracy"])
+        if lost <= self._config.max_drop:
+            return None
+        return (
+            f"round {last['round']} lost {lost:.1f} points of accuracy, more than "
+            f"max_drop={self._config.max_drop:g}: the last round, and not taken"
+        )
+
+    @property
+    def _final(self) -> int | None:
+        """Number of the round whose model is the outcome; None for the one that all began with."""
+        return len(self._rounds) - bool(self._stopped) or None
+
+    def _write(self) -> None:
+        said = {
+            "limits": self._config.limits,
+            "base": self._base,
+            "rounds": self._rounds,
+            "stopped": self._stopped,
+            "final": self._final,
+        }
+        replace_text(self._file, json.dumps(said, indent=2) + "\n")
+
+    def _table(self) -> Table:
+        table = Table("round", "limit", "step", "right", "tokens", "change")
+        base = self._base
+        if base is not None:
+            shown = f"{100 * base['accuracy']:.1f} %", f"{base['length']:.1f}"
+            table.add_row("start", "", "", *shown, "")
+        for one in self._rounds:
+            change = ""
+            if base is not None:
+                points = 100 * (one["accuracy"] - base["accuracy"])
+                share = 100 * (one["length"] / base["length"] - 1)
+                change = f"{points:+.1f} points, {share:+.1f} % tokens"
+            taken = " (taken)" if one["round"] == self._final else ""
+            table.add_row(
+                f"{one['round']}{taken}", str(one["limit"]), str(one["step"]),
+                f"{100 * one['accuracy']:.1f} %", f"{one['length']:.1f}", change,
+            )  # fmt: skip
+        return table
+
+
+def _measured(folder: Path, step: int) -> dict[str, float] | None:
+    """What a run's validation found at a step."""
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        found = json.loads(line)
+        if found["step"] == step and "validation/accuracy" in found:
+            return {
+                "accuracy": found["validation/accuracy"],
+                "length": found["validation/length/mean"],
+            }
+    return None
+
+
+def _words(score: Mapping[str, Any]) -> str:
+    return f"{100 * score['accuracy']:.1f} % right, {score['length']:.1f} tokens"

@@ -1,0 +1,178 @@
+"""What is told of a step: numbers of its answers, a line on the console, Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from rich.console import Console
+from rich.text import Text
+
+from megaprune.config.run import Config
+from megaprune.data import Problems
+from megaprune.distributed import world
+from megaprune.generation.worker import Rollout
+from megaprune.weights.files.staging import replace_text
+
+
+class Clock:
+    """Seconds of each phase since the last `read`; the phase is what errors and signals name."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count what is done within as of this phase."""
+        start = time.perf_counter()
+        with world.phase(phase):
+            yield
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        """Seconds and share of each phase, and of all; then everything is 0 again."""
+        now = time.perf_counter()
+        total, self._start = now - self._start, now
+        spent, self._seconds = self._seconds, {}
+        line = {f"seconds/{phase}": seconds for phase, seconds in spent.items()}
+        line |= {f"share/{phase}": seconds / total for phase, seconds in spent.items()}
+        return {**line, "seconds/step": total}
+
+
+def response_metrics(answers: Sequence[Rollout]) -> dict[str, float]:
+    """How right and how long answers are; lengths in tokens, the rest shares of them."""
+    lengths = np.array([answer.length for answer in answers])
+    return {
+        "accuracy": float(np.mean([answer.verdict.match for answer in answers])),
+        "length/mean": float(lengths.mean()),
+        "length/p50": float(np.percentile(lengths, 50)),
+        "length/p95": float(np.percentile(lengths, 95)),
+        "cut_off": float(np.mean([not answer.finished for answer in answers])),
+        "grading_failed": float(np.mean([answer.verdict.failed for answer in answers])),
+    }
+
+
+_SHOWN = (
+    ("reward", "reward", "{:.3f}"),
+    ("accuracy", "right", "{:.1%}"),
+    ("length/mean", "tokens", "{:.0f}"),
+    ("length/p95", "p95", "{:.0f}"),
+    ("cut_off", "cut off", "{:.1%}"),
+    ("grading_failed", "grading failed", "{:.1%}"),
+    ("no_signal", "no signal", "{:.0%}"),
+    ("entropy", "entropy", "{:.3f}"),
+    ("kl", "kl", "{:.4f}"),
+    ("grad_norm", "grad", "{:.2f}"),
+    ("mismatch", "mismatch", "{:.0e}"),
+    ("tokens_per_second", "tokens/s", "{:.0f}"),
+    ("seconds/step", "s", "{:.1f}"),
+)
+
+
+class Reporter:
+    """Tells people: one line for a step on the console, all of it to Weights & Biases.
+
+    Ranks but the first say nothing.
+
+    Args:
+        config: of the run.
+        done: steps that were done before.
+        problems: that it trains on.
+    """
+
+    def __init__(self, config: Config, done: int, problems: Problems):
+        first = dist.get_rank() == 0
+        self._console = Console(highlight=False, soft_wrap=True, quiet=not first)
+        self._steps = config.steps
+        self._warned = False
+        wanted = first and config.wandb.mode != "disabled"
+        self._wandb = _start_wandb(config) if wanted else None
+        dropped = f" ({problems.too_long} dropped as too long)" if problems.too_long else ""
+        self.say(
+            f"{config.model} -> {config.out}: {len(problems.problems)} problems{dropped}, "
+            f"{config.data.train_batch_size} x {config.rollout.n} responses of at most "
+            f"{config.rollout.max_response_length} tokens a step; "
+            f"processes: {dist.get_world_size()}" + (f"; goes on after step {done}" if done else "")
+        )
+
+    def say(self, text: str) -> None:
+        """A line of words."""
+        self._console.print(Text(text, "dim"))
+
+    def warn_of_failed(self, answers: Sequence[Rollout]) -> None:
+        """Say, the first time, that a grader failed; samples tell the reason of each."""
+        failed = [a.verdict for a in answers if a.verdict.failed]
+        if failed and not self._warned:
+            self._warned = True
+            self._console.print(
+                f"megaprune: warning: the grader failed on {len(failed)} of {len(answers)} answers "
+                f"({failed[0].why}: {failed[0].detail.strip()}); they count as wrong",
+                markup=False,
+            )
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        """What a training step or a validation came to."""
+        validation = "reward" not in line
+        prefix = "validation/" if validation else ""
+        name = "  validation" if validation else f"step {line['step']}/{self._steps}"
+        text = Text(f"{name:<12}", "cyan" if validation else "bold")
+        for key, word, form in _SHOWN:
+            value = line.get(prefix + key)
+            if value is not None and (value or key != "grading_failed"):
+                text.append(f"  {word} ", "dim not bold").append(
+                    form.format(value), "default not bold"
+                )
+        self._console.print(text)
+        if self._wandb is not None:
+            self._wandb.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+
+    def close(self) -> None:
+        """End what was begun."""
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(config: Config) -> Any:
+    """The W&B run of a run's folder; without the server, one that can be uploaded later."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # it would ask for a key, and wait
+    import wandb
+
+    known = Path(config.out) / "wandb_id"
+    if not known.exists():
+        replace_text(known, uuid.uuid4().hex[:8])
+    wanted: dict[str, Any] = {
+        "project": config.wandb.project,
+        "name": config.wandb.name or Path(config.out).resolve().name,
+        "id": known.read_text(),
+        "dir": config.out,
+        "config": asdict(config),
+    }
+    limits: dict[str, Any] = {}
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        limits["init_timeout"] = 30.0
+    if "finish_timeout" in wandb.Settings.model_fields:
+        limits["finish_timeout"] = 60.0  # a server that went away does not hold the end
+    if config.wandb.mode == "online":
+        try:
+            settings = wandb.Settings(silent=True, **limits)
+            return wandb.init(mode="online", resume="allow", settings=settings, **wanted)
+        except (wandb.errors.Error, OSError) as error:
+            wandb.teardown()  # it would hold the run's id
+            print(
+                f"megaprune: warning: W&B cannot be reached ({' '.join(str(error).split())}): the "
+                f"run goes on, and keeps what it would have sent in {config.out}/wandb; send it "
+                f"later with: wandb sync {config.out}/wandb/offline-*",
+                file=sys.stderr,
+                flush=True,
+            )
+    return wandb.init(mode="offline", settings=wandb.Settings(silent=True), **wanted)

@@ -1,0 +1,115 @@
+"""A folder that one job writes: whose it is stands in its config.yaml, and one process has it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from megaprune.config.fields import differences, to_yaml
+from megaprune.distributed import world
+from megaprune.errors import InputError
+from megaprune.weights.files.staging import replace_text
+
+
+class RunLock:
+    """A folder that is this job's alone, from now until `close`. Collective; rank 0 writes.
+
+    Args:
+        path: made if it is not there.
+        made: the fields of the job that is to begin here or go on (see `megaprune.config.fields`).
+        may_change: those that may be others than before.
+
+    Raises:
+        InputError: the folder is another job's, or is no job's and not empty, or another process
+            is at it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, made: Any, may_change: Sequence[str]):
+        self._lock: int | None = None
+        with world.raise_on_all_ranks():
+            if dist.get_rank() == 0:
+                with writing(path):
+                    path.mkdir(parents=True, exist_ok=True)
+                    self._lock = _lock(path)
+                _belongs(path, made, may_change)
+                with writing(path):
+                    replace_text(path / "config.yaml", to_yaml(made))
+
+    def close(self) -> None:
+        """Let other processes have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def check_folder(path: Path, made: Any, may_change: Sequence[str]) -> None:
+    """See that a job can begin or go on in its folder, as far as that shows without writing.
+
+    Raises:
+        InputError: as `OwnFolder` does.
+    """
+    with writing(path):
+        if path.is_dir():
+            os.close(_lock(path))
+            _belongs(path, made, may_change)
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
+        if not os.access(there, os.W_OK):
+            read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+            raise OSError(number := errno.EROFS if read_only else errno.EACCES, os.strerror(number))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says while something is written becomes an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}. Mend that and run the same command "
+            f"again: it goes on from where it was"
+        ) from error
+
+
+def _lock(path: Path) -> int:
+    """A folder's handle, which holds its lock while it is open."""
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise InputError(f"another process is running {path}; wait, or end it") from error
+    return lock
+
+
+def _belongs(path: Path, made: Any, may_change: Sequence[str]) -> None:
+    written = path / "config.yaml"
+    if not written.exists():
+        if others := [p.name for p in path.iterdir()]:
+            raise InputError(
+                f"{path} is no run's folder, and has {', '.join(sorted(others)[:3])} in it; give "
+                f"another one with out=..."
+            )
+        return
+    try:
+        found = differences(made, written.read_text(encoding="utf-8"), may_change)
+    except (InputError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{written} cannot be read as a run's configuration "
+            f"({' '.join(str(error).split())}); give another out=..., or mend it"
+        ) from error
+    if found:
+        raise InputError(
+            f"{path} is the folder of another run: {'; '.join(found)}. Give another out=..., or "
+            f"the run's own values to go on with it"
+        )

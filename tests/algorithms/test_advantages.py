@@ -1,0 +1,107 @@
+"""Advantages, by hand and by their properties."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megaprune.algorithms.advantages import (
+    ADVANTAGES,
+    batch_std,
+    group_mean,
+    group_std,
+    without_signal,
+)
+
+
+def matrix(*rows):
+    return np.array(rows, np.float64)
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_group_std_by_hand():
+    # mean .5, unbiased variance 4 * .25 / 3 = 1/3: .5 / (.5773502692 + 1e-6) = .8660239
+    close(group_std(matrix([1, 0, 0, 1])), [[0.8660239, -0.8660239, -0.8660239, 0.8660239]])
+    # mean 1/16, unbiased variance (1/16) * (15/16) * 16/15 = 1/16, std 1/4:
+    # (15/16) / .250001 = 3.749985, (-1/16) / .250001 = -.249999
+    close(group_std(matrix([1] + [0] * 15)), [[3.749985] + [-0.249999] * 15])
+
+
+def test_the_epsilon_counts_where_rewards_hardly_differ():
+    # mean 1e-6, unbiased std sqrt(2) * 1e-6: 1e-6 / (1.41421356e-6 + 1e-6) = sqrt(2) - 1
+    close(group_std(matrix([0, 2e-6])), [[-0.41421356, 0.41421356]])
+
+
+def test_group_mean_by_hand():
+    found = group_mean(matrix([1, 1, 0, 0], [0, 0, 0, 1]))
+    close(found, [[0.5, 0.5, -0.5, -0.5], [-0.25, -0.25, -0.25, 0.75]])
+
+
+def test_batch_std_by_hand():
+    # Centred: .75, -.25 x 3, .25 x 3, -.75. Variance (2 * 9/16 + 6 * 1/16) / 8 = 3/16:
+    # .75 / sqrt(3/16) = sqrt(3), .25 / sqrt(3/16) = 1 / sqrt(3).
+    a, b = 1.7320508, 0.5773503
+    close(batch_std(matrix([1, 0, 0, 0], [1, 1, 1, 0])), [[a, -b, -b, -b], [b, b, b, -a]])
+    # A group without signal counts in the deviation: variance 2 * .25 / 4 = 1/8, .5 / sqrt(1/8).
+    close(batch_std(matrix([1, 0], [1, 1])), [[1.4142136, -1.4142136], [0, 0]])
+
+
+def test_a_group_of_one_has_no_baseline():
+    close(group_std(matrix([1], [0], [3])), [[1 / 1.000001], [0], [3 / 1.000001]])
+    close(group_mean(matrix([1], [0])), [[1], [0]])
+    # The batch is the baseline: 1, 0, 0, 0 have mean 1/4 and variance 3/16.
+    close(batch_std(matrix([1], [0], [0], [0])), [[1.7320508]] + [[-0.5773503]] * 3)
+
+
+@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
+@settings(deadline=None)  # other tests share the processors
+@given(
+    st.integers(2, 16).flatmap(
+        lambda k: st.lists(
+            st.one_of(
+                st.floats(-10, 10).map(lambda r: [r] * k),
+                st.lists(st.sampled_from([0.0, 0.1, 0.3, 1.0]), min_size=k, max_size=k),
+            ),
+            min_size=1,
+            max_size=6,
+        )
+    )
+)
+def test_equal_rewards_get_exactly_nothing(estimator, rows):
+    advantages = estimator(matrix(*rows))
+    assert advantages.shape == np.shape(rows)
+    assert np.isfinite(advantages).all()
+    expected = [len(set(row)) == 1 for row in rows]
+    assert without_signal(advantages).tolist() == expected
+    assert (advantages[expected] == 0.0).all()
+    # Each group weighs as much up as down.
+    np.testing.assert_allclose(advantages.sum(1), 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
+def test_rounding_leaves_no_signal(estimator):
+    # .1 + .1 + .1 is not .3: a plain mean would leave 1e-17 of each.
+    assert (np.mean([0.1] * 3) - 0.1) != 0.0
+    assert not estimator(matrix([0.1] * 3, [0.7] * 3)).any()
+
+
+@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
+def test_shapes(estimator):
+    assert estimator(np.zeros((0, 4))).shape == (0, 4)
+    assert estimator(np.zeros((0, 1))).shape == (0, 1)
+    assert estimator(np.array([[1, 0]])).dtype == np.float64
+    for shape in [(3,), (2, 2, 2), (2, 0)]:
+        with pytest.raises(ValueError, match="expected \\[groups, responses\\]"):
+            estimator(np.zeros(shape))
+
+
+@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
+def test_rewards_are_left_as_they_are(estimator):
+    for rewards in (matrix([1, 0, 0.5]), matrix([1], [0])):
+        before = rewards.copy()
+        result = estimator(rewards)
+        result += 1
+        np.testing.assert_array_equal(rewards, before)

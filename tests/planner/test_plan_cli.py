@@ -1,0 +1,200 @@
+"""`megaprune plan` as it is typed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from megaprune import validate as checks
+from megaprune.cli.main import main
+from megaprune.config.fields import leaves
+from megaprune.errors import InputError
+from megaprune.planner.divisions import division_problems
+from megaprune.planner.machine import Machine
+from megaprune.planner.nearest import nearest_of, nearest_with_more, problems_of
+from megaprune.planner.subject import find_shape, gpus_of_recipe, read_plan_config
+from megaprune.recipes import RECIPES
+from megaprune.recipes.models import CONFIGS, shape_of
+
+QWQ = find_shape("QwQ-32B")
+FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
+
+
+def planned(capsys, *words):
+    """Status and the JSON."""
+    status = main(["plan", *words, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_the_recipe_on_4_x_8_gpus(capsys):
+    status, found = planned(capsys, "recipe=qwq_32b")
+    assert (status, found["fits"], found["problems"], found["nearest"]) == (0, True, [], None)
+    assert found["division"] == {
+        "gpus": 32, "tp": 8, "pp": 2, "dp": 2, "engines": 4, "engine_tp": 8,
+    }  # fmt: skip
+    assert found["model"]["parameters"] == 32_763_876_352
+    assert set(found["gpu"]["totals"]) == {"generate", "train"}
+    assert found["gpu"]["peak"] == max(found["gpu"]["totals"].values()) < found["gpu"]["usable"]
+    assert found["sync"]["equals_lower_bound"]
+    assert found["sync"]["received_max"] == 4_096_067_584
+    assert [one["limit"] for one in found["rounds"]] == [4000, 3000, 2000]
+    hours = sum(one["total_seconds"] for one in found["rounds"]) * 32 / 3600
+    assert found["gpu_hours"] == pytest.approx(hours)
+    assert found["assumed"]["mfu"] == 0.4
+    assert found["fields"]["limits"] == [4000, 3000, 2000]
+
+
+def test_what_does_not_fit_and_the_words_that_make_it_fit(capsys):
+    status, found = planned(capsys, *FIELDS, "rollout.gpu_memory_utilization=0.7")
+    assert (status, found["fits"]) == (1, False)
+    assert found["problems"][0].startswith("generate: 84.0 GB")
+    words = found["nearest"]["words"].split()
+    assert words == ["rollout.gpu_memory_utilization=0.6"]
+    assert found["nearest"]["changes"] == {"rollout.gpu_memory_utilization": 0.6}
+    status, again = planned(capsys, *FIELDS, *words)
+    assert status == 0
+    assert again["gpu"]["peak"] == found["nearest"]["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["actor.tp=3"], ["actor.tp=8", "actor.pp=3"], ["rollout.tp=3"], ["rollout.tp=16"],
+        ["actor.tp=8", "actor.pp=2", "actor.vpp=5"], ["actor.max_tokens=4000"],
+        ["actor.sequence_parallel=true"], ["optimizer.distributed=false"],
+    ],
+)  # fmt: skip
+def test_what_is_near_can_be_typed(words):
+    machine, start = Machine(gpus=32), ["model=QwQ-32B", *words]
+    config = read_plan_config(start)
+    assert problems_of(config, QWQ, machine)
+    nearest = nearest_of(config, QWQ, machine)
+    typed = read_plan_config([*start, *nearest.words.split()])
+    assert typed == nearest.config
+    assert problems_of(typed, QWQ, machine) == []
+
+
+def test_fewest_fields_come_first():
+    """Nothing with one field less fits: all that one field could be, tried."""
+    machine = Machine(gpus=16)
+    config = read_plan_config(["model=QwQ-32B", "actor.tp=8", "actor.pp=2", "rollout.tp=8"])
+    nearest = nearest_of(config, QWQ, machine)
+    assert len(nearest.changes) == 2
+    fields = ["model=QwQ-32B", "actor.tp=8", "actor.pp=2", "rollout.tp=8"]
+    ones = [f"rollout.gpu_memory_utilization={share / 20}" for share in range(1, 20)]
+    ones += [
+        "actor.recompute=full",
+        "actor.recompute=core_attention",
+        "actor.sequence_parallel=true",
+    ]
+    ones += ["actor.max_tokens=5120", "actor.pp=1", "actor.tp=4", "actor.tp=2", "rollout.tp=4"]
+    ones += ["optimizer.distributed=false"]
+    for one in ones:
+        assert problems_of(read_plan_config([*fields, one]), QWQ, machine), one
+    assert problems_of(nearest.config, QWQ, machine) == []
+
+
+def test_more_gpus_where_nothing_fits():
+    config, machine = read_plan_config(["model=QwQ-32B", "actor.tp=8", "rollout.tp=8"]), Machine()
+    assert nearest_of(config, QWQ, machine) is None
+    found = nearest_with_more(config, QWQ, machine)
+    assert found.gpus == 16
+    assert problems_of(found.config, QWQ, Machine(gpus=16)) == []
+
+
+def test_nothing_helps_where_the_context_is_too_short(tmp_path, capsys):
+    config = {**CONFIGS["DeepSeek-R1-Distill-Qwen-1.5B"], "max_position_embeddings": 2048}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["plan", f"model={tmp_path}", "rollout.gpu_memory_utilization=0.5"]) == 1
+    text = capsys.readouterr().out
+    assert "more than the model's context of 2048 tokens; lower one of them" in text
+    assert "nor does anything near it" in text
+
+
+def test_a_folder_and_a_name_have_the_same_shape(tmp_path):
+    config = {**CONFIGS["QwQ-32B"], "max_position_embeddings": 40960}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = find_shape(str(tmp_path))
+    assert (found.model, found.context) == (QWQ.model, 40960)
+    assert shape_of("DeepScaleR-1.5B-Preview") == shape_of("DeepSeek-R1-Distill-Qwen-1.5B")
+
+
+def test_the_words_are_those_of_a_runs_own_checks():
+    """As training refuses it."""
+    machine = Machine(gpus=32)
+    for tp in (3, 16, 5):
+        (said,) = division_problems(read_plan_config([*FIELDS, f"rollout.tp={tp}"]), QWQ, machine)
+        with pytest.raises(InputError) as refused:
+            checks._check_engines(tp, QWQ.model, 32)
+        assert said == str(refused.value)
+    (said,) = division_problems(read_plan_config([*FIELDS, "actor.pp=3"]), QWQ, machine)
+    assert said == (
+        "tp=8 x pp=3 is 24 ranks, which does not divide the 32 that the job has; tp x pp can be 1, "
+        "2, 4, 8, 16 or 32, or start a multiple of 24 ranks"
+    )
+    both = division_problems(
+        read_plan_config([*FIELDS, "actor.pp=3", "rollout.tp=3"]), QWQ, machine
+    )
+    assert len(both) == 2
+
+
+def test_wrong_usage(capsys):
+    for words, said in (
+        (["model=QwQ-32B", "actor.tpp=1"], "there is no field 'actor.tpp'; did you mean actor.tp"),
+        (["model=QwQ-32B", "actor.tp=x"], "actor.tp: "),
+        (["model=QwQ-33B"], "did you mean QwQ-32B"),
+        (["model=models/nothing"], "expected one of " + ", ".join(CONFIGS)),
+        (["actor.tp=1"], "model must be given"),
+        (["recipe=qwq"], "there is no recipe 'qwq'; did you mean qwq_32b"),
+        (["recipe=qwq_32b", "rollout.max_response_length=3000"], "give limits=4000,3000,2000"),
+        (["model=QwQ-32B", "limits=2000,3000"], "expected numbers of tokens that fall"),
+        (["model=QwQ-32B", "limits=2000,0"], "expected numbers of tokens that fall"),
+        (["model=QwQ-32B", "actor.recompute=some"], "actor.recompute"),
+        (["model=QwQ-32B", "--mfu", "40"], "--mfu 40; expected a share"),
+        (["model=QwQ-32B", "--gpus", "0"], "--gpus 0; expected more than 0"),
+        (["model=QwQ-32B", "--reserve", "-1"], "--reserve -1; expected 0 or more"),
+    ):
+        assert main(["plan", *words]) == 2, words
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", "model=QwQ-32B", "--gpus", "many"])
+    assert main(["plan", "model=QwQ-33B", "--json"]) == 2
+    assert "QwQ-32B" in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if not name.endswith("_test")])
+def test_every_recipe_has_a_plan(capsys, recipe):
+    status, found = planned(capsys, f"recipe={recipe}")
+    assert status in (0, 1)
+    assert found["gpu"]["peak"] > 0
+    gpus = gpus_of_recipe([f"recipe={recipe}"])
+    assert gpus == (None if "tiny" in recipe else 32 if "qwq" in recipe else 16)
+    assert found["division"]["gpus"] == (gpus or 2)
+
+
+def test_the_fields_are_a_prunings():
+    names = {name for name, _ in leaves(read_plan_config(["model=QwQ-32B"]))}
+    assert {"limits", "max_drop", "data.train", "out", "rollout.max_response_length"} <= names
+    assert main(["plan", "model=QwQ-32B", "--print-config"]) == 0
+
+
+def test_tables_are_readable_at_100_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["plan", "recipe=qwq_32b"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    assert "32.76 billion parameters, 65.53 GB in bfloat16, on 32 GPUs of 80 GB" in text
+    assert "sync: 4.096 GB to a GPU" in text
+    assert lines[-1] == "fits"
+
+
+@pytest.mark.parametrize("what", ["recipe=qwq_32b", "model=QwQ-32B", "recipe=tiny_overthinker"])
+def test_torch_is_not_imported(what):
+    code = (
+        "import sys; from megaprune.cli.main import main; main(sys.argv[1:]); "
+        "found = {'torch', 'transformers', 'pyarrow', 'vllm'} & set(sys.modules); "
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code, "plan", what, "--json"], check=True, timeout=100)

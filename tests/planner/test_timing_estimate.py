@@ -1,0 +1,138 @@
+"""Seconds and bytes on the way, by hand, from the assumptions alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from megaprune.planner.machine import Machine
+from megaprune.planner.memory import micro_batches_of
+from megaprune.planner.subject import find_shape, read_plan_config
+from megaprune.planner.timing import (
+    forward_flops,
+    generate_seconds,
+    log_prob_seconds,
+    optimizer_seconds,
+    round_of,
+    train_seconds,
+)
+from megaprune.planner.traffic import traffic_of
+
+QWQ = find_shape("QwQ-32B")
+GPUS = Machine(gpus=32)
+FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
+P = 32_763_876_352
+HEAD = 152064 * 5120
+TOKENS = 2048 * (256 + 3000)  # 128 x 16 responses of 3000, prompts of 256
+PEAK = 32 * 989e12
+
+
+def test_generating():
+    """512 responses on each engine, 256 at once: 7000 steps that read weights and cache."""
+    at_once, seconds = generate_seconds(read_plan_config(FIELDS), QWQ, GPUS, 128, 16, 4000)
+    assert at_once == 256
+    read = (8_192_124_928 + 256 * (256 + 1500) * 32768) / (3.35e12 * 0.7)
+    computed = 2 * P * 256 / (8 * 989e12 * 0.5)
+    assert read > computed
+    prompts = 2 * P * 32 * 256 / (8 * 989e12 * 0.5)
+    assert seconds == pytest.approx((512 * 3000 / 256 + 1000) * (read + 0.005) + prompts)
+
+
+def test_what_limits_an_engine():
+    def at_once(*fields, machine=GPUS, n=16):
+        return generate_seconds(read_plan_config([*FIELDS, *fields]), QWQ, machine, 128, n, 4000)[0]
+
+    assert at_once("rollout.max_num_seqs=100") == 100
+    assert at_once("rollout.max_num_seqs=100", n=2) == 64
+    cache = 17560 * 32768  # ten sequences half grown
+    assert at_once(f"rollout.kv_cache_memory_bytes={cache}") == 10
+    assert (
+        at_once(f"rollout.kv_cache_memory_bytes={cache}", machine=replace(GPUS, mean_length=1.0))
+        == 7
+    )
+
+
+def test_many_at_once_are_bound_by_computing():
+    config = read_plan_config([*FIELDS, "rollout.max_num_seqs=4096", "data.train_batch_size=1024"])
+    slow = replace(GPUS, peak_tflops=10.0)
+    at_once, seconds = generate_seconds(config, QWQ, slow, 1024, 16, 4000)
+    step = 2 * P * at_once / (8 * 10e12 * 0.5)
+    assert seconds > (256 * 16 * 3000 / at_once + 1000) * step
+
+
+def test_operations_of_a_forward_pass():
+    found = forward_flops(QWQ, TOKENS, 3256)
+    assert found["layers"] == 2 * (P - 2 * HEAD) * TOKENS
+    assert found["attention"] == 2 * 64 * 5120 * 3256 * TOKENS
+    assert found["head"] == 2 * HEAD * TOKENS
+
+
+@pytest.mark.parametrize(("recompute", "passes"), [("none", 3), ("full", 4)])
+def test_training(recompute, passes):
+    config = read_plan_config([*FIELDS, f"actor.recompute={recompute}"])
+    of = forward_flops(QWQ, TOKENS, 3256)
+    work = passes * (of["layers"] + of["attention"]) + 4 * of["head"]
+    # 3.6 million tokens under the limit of 2000, in 2 x 8192 at once.
+    assert micro_batches_of(config, GPUS, 2) == 220
+    seconds = train_seconds(config, QWQ, GPUS, 4000)
+    assert seconds == pytest.approx(work / (PEAK * 0.4) * (1 + 1 / 220))
+    frozen = read_plan_config([*FIELDS, f"actor.recompute={recompute}", "actor.frozen_layers=32"])
+    assert 0.5 < train_seconds(frozen, QWQ, GPUS, 4000) / seconds < 0.7
+
+
+def test_passes_for_log_probs():
+    one = sum(forward_flops(QWQ, TOKENS, 3256).values()) / (PEAK * 0.5) * (1 + 1 / 220)
+    moved = 3 * 4_096_067_584 / 10e9  # weights to the host and from there
+
+    def seconds(*fields):
+        return log_prob_seconds(read_plan_config([*FIELDS, *fields]), QWQ, GPUS, 4000)
+
+    assert seconds("algorithm.kl=0") == 0
+    assert seconds() == pytest.approx(one + moved)
+    two = "algorithm.updates=2"
+    assert micro_batches_of(read_plan_config([*FIELDS, two]), GPUS, 2) == 110
+    assert seconds("algorithm.kl=0", two) == pytest.approx(one * (1 + 1 / 110) / (1 + 1 / 220))
+
+
+def test_updates():
+    n = 2_048_033_792
+    moved = (4 + 2) * n / 2 / 50e9
+    read = 2 * (4 + 2 + 6) * n / 3.35e12
+    config = read_plan_config(FIELDS)
+    assert optimizer_seconds(config, QWQ, GPUS) == pytest.approx(moved + read)
+    twice = read_plan_config([*FIELDS, "algorithm.updates=2"])
+    assert optimizer_seconds(twice, QWQ, GPUS) == pytest.approx(2 * (moved + read))
+
+
+def test_a_round():
+    config = read_plan_config(FIELDS)
+    first, second = (round_of(config, QWQ, GPUS, number, 0.1) for number in (0, 1))
+    assert (first.limit, second.limit) == (4000, 3000)
+    assert first.tokens == 128 * 16 * 3000
+    assert first.seconds["sync"] == 0.1
+    validation = generate_seconds(config, QWQ, GPUS, 60, 16, 16000)[1]
+    # Before the first step, after each 20 of 190, and after the last.
+    assert first.validation_seconds == pytest.approx((1 + 9 + 1) * validation)
+    assert first.total_seconds == pytest.approx(190 * first.step_seconds + 11 * validation)
+    assert second.step_seconds < first.step_seconds
+    never = read_plan_config([*FIELDS, "validation.every=0"])
+    assert round_of(never, QWQ, GPUS, 0, 0.1).validation_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("pp", "mean", "most", "pairs"),
+    [(1, 0.0, 0.0, 0), (2, 4.096, 4.096, 32), (4, 6.144, 6.241, 96)],
+)
+def test_a_sync(pp, mean, most, pairs):
+    traffic = traffic_of(read_plan_config([*FIELDS, f"actor.pp={pp}"]), QWQ, GPUS)
+    assert traffic.mean / 1e9 == pytest.approx(mean, abs=5e-4)
+    assert max(traffic.received) / 1e9 == pytest.approx(most, abs=5e-4)
+    assert traffic.received == traffic.lower_bound
+    assert (traffic.pairs, traffic.permuting) == (pairs, 0)
+    slow = traffic_of(
+        read_plan_config([*FIELDS, f"actor.pp={pp}"]), QWQ, replace(GPUS, bandwidth=5.0)
+    )
+    per_byte = max(*traffic.received, *traffic.sent)
+    assert slow.seconds - traffic.seconds == pytest.approx(per_byte * (1 / 5e9 - 1 / 50e9))
+    # 4.1 GB through half of 240 MiB at a time: one goes out while one comes in.
+    if pp == 2:
+        assert traffic.rounds == -(-4_096_067_584 // (120 << 20))
