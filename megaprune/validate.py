@@ -98,8 +98,9 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     context = int(model.config.get("max_position_embeddings", 0))
     if context and config.max_prompt_length + config.max_response_length > context:
         raise InputError(
-            f"max_response_length={config.max_response_length} and max_prompt_length={config.max_prompt_length} are more than the model's "
-            f"context of {context} tokens; lower one of them"
+            f"max_response_length={config.max_response_length} and max_prompt_length="
+            f"{config.max_prompt_length} are more than the "
+            f"model's context of {context} tokens; lower one of them"
         )
     _check_engines(config.rollout.tp, model.model, processes)
     # A checkpoint's model is not made yet; its tokenizer is there.

@@ -75,8 +75,9 @@ def read_problems(
     )
     if not problems:
         raise InputError(
-            f"all {len(rows)} prompts of {path} are longer than max_prompt_length={max_prompt_length} tokens; "
-            f"the shortest has {min(map(len, tokens))}: raise max_prompt_length to that or more"
+            f"all {len(rows)} prompts of {path} are longer than "
+            f"max_prompt_length={max_prompt_length} tokens; the "
+            f"shortest has {min(map(len, tokens))}: raise max_prompt_length to that or more"
         )
     return Problems(problems, len(rows) - len(problems))
 

@@ -37,7 +37,8 @@ class EarlyExit:
         if max(config.force) + longest >= config.max_response_length:
             raise InputError(
                 f"force={config.force} and the {longest} tokens that close a thought leave no room "
-                f"for an answer within max_response_length={config.max_response_length}; raise max_response_length"
+                f"for an answer within max_response_length={config.max_response_length}; "
+                f"raise max_response_length"
             )
 
     def of(

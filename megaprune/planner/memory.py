@@ -209,7 +209,8 @@ def engine_of(config: PlanConfig, shape: Shape, machine: Machine) -> Engine:
     weights: of vLLM's layout. cache of a token: 2 x layers x kv heads of the rank x head_dim x
     bytes. workspace: 16384 tokens x (2 hidden + 3 ffn / tp + (q + 2 kv) / tp) x bytes, and 4 copies
     of fp32 logits of max_num_seqs tokens. cache: rollout.kv_cache_memory_bytes, or what these
-    leave of gpu_memory_utilization x the GPU's memory. graphs: assumed; vLLM does not count them in its share.
+    leave of gpu_memory_utilization x the GPU's memory. graphs: assumed; vLLM does not count
+    them in its share.
 
     Raises:
         ValueError: the model cannot be divided so.

@@ -18,7 +18,7 @@ from megaprune.planner.memory import (
     memory_problems,
 )
 from megaprune.planner.subject import find_shape, read_plan_config
-from megaprune.weights import transfer
+from megaprune.weights import sync
 from megaprune.weights.layouts import Pipeline
 
 QWQ = find_shape("models/QwQ-32B")
@@ -30,7 +30,7 @@ GPUS = Machine(gpus=32)
 
 
 def test_constants_are_those_of_what_carries_it_out():
-    assert transfer.BUFFER_BYTES == constants.TRANSFER_BUFFER_BYTES
+    assert sync.BUFFER_BYTES == constants.TRANSFER_BUFFER_BYTES
     assert logprobs.CHUNK_BYTES == constants.LOGIT_CHUNK_BYTES
 
 

@@ -114,7 +114,7 @@ def write_round(folder, number, limit, validations, chosen, steps=4, accuracy=0.
     name = f"round_{number}_limit_{limit}"
     run = folder / name
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(CONFIG.replace("limit: 1000", f"limit: {limit}"))
+    (run / "config.yaml").write_text(CONFIG.replace("length: 1000", f"length: {limit}"))
     lines = [training_line(step) for step in range(1, steps + 1)]
     for step, rows in validations.items():
         write_rows(run / f"validation/step_{step:06}.parquet", rows)
@@ -126,7 +126,7 @@ def write_round(folder, number, limit, validations, chosen, steps=4, accuracy=0.
     write_lines(run / "metrics.jsonl", lines)
     return {
         "round": number,
-        "max_response_length": limit,
+        "limit": limit,
         "folder": name,
         "step": chosen,
         "accuracy": accuracy,

@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         "tokens": pa.list_(pa.int32()),
     }
 )
-CONFIG = "model: org/a-model\nseed: 7\nsteps: 4\nrollout:\n  limit: 1000\n  n: 2\n"
+CONFIG = "model: org/a-model\nseed: 7\nsteps: 4\nrollout:\n  max_response_length: 1000\n  n: 2\n"
 
 # (problem, number): (length, right) before and after. Each problem's mean length before is 800, 400,
 # 600, 200, mean 500; after 400, 300, 200, 300, mean 300: -40 %. Right before: 1, 0.5, 0, 1, mean
@@ -130,7 +130,7 @@ def write_long_run(folder, steps=40, problems=120, n=8):
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         f"model: deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B\nseed: 17\nsteps: {steps}\n"
-        "rollout:\n  limit: 4000\n  n: 8\n  temperature: 1.0\noptimizer:\n  lr: 2.0e-6\n"
+        "rollout:\n  max_response_length: 4000\n  n: 8\n  temperature: 1.0\noptimizer:\n  lr: 2.0e-6\n"
     )
     ease = rng.normal(size=problems)
 

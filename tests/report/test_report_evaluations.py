@@ -190,9 +190,11 @@ def test_a_set_that_only_one_has(base, tmp_path):
 def test_what_makes_a_comparison_unfair_is_told(base, tmp_path):
     rows = samples_of("sums", {key: AFTER[key] for key in AFTER if key[0] != "d"})
     rows += samples_of("sums", {("e", 0): (100, True)})
-    pruned = write_evaluation(tmp_path / "pruned", rows, limit=500, temperature=0.6, seed=3)
+    pruned = write_evaluation(
+        tmp_path / "pruned", rows, max_response_length=500, temperature=0.6, seed=3
+    )
     text = text_of(write_report(base, pruned, baseline=base, out=tmp_path / "out"))
-    assert "The evaluations differ in limit: 1000 for base, 500 for pruned." in text
+    assert "The evaluations differ in max_response_length: 1000 for base, 500 for pruned." in text
     assert "differ in temperature" not in text
     assert "differ in seed" not in text
     assert "pruned is compared on 3 of its 4 problems of sums" in text
