@@ -1,0 +1,391 @@
+"""What runs, prunings, evaluations and analyses leave on disk: files, columns, metrics.
+
+Whatever writes one of these and whatever reads it takes the name from here. `python -m
+megaprune.schema` writes docs/metrics.md from the same declarations.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Files and folders of a run ----------------------------------------------------------------------
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FOLDER = "samples"
+VALIDATION_FOLDER = "validation"
+FAILED_FOLDER = "failed"
+CHECKPOINTS_FOLDER = "checkpoints"
+MODEL_FOLDER = "model"
+REPORT_FOLDER = "report"
+PAGE_FILE = "index.html"
+WANDB_ID_FILE = "wandb_id"
+
+# Of a pruning, besides the runs of its rounds
+ROUNDS_FILE = "rounds.json"
+ROUND_FOLDERS = "round_*_limit_*"
+CHOSEN_FOLDER = "chosen"
+
+# Of an evaluation
+SUMMARY_FILE = "summary.json"
+PART_FILES = "part_*_*.parquet"
+
+# Of an analysis
+ANALYSIS_FILE = "analysis.json"
+REPLIES_FILE = "replies.jsonl"
+BEHAVIOURS_FILE = "behaviours.png"
+
+FILES = {
+    f"RUN/{CONFIG_FILE}": "the resolved configuration",
+    f"RUN/{METRICS_FILE}": "one JSON object a line: one for each step and each validation",
+    f"RUN/{SAMPLES_FOLDER}/step_000001.parquet": "the responses that a step drew",
+    f"RUN/{VALIDATION_FOLDER}/step_000020.parquet": "the responses of a validation after a step",
+    f"RUN/{FAILED_FOLDER}/step_000007.parquet": "the batch of a step that ended the run",
+    f"RUN/{CHECKPOINTS_FOLDER}/iter_0000020/": "checkpoints",
+    f"RUN/{MODEL_FOLDER}/": "the model that came out, in Hugging Face's format",
+    f"RUN/{REPORT_FOLDER}/{PAGE_FILE}": "the report",
+    f"RUN/{WANDB_ID_FILE}": "the id of the run on Weights & Biases",
+    f"PRUNING/{ROUNDS_FILE}": "what was chosen in each round, and why the last one ended",
+    "PRUNING/round_1_limit_4000/": "the run of a round",
+    f"EVALUATION/{SUMMARY_FILE}": "numbers of each set, and their average",
+    f"EVALUATION/{SAMPLES_FOLDER}/SET/part_0_000001.parquet": "responses, engine by engine",
+    f"ANALYSIS/{ANALYSIS_FILE}": "what thoughts consist of",
+    f"ANALYSIS/{REPLIES_FILE}": "what the judge has said",
+    f"ANALYSIS/{BEHAVIOURS_FILE}": "the figure of the analysis",
+}
+
+
+def step_file(step: int) -> str:
+    """The name of the file with a step's responses."""
+    return f"step_{step:06}.parquet"
+
+
+def step_of_file(name: str) -> int | None:
+    """The step that a file's responses are of; None if it is no such file."""
+    match = re.fullmatch(r"step_(\d+)\.parquet", name)
+    return int(match[1]) if match else None
+
+
+def round_folder(number: int, limit: int) -> str:
+    """The name of a round's folder in that of its pruning."""
+    return f"round_{number}_limit_{limit}"
+
+
+def part_file(engine: int, count: int) -> str:
+    """The name of a file with some responses of one engine of an evaluation."""
+    return f"part_{engine}_{count:06}.parquet"
+
+
+# Columns of tables of responses ------------------------------------------------------------------
+@dataclass(frozen=True)
+class Column:
+    """A column of all tables of responses: those of runs and those of evaluations.
+
+    Args:
+        type: as pyarrow writes it.
+        doc: what it holds, and where it is null.
+    """
+
+    name: str
+    type: str
+    doc: str
+
+
+SAMPLE_COLUMNS = (
+    Column("step", "int64", "the step, or for a validation the steps done; null in evaluations"),
+    Column("set", "string", "the set of problems, as its folder is named; null in runs"),
+    Column("problem", "string", "the problem's name, unique in its data source"),
+    Column("data_source", "string", "the problem's data source"),
+    Column("prompt", "string", "the prompt, with the chat template's markers"),
+    Column("number", "int64", "number of the response among those to this prompt, from 0"),
+    Column("budget", "int64", "tokens after which the thought was closed; null if it was not"),
+    Column("response", "string", "the text, without the token that ended it"),
+    Column("gold", "string", "the right answer"),
+    Column(
+        "length", "int64", "tokens of the response, the one that ended it and injected ones too"
+    ),
+    Column("injected", "int64", "how many of its tokens the model did not write; null in runs"),
+    Column("finish", "string", "`stop`: the model ended it; `length`: the limit did"),
+    Column("match", "bool", "whether the grader found it right"),
+    Column("extracted", "string", "the answer that the grader read; null if there was none"),
+    Column("why", "string", "the grader's reason"),
+    Column("detail", "string", "more about the reason"),
+    Column("reward", "double", "the reward; 1 or 0 in validations; null in evaluations"),
+    Column("advantage", "double", "the advantage; null where it was not learned from"),
+    Column("policy_version", "int64", "optimizer steps done by the model that drew it"),
+    Column("prompt_tokens", "list<int32>", "the prompt's tokens"),
+    Column("tokens", "list<int32>", "the response's tokens, `length` of them"),
+    Column(
+        "log_probs",
+        "list<float>",
+        "the engine's log-probs of `tokens`, in nats; NaN for injected ones; null if not kept",
+    ),
+)
+
+OUTCOME_COLUMNS = ("data_source", "problem", "length", "finish", "match")
+"""What is needed to count: how long a response was, and whether it was right."""
+
+TEXT_COLUMNS = ("number", "prompt", "response", "gold", "extracted", "why")
+"""What is needed to read a response."""
+
+
+@functools.cache
+def samples_schema() -> pa.Schema:
+    """The pyarrow schema of all tables of responses."""
+    import pyarrow as pa
+
+    types = {
+        "int64": pa.int64(),
+        "string": pa.string(),
+        "bool": pa.bool_(),
+        "double": pa.float64(),
+        "list<int32>": pa.list_(pa.int32()),
+        "list<float>": pa.list_(pa.float32()),
+    }
+    return pa.schema({column.name: types[column.type] for column in SAMPLE_COLUMNS})
+
+
+# Metrics -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Metric:
+    """A number that is measured at each step, and named in metrics.jsonl and on W&B.
+
+    Args:
+        name: with `<...>` in it, a family of names.
+        unit: "1" for a share of 1 or a number without a unit.
+        formula: how it is computed; "" where the doc says all.
+    """
+
+    name: str
+    unit: str
+    formula: str
+    doc: str
+
+
+_METRICS: list[Metric] = []
+
+
+def _metric(name: str, unit: str, formula: str, doc: str) -> str:
+    _METRICS.append(Metric(name, unit, formula, doc))
+    return name
+
+
+REWARD = _metric(
+    "reward", "1", "mean over responses learned from", "What the responses of a step are worth."
+)
+REWARD_PART = _metric(
+    "reward/<name>", "1", "mean over responses", "One of several rewards, before its weight."
+)
+REWARD_PART_WEIGHTED = _metric(
+    "reward/<name>/weighted", "1", "weight * reward/<name>", "What it adds to the reward."
+)
+ACCURACY = _metric(
+    "accuracy", "1", "right / responses", "The share of responses that the grader found right."
+)
+LENGTH_MEAN = _metric(
+    "response_length/mean", "tokens", "mean(length)", "How long responses are on average."
+)
+LENGTH_P50 = _metric(
+    "response_length/p50", "tokens", "median(length)", "Half of the responses are shorter."
+)
+LENGTH_P95 = _metric(
+    "response_length/p95",
+    "tokens",
+    "95th percentile(length)",
+    "One response in twenty is longer.",
+)
+TRUNCATED = _metric(
+    "truncated",
+    "1",
+    "cut off / responses",
+    "The share of responses that the limit ended, and not the model.",
+)
+GRADING_FAILED = _metric(
+    "grading_failed",
+    "1",
+    "failed / responses",
+    "The share of responses that the grader could not grade: too slow, too much memory, an error. "
+    "They count as wrong.",
+)
+NO_SIGNAL = _metric(
+    "no_signal",
+    "1",
+    "groups with equal rewards / groups drawn",
+    "The share of groups that teach nothing: all of their rewards are the same.",
+)
+LOSS = _metric("loss", "1", "sum of shares", "The minimised loss, mean over optimizer steps.")
+POLICY_LOSS = _metric(
+    "policy_loss",
+    "1",
+    "mean over tokens(max(-A r, -A clip(r)))",
+    "The part of the loss that rewards and advantages A make; r is the ratio of policies.",
+)
+GRAD_NORM = _metric(
+    "grad_norm", "1", "|gradient|", "The norm before clipping, mean over optimizer steps."
+)
+LR = _metric("lr", "1", "lr * min(1, step / warmup_steps)", "The learning rate of the step.")
+ENTROPY = _metric(
+    "entropy",
+    "nats",
+    "mean over tokens(-sum p log p)",
+    "How open the policy is at the tokens that were drawn.",
+)
+CLIP_RATIO = _metric(
+    "clip_ratio",
+    "1",
+    "clipped tokens / tokens",
+    "The share of tokens whose ratio is clipped: they have no gradient.",
+)
+KL = _metric(
+    "kl",
+    "nats",
+    "mean over tokens(exp(d) - d - 1), d = log p_ref - log p",
+    "How far the policy is from the model that the run began with; only with a KL term.",
+)
+MISMATCH = _metric(
+    "mismatch",
+    "nats",
+    "mean over tokens(|log p_actor - log p_engine|)",
+    "How far Megatron and vLLM are apart on the same tokens; it should stay near 0.",
+)
+MISMATCH_KL = _metric(
+    "mismatch_kl",
+    "nats",
+    "mean over tokens(exp(d) - d - 1), d = log p_actor - log p_engine",
+    "The same as an estimate of the KL divergence of the engine from the actor.",
+)
+IMPORTANCE_CAPPED = _metric(
+    "importance_capped",
+    "1",
+    "capped tokens / tokens",
+    "The share of tokens whose importance weight is at its cap; only with importance_cap.",
+)
+LEARNED_TOKENS = _metric(
+    "learned_tokens",
+    "tokens",
+    "sum(length) over samples in the gradient",
+    "Response tokens that went through forward and backward; samples without signal do not.",
+)
+TOKENS = _metric("tokens", "tokens", "sum(length) over responses drawn", "What the engines wrote.")
+TOKENS_PER_SECOND = _metric(
+    "tokens_per_second",
+    "tokens/s",
+    "tokens / (seconds/step - seconds/validate)",
+    "Response tokens over the whole time of a step, over all devices.",
+)
+SYNC_BYTES = _metric(
+    "sync/bytes", "bytes", "sum over ranks", "Weights that travelled between ranks after the step."
+)
+SYNC_MESSAGES = _metric("sync/messages", "1", "sum over ranks", "In how many messages.")
+SECONDS = _metric(
+    "seconds/<phase>",
+    "s",
+    "",
+    "Time of a phase: generate, grade, update, sync, save, log, validate. A validation's is in the "
+    "line of the step after it.",
+)
+SECONDS_STEP = _metric("seconds/step", "s", "", "Time since the last step's line.")
+SHARE = _metric("share/<phase>", "1", "seconds/<phase> / seconds/step", "Share of a phase.")
+VALIDATION = "validation/"
+VALIDATION_ANY = _metric(
+    "validation/<metric>",
+    "",
+    "",
+    "accuracy, response_length/..., truncated and grading_failed of a validation's responses, in a "
+    "line of its own.",
+)
+
+METRICS = tuple(_METRICS)
+
+OLD_METRICS = {
+    "length/mean": LENGTH_MEAN,
+    "length/p50": LENGTH_P50,
+    "length/p95": LENGTH_P95,
+    "cut_off": TRUNCATED,
+    "clipped": CLIP_RATIO,
+    "capped": IMPORTANCE_CAPPED,
+}
+"""Names that metrics.jsonl may have instead: a reader takes these for those."""
+
+
+def metric_name(name: str) -> str:
+    """The name that a metric has here, for one that a metrics.jsonl of any age has."""
+    prefix = VALIDATION if name.startswith(VALIDATION) else ""
+    rest = name.removeprefix(prefix)
+    return prefix + OLD_METRICS.get(rest, rest)
+
+
+def metric_of(name: str) -> Metric | None:
+    """What is declared of a metric, be it of a family; None for one that is not declared."""
+    fits = [m for m in METRICS if re.fullmatch(re.sub(r"<\w+>", ".+", m.name), name)]
+    # Of two families the narrower one; a name of its own before all.
+    return max(fits, key=lambda m: ("<" not in m.name, len(m.name)), default=None)
+
+
+# The page ----------------------------------------------------------------------------------------
+def metrics_page() -> str:
+    """The text of docs/metrics.md."""
+    metrics = [(f"`{m.name}`", m.unit, _code(m.formula), m.doc) for m in METRICS]
+    old = [(f"`{name}`", f"`{new}`") for name, new in OLD_METRICS.items()]
+    columns = [(f"`{column.name}`", column.type, column.doc) for column in SAMPLE_COLUMNS]
+    files = [(f"`{path}`", doc) for path, doc in FILES.items()]
+    return "\n".join(
+        (
+            "# What runs and evaluations write",
+            "",
+            "This page is made by `python -m megaprune.schema` from the declarations in "
+            "megaprune/schema.py.",
+            "",
+            "## Metrics",
+            "",
+            f"`{METRICS_FILE}` has a line for each step and each validation; W&B gets the same "
+            "names. Shares are of 1. With a filter that replaces groups, the numbers of responses "
+            "are of those that are learned from.",
+            "",
+            *_table(("metric", "unit", "formula", "what it says"), metrics),
+            "",
+            "Runs may have older names, which `megaprune report` reads too:",
+            "",
+            *_table(("older", "today"), old),
+            "",
+            "## Tables of responses",
+            "",
+            "All are parquet, with the same columns in runs and evaluations.",
+            "",
+            *_table(("column", "type", "what it holds"), columns),
+            "",
+            "## Files",
+            "",
+            *_table(("path", "what it is"), files),
+            "",
+        )
+    )
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the page: `python -m megaprune.schema [FILE]`."""
+    path = Path(arguments[0] if arguments else "docs/metrics.md")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(metrics_page(), encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
