@@ -1,8 +1,11 @@
-"""The architectures that megaprune knows: one table each, and nothing else.
+"""The architectures that megaprune knows: for each a table of parameters and a whitelist of keys.
 
 A row of a table is one parameter of an engine and the Hugging Face tensors it is made of. The
-`Split` says how tensor parallelism cuts it; the layouts know what that means for each engine. A new
-architecture is a new table (and a test that loads it into both engines).
+`Split` says how tensor parallelism cuts it; the layouts know what that means for each engine. The
+whitelist says which keys of a config.json the family's layers obey, and at which values: a key that
+no list has is refused, since what it changes in the model would be lost without a word
+(`config_problems`). A new architecture is a new `Family` (and a test that loads it into both
+engines).
 
 Symbols in shapes: hidden, ffn, vocab; query = heads * head_dim; key_value = kv_heads * head_dim;
 head = head_dim. "output, input" order, as in `torch.nn.Linear.weight`.
@@ -10,8 +13,10 @@ head = head_dim. "output, input" order, as in `torch.nn.Linear.weight`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class Split(Enum):
@@ -33,7 +38,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One fused parameter: what it is made of, and what each engine calls it.
 
     `megatron` is the name with Transformer Engine's fused norms, which is also the name in every
@@ -48,18 +53,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Family:
-    """A decoder architecture: rows before, inside and after its layers.
+    """A decoder architecture: rows before, inside and after its layers, and what it reads.
 
-    `head` is left out of the parameters where the model ties it to the embedding.
-    `refused` lists config.json switches that would add or change tensors which the table lacks.
+    Args:
+        architecture, model_type: as config.json names them.
+        head: left out of the parameters where the model ties it to the embedding.
+        fixed: keys of config.json beside `SHAPE_KEYS`, each with the one value for which the table
+            and both engines' layers are right. A key that is left out has that value.
+        inert: keys that change nothing as long as those of `fixed` have their values.
     """
 
     architecture: str
-    embedding: Row
-    layer: tuple[Row, ...]
-    final_norm: Row
-    head: Row
-    refused: tuple[str, ...]
+    model_type: str
+    embedding: TableRow
+    layer: tuple[TableRow, ...]
+    final_norm: TableRow
+    head: TableRow
+    fixed: tuple[tuple[str, Any], ...] = ()
+    inert: tuple[str, ...] = ()
 
 
 LOCAL_NORMS = {
@@ -68,31 +79,31 @@ LOCAL_NORMS = {
 }
 """Megatron names of the norms where they are modules of their own (the "local" layer spec)."""
 
-_EMBEDDING = Row(
+_EMBEDDING = TableRow(
     Split.VOCAB,
     (Tensor("model.embed_tokens.weight", ("vocab", "hidden")),),
     "embedding.word_embeddings.weight",
     "model.embed_tokens.weight",
 )
-_FINAL_NORM = Row(
+_FINAL_NORM = TableRow(
     Split.REPLICATED,
     (Tensor("model.norm.weight", ("hidden",)),),
     "decoder.final_layernorm.weight",
     "model.norm.weight",
 )
-_HEAD = Row(
+_HEAD = TableRow(
     Split.VOCAB,
     (Tensor("lm_head.weight", ("vocab", "hidden")),),
     "output_layer.weight",
     "lm_head.weight",
 )
-_INPUT_NORM = Row(
+_INPUT_NORM = TableRow(
     Split.REPLICATED,
     (Tensor("input_layernorm.weight", ("hidden",)),),
     "self_attention.linear_qkv.layer_norm_weight",
     "input_layernorm.weight",
 )
-_QKV_WEIGHT = Row(
+_QKV_WEIGHT = TableRow(
     Split.QKV,
     (
         Tensor("self_attn.q_proj.weight", ("query", "hidden")),
@@ -102,7 +113,7 @@ _QKV_WEIGHT = Row(
     "self_attention.linear_qkv.weight",
     "self_attn.qkv_proj.weight",
 )
-_QKV_BIAS = Row(
+_QKV_BIAS = TableRow(
     Split.QKV,
     (
         Tensor("self_attn.q_proj.bias", ("query",)),
@@ -112,31 +123,31 @@ _QKV_BIAS = Row(
     "self_attention.linear_qkv.bias",
     "self_attn.qkv_proj.bias",
 )
-_QUERY_NORM = Row(
+_QUERY_NORM = TableRow(
     Split.REPLICATED,
     (Tensor("self_attn.q_norm.weight", ("head",)),),
     "self_attention.q_layernorm.weight",
     "self_attn.q_norm.weight",
 )
-_KEY_NORM = Row(
+_KEY_NORM = TableRow(
     Split.REPLICATED,
     (Tensor("self_attn.k_norm.weight", ("head",)),),
     "self_attention.k_layernorm.weight",
     "self_attn.k_norm.weight",
 )
-_ATTENTION_OUTPUT = Row(
+_ATTENTION_OUTPUT = TableRow(
     Split.ROW,
     (Tensor("self_attn.o_proj.weight", ("hidden", "query")),),
     "self_attention.linear_proj.weight",
     "self_attn.o_proj.weight",
 )
-_MLP_NORM = Row(
+_MLP_NORM = TableRow(
     Split.REPLICATED,
     (Tensor("post_attention_layernorm.weight", ("hidden",)),),
     "mlp.linear_fc1.layer_norm_weight",
     "post_attention_layernorm.weight",
 )
-_MLP_IN = Row(
+_MLP_IN = TableRow(
     Split.GATED,
     (
         Tensor("mlp.gate_proj.weight", ("ffn", "hidden")),
@@ -145,7 +156,7 @@ _MLP_IN = Row(
     "mlp.linear_fc1.weight",
     "mlp.gate_up_proj.weight",
 )
-_MLP_OUT = Row(
+_MLP_OUT = TableRow(
     Split.ROW,
     (Tensor("mlp.down_proj.weight", ("hidden", "ffn")),),
     "mlp.linear_fc2.weight",
@@ -153,34 +164,138 @@ _MLP_OUT = Row(
 )
 _MLP = (_MLP_NORM, _MLP_IN, _MLP_OUT)
 
+_FULL_ATTENTION = (("use_sliding_window", False), ("use_mrope", False))
+_WINDOW = ("sliding_window", "max_window_layers")  # read only with use_sliding_window
+
 LLAMA = Family(
     "LlamaForCausalLM",
+    "llama",
     _EMBEDDING,
     (_INPUT_NORM, _QKV_WEIGHT, _ATTENTION_OUTPUT, *_MLP),
     _FINAL_NORM,
     _HEAD,
-    refused=("attention_bias", "mlp_bias"),
+    fixed=(("attention_bias", False), ("mlp_bias", False)),
+    inert=("pretraining_tp",),  # in how many parts transformers 4 multiplied; the sum is the same
 )
 """Llama 2 and 3, and what is distilled onto them (DeepSeek-R1-Distill-Llama)."""
 
 QWEN2 = Family(
     "Qwen2ForCausalLM",
+    "qwen2",
     _EMBEDDING,
     (_INPUT_NORM, _QKV_WEIGHT, _QKV_BIAS, _ATTENTION_OUTPUT, *_MLP),
     _FINAL_NORM,
     _HEAD,
-    refused=(),
+    fixed=(("attention_bias", True), *_FULL_ATTENTION),
+    inert=_WINDOW,
 )
 """Qwen2, Qwen2.5, QwQ-32B(-Preview), DeepSeek-R1-Distill-Qwen, DeepScaleR, Marco-o1, s1."""
 
 QWEN3 = Family(
     "Qwen3ForCausalLM",
+    "qwen3",
     _EMBEDDING,
     (_INPUT_NORM, _QKV_WEIGHT, _QUERY_NORM, _KEY_NORM, _ATTENTION_OUTPUT, *_MLP),
     _FINAL_NORM,
     _HEAD,
-    refused=("attention_bias",),
+    fixed=(("attention_bias", False), *_FULL_ATTENTION),
+    inert=_WINDOW,
 )
 """Qwen3, dense: no biases, a norm over each query and key head."""
 
 FAMILIES = {family.architecture: family for family in (LLAMA, QWEN2, QWEN3)}
+
+SHAPE_KEYS = frozenset(
+    {
+        "architectures", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings",
+        "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps",
+        "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings", "vocab_size",
+    }
+)  # fmt: skip
+"""Keys that every family obeys, whatever their value."""
+
+FIXED = (("hidden_act", "silu"), ("attention_dropout", 0), ("partial_rotary_factor", 1))
+"""Keys that every family has at one value, as in `Family.fixed`."""
+
+HARMLESS_KEYS = frozenset(
+    {
+        # How a file was made, and how it is to be run or trained.
+        "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path",
+        "attn_implementation", "dtype", "gradient_checkpointing", "initializer_range",
+        "max_sequence_length", "model_max_length", "name_or_path", "tokenizer_class", "torch_dtype",
+        "torchscript", "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16",
+        "use_cache",
+        # Fields of every model of transformers that a decoder does not read.
+        "add_cross_attention", "chunk_size_feed_forward", "cross_attention_hidden_size",
+        "finetuning_task", "id2label", "is_decoder", "is_encoder_decoder", "label2id", "num_labels",
+        "output_attentions", "output_hidden_states", "prefix", "problem_type", "pruned_heads",
+        "return_dict", "task_specific_params", "tf_legacy_loss", "tie_encoder_decoder",
+        # Defaults of generation, and tokens with a use; a run says itself how it samples.
+        "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cls_token_id",
+        "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
+        "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
+        "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "mask_token_id",
+        "max_length", "max_new_tokens", "min_length", "min_p", "no_repeat_ngram_size",
+        "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "pad_token_id",
+        "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "sep_token_id",
+        "suppress_tokens", "temperature", "top_k", "top_p", "typical_p", "unk_token_id",
+    }
+)  # fmt: skip
+"""Keys that change nothing that a model computes, whatever their value."""
+
+_ROPE_KEYS = frozenset(
+    {
+        "attention_factor", "beta_fast", "beta_slow", "factor", "finetuned", "high_freq_factor",
+        "long_factor", "low_freq_factor", "mscale", "mscale_all_dim",
+        "original_max_position_embeddings", "rope_theta", "rope_type", "short_factor", "truncate",
+        "type",
+    }
+)  # fmt: skip
+"""Inside rope_parameters and rope_scaling: what the kinds of scaling read. Which kinds are built is
+said by `weights.supported`: a folder of another kind can be converted, not trained."""
+
+_CURE = (
+    "if it changes nothing that the model computes, remove it from config.json; if it does, the "
+    "family must learn it (megaprune/weights/families.py)"
+)
+_CURES = {
+    "quantization_config": "if the weights are plain, remove it from config.json; else give the "
+    "model as it was before quantization",
+    "auto_map": "if the model loads without trust_remote_code, remove it from config.json",
+}
+
+
+def config_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
+    """Say what of a config.json the family's layers would not compute; nothing if all is known.
+
+    A key whose value is null counts as left out, as in transformers.
+    """
+    yield from _rope_problems(family, config)
+    fixed = {**dict(FIXED), **dict(family.fixed), "model_type": family.model_type}
+    harmless = SHAPE_KEYS | HARMLESS_KEYS | {*family.inert}
+    for key, value in config.items():
+        if value is None or key in harmless:
+            continue
+        if key == "layer_types":
+            # Both engines give every layer the attention that the switches of `fixed` describe.
+            if not isinstance(value, list) or set(value) - {"full_attention"}:
+                yield f"layer_types={value!r} is not built here; expected full_attention alone"
+        elif key not in fixed:
+            yield _unknown(f"{key}={value!r}", family, _CURES.get(key, _CURE))
+        elif value != fixed[key]:
+            yield (
+                f"{key}={value!r} is not what {family.architecture} is built with here; "
+                f"expected {fixed[key]!r}"
+            )
+
+
+def _rope_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("rope_parameters", "rope_scaling"):
+        for inner, value in (config.get(key) or {}).items():
+            whole = inner == "partial_rotary_factor" and value == 1
+            if inner not in _ROPE_KEYS and value is not None and not whole:
+                yield _unknown(f"{inner}={value!r} in {key}", family, _CURE)
+
+
+def _unknown(what: str, family: Family, cure: str) -> str:
+    return f"{what} is not known of {family.architecture}, and would be ignored: {cure}"

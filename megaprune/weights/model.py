@@ -10,7 +10,7 @@ from typing import Any
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Shape
-from megaprune.weights.families import FAMILIES, Family, Row
+from megaprune.weights.families import FAMILIES, Family, TableRow, config_problems
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Model:
         """Read the content of a config.json; `where` names it in errors.
 
         Raises:
-            InputError: an architecture without a table, a missing or impossible number.
+            InputError: an architecture without a table, a key that its family does not know or
+                has at another value, a missing or impossible number.
         """
         architectures = config.get("architectures") or ["(none)"]
         if not isinstance(architectures, list):
@@ -52,12 +53,8 @@ class Model:
                 f"{where}: architecture {name} is not supported; "
                 f"supported are {', '.join(sorted(FAMILIES))}"
             )
-        for switch in family.refused:
-            if config.get(switch):
-                raise InputError(
-                    f"{where}: {switch}={config[switch]!r} adds tensors that the table of "
-                    f"{family.architecture} does not have; expected {switch}=false"
-                )
+        if problems := list(config_problems(family, config)):
+            raise InputError(f"{where}: {'; '.join(problems)}")
 
         def number(key: str, default: int | None = None) -> int:
             value = config.get(key)
@@ -104,7 +101,7 @@ class Model:
         }
         return tuple(numbers[symbol] for symbol in symbols)
 
-    def rows(self) -> Iterator[tuple[Row, int | None]]:
+    def rows(self) -> Iterator[tuple[TableRow, int | None]]:
         """Every parameter of the model with its layer number, from the embedding to the head."""
         yield self.family.embedding, None
         for layer in range(self.layers):
@@ -114,7 +111,7 @@ class Model:
         if not self.tied:
             yield self.family.head, None
 
-    def parts(self, row: Row, layer: int | None) -> list[tuple[str, Shape]]:
+    def parts(self, row: TableRow, layer: int | None) -> list[tuple[str, Shape]]:
         """Full names and shapes of the Hugging Face tensors of one row."""
         prefix = "" if layer is None else f"model.layers.{layer}."
         return [(prefix + part.name, self.shape(part.shape)) for part in row.parts]
@@ -167,6 +164,7 @@ _DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "rope_scaling": None,
     "rope_theta": 10000.0,
+    "sliding_window": None,
     "tie_word_embeddings": False,
     "use_sliding_window": False,
 }
@@ -187,11 +185,13 @@ def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
 
 
 def _normalised(config: Mapping[str, Any]) -> dict[str, Any]:
-    said = {k: v for k, v in config.items() if v is not None and k not in _NOT_THE_MODEL}
-    fields = {**_DEFAULTS, **said}
-    if not fields["use_sliding_window"]:
-        for key in ("sliding_window", "max_window_layers", "layer_types"):
-            fields.pop(key, None)
+    given = {k: v for k, v in config.items() if v is not None and k not in _NOT_THE_MODEL}
+    fields = {**_DEFAULTS, **given}
+    names = fields.get("architectures")
+    family = FAMILIES.get(str(names[0])) if isinstance(names, list) and names else None
+    # `Model.from_config` accepts them only where they change nothing.
+    for key in (*(family.inert if family else ()), "layer_types"):
+        fields.pop(key, None)
     rope = dict(fields.pop("rope_parameters", None) or {})
     fields["rope_theta"] = rope.pop("rope_theta", fields["rope_theta"])
     scaling = rope or dict(fields["rope_scaling"] or {})

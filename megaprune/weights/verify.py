@@ -27,8 +27,8 @@ Begin = Callable[[str, int, int], Progress]
 
 
 @dataclass
-class Verdict:
-    """What a comparison found.
+class VerifyResult:
+    """What a comparison of two folders, or of a folder and its manifest, has shown.
 
     Args:
         tensors, nbytes: how much was compared.
@@ -44,7 +44,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(one: Path, other: Path, begin: Begin, dtype: torch.dtype | None = None) -> Verdict:
+def verify(one: Path, other: Path, begin: Begin, dtype: torch.dtype | None = None) -> VerifyResult:
     """Compare a folder with another that it should equal, and with its manifest if it has one.
 
     Every logical tensor of `other` is compared with that of `one` by its bytes (so that NaN equals
@@ -61,19 +61,19 @@ def verify(one: Path, other: Path, begin: Begin, dtype: torch.dtype | None = Non
     hf = next((found for path in (one, other) if (found := config_of(path))), None)
     first, second = open_folder(one, hf), open_folder(other, hf)
     manifest = Manifest.read(second.path)
-    verdict = compare(first, second, begin, dtype)
+    result = compare(first, second, begin, dtype)
     if manifest is not None:
-        verdict.differences += _against_manifest(verdict.digests, manifest)
-    elif not verdict.differences:
+        result.differences += _against_manifest(result.digests, manifest)
+    elif not result.differences:
         try:
-            note = f"wrote {Manifest.of(first.path, verdict.digests).write(second.path)}"
+            note = f"wrote {Manifest.of(first.path, result.digests).write(second.path)}"
         except OSError as error:  # the folder need only be readable
             note = f"{second.path / MANIFEST} was not written: {error.strerror}"
-        verdict.notes.append(note)
-    return verdict
+        result.notes.append(note)
+    return result
 
 
-def verify_manifest(path: Path, begin: Begin) -> Verdict:
+def verify_manifest(path: Path, begin: Begin) -> VerifyResult:
     """Compare one folder with the manifest in it.
 
     Raises:
@@ -86,14 +86,14 @@ def verify_manifest(path: Path, begin: Begin) -> Verdict:
             f"{folder.path} has no {MANIFEST}: give a second folder to compare it with, which "
             f"writes one"
         )
-    verdict = compare(None, folder, begin)
-    verdict.differences += _against_manifest(verdict.digests, manifest)
-    return verdict
+    result = compare(None, folder, begin)
+    result.differences += _against_manifest(result.digests, manifest)
+    return result
 
 
 def compare(
     first: Folder | None, second: Folder, begin: Begin, dtype: torch.dtype | None = None
-) -> Verdict:
+) -> VerifyResult:
     """Digest every logical tensor of `second` and compare it with `first`, in bounded memory.
 
     Args:
@@ -101,15 +101,15 @@ def compare(
         dtype: the first folder's elements are converted to this before they are compared.
     """
     folders = [second] if first is None else [first, second]
-    verdict = Verdict(notes=[note for folder in folders for note in folder.notes])
+    result = VerifyResult(notes=[note for folder in folders for note in folder.notes])
     if first is not None:
-        verdict.differences += [
+        result.differences += [
             f"config.json: {line}" for line in config_differences(first.config, second.config)
         ]
         if first.model != second.model:
             # What only one file says, and the other leaves to another default, is found here.
-            verdict.differences = verdict.differences or _other_model(first.model, second.model)
-            return verdict
+            result.differences = result.differences or _other_model(first.model, second.model)
+            return result
     logical = hf_layout(second.model)
     expected = None if first is None else Rearranged(first, logical, dtype)
     seen = Rearranged(second, logical)
@@ -122,16 +122,16 @@ def compare(
         }
         try:
             for tensor, job in jobs.items():
-                verdict.digests[tensor], nbytes, difference = job.result()
-                verdict.tensors += 1
-                verdict.nbytes += nbytes
+                result.digests[tensor], nbytes, difference = job.result()
+                result.tensors += 1
+                result.nbytes += nbytes
                 if difference:
-                    verdict.differences.append(f"{tensor}: {difference}")
+                    result.differences.append(f"{tensor}: {difference}")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    verdict.differences += _padding(second)
-    return verdict
+    result.differences += _padding(second)
+    return result
 
 
 def _other_model(one: Model, other: Model) -> list[str]:

@@ -67,7 +67,7 @@ def test_defaults_are_those_of_transformers():
         ),
         (
             {"architectures": ["LlamaForCausalLM"], "attention_bias": True},
-            "attention_bias=True adds",
+            "attention_bias=True is not what LlamaForCausalLM",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megaprune.weights.boxes import Box
-from megaprune.weights.families import LOCAL_NORMS, Row
+from megaprune.weights.families import LOCAL_NORMS, TableRow
 from megaprune.weights.layouts import sharding
 from megaprune.weights.layouts.base import Layout, Parameter, Piece, Shard, divisible
 from megaprune.weights.model import Model
@@ -108,7 +108,7 @@ def megatron_layout(
     def chunk_parameters(rank: int, stage: int, chunk: int, layers: range) -> list[Parameter]:
         first = stage == 0 and chunk == 0
         last = stage == pipeline.stages - 1 and chunk == pipeline.chunks - 1
-        placed: list[tuple[str, Row, int | None]] = []
+        placed: list[tuple[str, TableRow, int | None]] = []
         if first:
             placed.append((model.family.embedding.megatron, model.family.embedding, None))
         for local, layer in enumerate(layers):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from megaprune.weights.boxes import Box, Shape
-from megaprune.weights.families import Row, Split
+from megaprune.weights.families import Split, TableRow
 from megaprune.weights.layouts.base import Parameter, Piece, divisible, one_of
 from megaprune.weights.model import Model
 
@@ -23,7 +23,7 @@ Qkv = Callable[[Model, str, list[Part], int, int], Parameter]
 def parameter(
     model: Model,
     name: str,
-    row: Row,
+    row: TableRow,
     layer: int | None,
     tp: int,
     rank: int,
