@@ -36,6 +36,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from smoke.lines import line
+
 EXPANDABLE = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 PARTS: dict[str, tuple[str, int, dict[str, str]]] = {
     "machine": ("machine", 45, {}),
@@ -132,8 +134,6 @@ def scratch_folder() -> Iterator[Path]:
 
 def show(parts: dict[str, dict[str, Any]], folder: Path) -> int:
     """Print all checks in one table, and write plan.json; 1 if anything failed."""
-    from smoke.report import line
-
     plan: dict[str, float] = {}
     bad = 0
     print("--- all checks")

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megaprune.distributed import device
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.logprobs import LogProbs
 from megaprune.actor.packing import Sample
-from megaprune.trainer.checkpoint import Checkpoints
 from megaprune.config.run import CheckpointConfig
+from megaprune.distributed import device
+from megaprune.trainer.checkpoint import Checkpoints
 from smoke.models import TINY_LAYER, samples_of, write_model
 from smoke.report import Report, expect
 from smoke.start import start
@@ -66,7 +66,7 @@ def loss(result: LogProbs, values: Mapping[str, torch.Tensor]) -> tuple[torch.Te
 
 
 def actor_of(folder: Path, dtype: torch.dtype = torch.bfloat16, **options) -> Actor:
-    return Actor(folder, ActorConfig(dtype=dtype, max_tokens=16384, lr=1e-4, **options))
+    return Actor(folder, ActorSettings(dtype=dtype, max_tokens=16384, lr=1e-4, **options))
 
 
 @dataclass
@@ -282,7 +282,9 @@ def checkpoint(folder: Path, out: Path, samples: list[Sample]) -> dict:
     actor.step(samples, loss)
     weights = {n: p.clone() for n, p in actor.parameters().items()}
     state = [t.clone() for t in optimizer_tensors(actor)]
-    checkpoints = Checkpoints(out, {"config.json": folder / "config.json"}, CheckpointConfig(wait=False))
+    checkpoints = Checkpoints(
+        out, {"config.json": folder / "config.json"}, CheckpointConfig(wait=False)
+    )
     torch.randn(3, device=device.device())
     began = time.perf_counter()
     checkpoints.save(1, actor)

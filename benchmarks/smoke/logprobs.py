@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from megaprune.distributed import device
 from megaprune.actor.logprobs import CHUNK_BYTES, log_probs
+from megaprune.distributed import device
 from smoke.report import Report, expect, seconds_of
 
 GB = 10**9

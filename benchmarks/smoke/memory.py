@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.distributed import device
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import vllm_layout
 from megaprune.weights.model import Model, read_config
-from megaprune.weights.copy_plan import plan
-from megaprune.weights.sync import WeightSync, WeightsDiffer
+from megaprune.weights.sync import WeightsDiffer, WeightSync
 from smoke.actor import loss
 from smoke.models import QWQ_LAYER, TINY_LAYER, samples_of, write_model
 from smoke.pools import Pools
@@ -73,7 +73,7 @@ def turns(
         values["freed_GB"] = (free() - before) / GB
         if device.device().type == "cuda":
             expect(free() - before > 0.99 * pools.nbytes, f"all memory of the pools: {values}")
-        actor = actor or Actor(folder, ActorConfig(max_tokens=8192, lr=1e-3))
+        actor = actor or Actor(folder, ActorSettings(max_tokens=8192, lr=1e-3))
         timed(values, "step_s", partial(actor.step, samples, loss))
         timed(values, "release_s", device.release_cached)
         timed(values, "wake_weights_s", partial(pools.wake, "weights"))

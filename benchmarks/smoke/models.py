@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from megaprune.distributed import device
 from megaprune.actor.packing import Sample
+from megaprune.distributed import device
 from megaprune.weights.model import Model
 
 QWQ_LAYER = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune.distributed import device
+from smoke.lines import line
 
 
 class Skipped(Exception):
@@ -48,22 +49,6 @@ class Report:
         print(line(self.part, self.checks[-1]), flush=True)
         gc.collect()
         device.release_cached()
-
-
-def line(part: str, check: dict[str, Any]) -> str:
-    """A check on one line."""
-    values = " ".join(f"{k}={_short(v)}" for k, v in check["values"].items() if k != "detail")
-    return f"{part:10} {check['state']:7} {check['seconds']:6.1f}s  {check['check']}: {values}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_short(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_short, value)) + "]"
-    return str(value)
 
 
 def expect(holds: bool, text: str) -> None:

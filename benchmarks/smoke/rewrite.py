@@ -11,9 +11,9 @@ import torch
 
 from megaprune.distributed import device
 from megaprune.recipes.models import CONFIGS
+from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import megatron_layout, vllm_layout
 from megaprune.weights.model import Model
-from megaprune.weights.copy_plan import plan
 from megaprune.weights.sync import WeightSync
 from smoke.memory import GB, timed
 from smoke.pools import Pools

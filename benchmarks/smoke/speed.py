@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from megaprune.distributed import device
-from megaprune.actor.actor import Actor, ActorConfig
+from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.distributed import device
 from megaprune.planner.activations import MicroBatch
 from megaprune.planner.machine import PEAK_TFLOPS
 from megaprune.planner.memory import actor_parts, held
@@ -44,7 +44,7 @@ def run(report: Report, scratch: Path, options: argparse.Namespace) -> None:
     for recompute in ("none", "full"):
         gc.collect()
         before = device.held_bytes()
-        actor = Actor(folder, ActorConfig(max_tokens=tokens, recompute=recompute, lr=1e-6))
+        actor = Actor(folder, ActorSettings(max_tokens=tokens, recompute=recompute, lr=1e-6))
         with report.check(f"bytes against the plan, recompute={recompute}") as values:
             values |= bytes_held(actor, before, whole)
         with report.check(f"tokens/s, recompute={recompute}") as values:
