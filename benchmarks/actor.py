@@ -21,6 +21,8 @@ import torch
 
 from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
+from megaprune.algorithms.loss_metrics import combine
+from megaprune.algorithms.records import LossOutput
 from megaprune.distributed import device, world
 from megaprune.recipes.tiny_models import make_tiny
 
@@ -60,8 +62,8 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     model.train()
 
     def ours() -> float:
-        sums, _ = actor.accumulate(samples, lambda said, _: (-said.log_probs.sum(), {}))
-        return sums["loss"]
+        shares, _ = actor.accumulate(samples, lambda batch: LossOutput(-batch.log_probs.sum()))
+        return combine(shares)[0]
 
     def theirs(batches: list[list[Sample]]) -> float:
         model.zero_grad(set_to_none=True)

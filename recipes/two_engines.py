@@ -23,6 +23,7 @@ import torch.distributed as dist
 from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.algorithms.records import LossBatch, LossOutput
 from megaprune.distributed import world
 from megaprune.generation.generator import Generator, GeneratorConfig, Prompt, SamplingOptions
 from megaprune.recipes.tiny_models import make_tiny
@@ -87,11 +88,12 @@ def step(number: int, rollout: Generator, actor: Actor, transfer: WeightSync) ->
     ]
     said = np.concatenate(actor.log_probs(samples))
     mismatch = np.abs(said - np.concatenate([log_probs for _, log_probs in batch])).mean()
-    actor.step(
-        samples,
-        lambda now, given: (-(now.log_probs * given["advantage"]).sum() / len(said), {}),
-        lr=None,
-    )
+
+    def loss(batch: LossBatch) -> LossOutput:
+        total = -(batch.log_probs * batch.advantage).sum()
+        return LossOutput(total / batch.total_tokens)
+
+    actor.step(samples, loss, lr=None)
     sent = transfer.run()
     rollout.weights_changed()
     if dist.get_rank() == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from megaprune.actor.packing import Array, Packed, Sample, micro_batches, pack
 from megaprune.actor.parallel import Parallel
 from megaprune.actor.pipeline import communication
 from megaprune.actor.state import State, restore, sharded
+from megaprune.algorithms.loss_metrics import Share, combine, to_host
+from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.distributed.world import all_gather_object
 from megaprune.errors import InputError
@@ -38,11 +40,11 @@ from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
 
-Loss = Callable[[LogProbs, Mapping[str, torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
-"""(log-probs of N scored tokens, the samples' values of the same tokens) -> (loss, metrics).
+Loss = Callable[[LossBatch], LossOutput]
+"""A micro-batch -> its share of the whole batch's loss, and its metrics.
 
-The loss is this micro-batch's share of the whole batch's: shares are summed, over micro-batches and
-replicas, never averaged, so that neither can change the gradient. Metrics are summed too.
+Shares are summed, over micro-batches and replicas, never averaged, so that neither can change the
+gradient; metrics are combined by `loss_metrics.combine`.
 """
 
 
@@ -79,14 +81,17 @@ class Step:
     Args:
         loss: the loss.
         grad_norm: of all gradients, before clipping.
-        metrics: what the loss function counted.
+        metrics: of the loss.
         micro_batches: how many this rank computed.
+        shares: what every micro-batch of every replica contributed to loss and metrics, so that
+            several steps can be told as one.
     """
 
     loss: float
     grad_norm: float
     metrics: dict[str, float]
     micro_batches: int
+    shares: tuple[Share, ...]
 
 
 class Actor:
@@ -226,6 +231,7 @@ class Actor:
         samples: Sequence[Sample],
         loss: Loss,
         *,
+        info: BatchInfo | None = None,
         temperature: float = 1.0,
         lr: float | None = None,
     ) -> Step:
@@ -233,6 +239,7 @@ class Actor:
 
         Args:
             loss: see `Loss`.
+            info: totals of the whole batch, if it has more samples than those given, or a limit.
             temperature: of the log-probs that `loss` gets.
             lr: the learning rate of this step; the configured one if None.
 
@@ -240,10 +247,10 @@ class Actor:
             FloatingPointError: on all ranks, if the loss or a gradient is not finite. In the first
                 case nothing was changed; in the second the weights are not to be used any more.
         """
-        result, count = self.accumulate(samples, loss, temperature)
+        shares, count = self.accumulate(samples, loss, info=info, temperature=temperature)
+        total, metrics = combine(shares)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.lr if lr is None else lr
-        total = result.pop("loss")
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total}")
         done, grad_norm, _ = self._optimizer.step()
@@ -251,37 +258,49 @@ class Actor:
             raise FloatingPointError(
                 f"the norm of the gradient is {grad_norm}; the loss is {total}"
             )
-        return Step(total, float(grad_norm or 0.0), result, count)
+        return Step(total, float(grad_norm or 0.0), metrics, count, shares)
 
     def accumulate(
-        self, samples: Sequence[Sample], loss: Loss, temperature: float = 1.0
-    ) -> tuple[dict[str, float], int]:
-        """Gradients of a batch, without a step: the summed loss and metrics, and micro-batches.
+        self,
+        samples: Sequence[Sample],
+        loss: Loss,
+        *,
+        info: BatchInfo | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[tuple[Share, ...], int]:
+        """Gradients of a batch, without a step.
+
+        Args:
+            samples, loss, info, temperature: as `step` takes them.
+
+        Returns:
+            What every micro-batch of every replica contributed to loss and metrics, and how many
+            micro-batches this rank computed.
 
         Raises:
             ValueError: there are no samples.
         """
         if not samples:
             raise ValueError("no samples to learn from")
+        info = info or BatchInfo(sum(sample.scored for sample in samples), len(samples))
         for stage in self._stages:
             stage.zero_grad_buffer()
         self._optimizer.zero_grad()
         replicas = parallel_state.get_data_parallel_world_size()
 
-        def share(said: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Any]:
-            value, metrics = loss(said, packed.values)
+        def share(said: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Share]:
+            batch = LossBatch(said.log_probs, said.entropy, packed.values, packed.borders, info)
+            output = loss(batch)
+            value = output.loss.reshape(())
             if not value.requires_grad:
                 # Nothing of this micro-batch counts; the stages before this one wait all the same.
                 value = value + 0.0 * said.log_probs.sum()
             # Megatron-core averages over micro-batches, then replicas; a share is to be summed.
-            return value * (count * replicas), {**metrics, "loss": value.item()}
+            return value * (count * replicas), to_host(output)
 
-        sums, batches = self._run(samples, temperature, share, forward_only=False)
-        totals: dict[str, float] = {}
-        for one in (part for rank in all_gather_object(sums) for part in rank):
-            for name, value in one.items():
-                totals[name] = totals.get(name, 0.0) + value
-        return {"loss": 0.0, **totals}, len(batches)
+        shares, batches = self._run(samples, temperature, share, forward_only=False)
+        every_rank = all_gather_object(shares)
+        return tuple(share for rank in every_rank for share in rank), len(batches)
 
     def _run(
         self,
@@ -317,7 +336,10 @@ class Actor:
 
         def streams() -> Iterator[Packed]:
             for numbers in batches:
-                yield pack([samples[i] for i in numbers] or [empty], device(), divided)
+                if numbers:
+                    yield pack([samples[i] for i in numbers], device(), divided)
+                else:
+                    yield replace(pack([empty], device(), divided), scored=())
 
         def forward(source: Iterator[Packed], stage: torch.nn.Module) -> Any:
             packed = next(source)

@@ -67,6 +67,11 @@ class Packed:
     values: dict[str, torch.Tensor]
     scored: tuple[int, ...]
 
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """Where samples begin and end among the N scored tokens: 0, ..., N."""
+        return (0, *accumulate(self.scored))
+
 
 def pack(samples: Sequence[Sample], device: torch.device, multiple: int = 1) -> Packed:
     """Put samples into one stream.

@@ -1,1 +1,4 @@
-"""From rewards to gradients: advantage estimators (numpy) and losses (torch), no process groups."""
+"""What is learned from graded responses: rewards, advantages, filters and losses as objects.
+
+No process groups and no engines; torch is used through the tensors that a loss is given.
+"""

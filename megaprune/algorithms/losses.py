@@ -1,24 +1,23 @@
-"""The policy loss of GRPO: clipped, token by token, with one denominator for the whole batch.
+"""Losses: of GRPO and its relatives, clipped, token by token; and of supervised fine-tuning.
 
-A batch is what one optimizer step learns from. Each micro-batch's loss is its sum over tokens
-divided by the response tokens of the whole batch, so that however the batch is divided the shares
-add up to the same loss and gradient.
+A batch is what one optimizer step learns from. A loss gives each micro-batch's share: a sum over
+tokens divided by a number that the whole batch has in common, so that however the batch is divided
+the shares add up to the same loss and gradient. Torch is used through its tensors alone.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-import torch
+from pydantic import Field
 
-from megaprune.errors import InputError
+from megaprune.algorithms.component_fields import check_fields
+from megaprune.algorithms.loss_metrics import Metric, mean_by_token, sum_of
+from megaprune.algorithms.records import LossBatch, LossOutput
 
 if TYPE_CHECKING:
-    from megaprune.actor.actor import Loss
-    from megaprune.actor.logprobs import LogProbs
+    import torch
 
 MAX_LOG_RATIO = 20.0
 """Differences of log-probs are held within +-20 before exp. A ratio of e^20 = 4.9e8 is beyond any
@@ -29,143 +28,170 @@ MAX_KL = 10.0
 trainer does. (It also cuts at -10, which k3 >= 0 never reaches.)"""
 
 
-@dataclass(frozen=True)
-class Grpo:
-    """GRPO (2402.03300) with the options that make it ThinkPrune (2504.01296), DLER and the like.
-
-    A micro-batch's values, [N] each like its log-probs, by name:
-
-    - `advantage`: of the token's response. Always needed.
-    - `old`: log-probs under the policy before this batch's first optimizer step. Where they are
-      absent the policy is that policy, and the ratio is 1 with the gradient of a ratio.
-    - `reference`: log-probs under the reference model. Needed if `kl` is not 0.
-    - `rollout`: log-probs under the distribution that drew the token. Needed for
-      `importance_cap`; where they are there, the mismatch of the two engines is measured.
-
-    Args:
-        clip_low, clip_high: the ratio counts within [1 - clip_low, 1 + clip_high].
-        kl: coefficient of the KL divergence to the reference, in the minimised loss: a positive one
-            holds the policy to the reference. (ThinkPrune's code subtracts it.)
-        entropy: coefficient of the mean entropy, in nats, which is subtracted from the minimised
-            loss: a positive one keeps the policy open.
-        importance_cap: truncated importance sampling: a token's policy loss is multiplied by the
-            probability that the trainer gives it over the one that the rollout drew it with, at
-            most this. The weight has no gradient. None for no correction.
-
-    Raises:
-        InputError: a number is out of its range.
-    """
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl: float = 0.0
-    entropy: float = 0.0
-    importance_cap: float | None = None
-
-    def __post_init__(self) -> None:
-        _check("clip_low", self.clip_low, 0 <= self.clip_low < 1, "0 or more and below 1")
-        _check("clip_high", self.clip_high, self.clip_high >= 0, "0 or more")
-        _check("kl", self.kl, True, "a number")
-        _check("entropy", self.entropy, True, "a number")
-        if self.importance_cap is not None:
-            _check("importance_cap", self.importance_cap, self.importance_cap > 0, "more than 0")
+class Loss(Protocol):
+    """What is minimised, micro-batch by micro-batch."""
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the values without which the loss cannot be computed."""
-        wanted = {"advantage": True, "reference": self.kl != 0, "rollout": self.importance_cap}
-        return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
+        """Log-probs without which it cannot be computed: some of old, reference, rollout."""
 
     @property
     def needs_all(self) -> bool:
         """Whether samples with advantage 0 count; otherwise leaving them out changes nothing."""
-        return self.kl != 0 or self.entropy != 0
 
-    def loss(self, tokens: int) -> Loss:
-        """The loss of a batch, micro-batch by micro-batch; the sum of the shares is
+    def __call__(self, batch: LossBatch, /) -> LossOutput:
+        """A micro-batch's share, and its metrics."""
 
-            mean(w * max(-A * rho, -A * clip(rho))) + kl * mean(k3) - entropy * mean(entropy)
 
-        over tokens, with rho = exp(log-prob - old), w the capped importance weight and
-        k3 = exp(d) - d - 1, d = reference - log-prob (http://joschu.net/blog/kl-approx.html).
+@dataclass(frozen=True)
+class GrpoLoss:
+    """GRPO (2402.03300) with the options that make it ThinkPrune (2504.01296), DLER and the like.
 
-        Metrics are sums over the tokens that are seen, to be divided by `tokens`, their number:
-        `policy_loss_sum`, `entropy_sum`, `clipped_tokens` (whose ratio has no gradient), and
-        `kl_sum` where there is a reference. Where there are rollout log-probs, of the policy
-        before the step against them: `mismatch_abs_sum` (of the difference of log-probs),
-        `mismatch_kl_sum` (k3: an estimate of KL(rollout || policy)) and, with a cap,
-        `capped_tokens`.
+        mean(w * max(-A * rho, -A * clip(rho))) + kl_coef * mean(k3) - entropy_coef * mean(entropy)
 
-        Args:
-            tokens: response tokens of the whole batch, those of samples left out included.
+    The mean is over the tokens of the whole batch; rho = exp(log-prob - old), w is the capped
+    importance weight, and k3 = exp(d) - d - 1 with d = reference - log-prob
+    (http://joschu.net/blog/kl-approx.html).
 
-        Raises:
-            ValueError: `tokens` is not positive; from the loss, if it lacks a value it needs.
-        """
-        if tokens < 1:
-            raise ValueError(f"a batch of {tokens} response tokens; expected 1 or more")
+    Metrics, by token: `policy_loss`, `clipped` (the ratio has no gradient), `kl` where there is a
+    reference, and with a cap `capped`.
+    """
 
-        def share(
-            said: LogProbs, values: Mapping[str, torch.Tensor]
-        ) -> tuple[torch.Tensor, dict[str, float]]:
-            if missing := self.needs - values.keys():
-                raise ValueError(f"the loss needs {sorted(missing)} of each token")
-            total, sums = self._sums(said, values)
-            # One transfer from the device, not one for each number.
-            numbers = torch.stack([s.detach().double() for s in sums.values()]).tolist()
-            counted = {"tokens": float(said.log_probs.numel())}
-            return total / tokens, counted | dict(zip(sums, numbers, strict=True))
+    name: ClassVar[str] = "grpo"
 
-        return share
+    clip_ratio_low: Annotated[
+        float, Field(ge=0, lt=1, description="the ratio counts from 1 - clip_ratio_low")
+    ] = 0.2
+    clip_ratio_high: Annotated[
+        float, Field(ge=0, description="the ratio counts up to 1 + clip_ratio_high")
+    ] = 0.2
+    kl_coef: Annotated[
+        float,
+        Field(
+            description="of the KL divergence to the reference, in the minimised loss: a positive "
+            "one holds the policy to the model that the run began with (ThinkPrune's code "
+            "subtracts it); other than 0 it takes a second copy of the weights in the host's "
+            "memory and a pass over the batch"
+        ),
+    ] = 0.0
+    entropy_coef: Annotated[
+        float,
+        Field(
+            description="of the mean entropy in nats, which is subtracted from the minimised loss: "
+            "a positive one keeps the policy open"
+        ),
+    ] = 0.0
+    importance_cap: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="truncated importance sampling: a token's policy loss is multiplied by the "
+            "probability that the trainer gives it over the one that it was drawn with, at most "
+            "this; null for no correction",
+        ),
+    ] = None
 
-    def _sums(
-        self, said: LogProbs, values: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss summed over tokens, and what is told of them."""
-        log_probs = said.log_probs
-        before = values.get("old", log_probs.detach())
-        policy, clipped = self._policy(log_probs, before, values["advantage"])
-        sums: dict[str, torch.Tensor] = {}
-        if "rollout" in values:
-            weight, sums = self._mismatch(before, values["rollout"])
-            policy = policy * weight
-        total = policy.sum()
-        sums["policy_loss_sum"] = total
-        sums["clipped_tokens"] = clipped.sum()
-        sums["entropy_sum"] = said.entropy.sum()
-        if "reference" in values:
-            sums["kl_sum"] = k3(values["reference"] - log_probs).clamp(max=MAX_KL).sum()
-        # What has no coefficient stays out of the graph: its gradient is not computed for nothing.
-        if self.kl:
-            total = total + self.kl * sums["kl_sum"]
-        if self.entropy:
-            total = total - self.entropy * sums["entropy_sum"]
-        return total, sums
+    def __post_init__(self) -> None:
+        check_fields(self)
 
-    def _policy(
-        self, log_probs: torch.Tensor, before: torch.Tensor, advantage: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The clipped loss of each token, and whether it is clipped."""
-        ratio = _exp(log_probs - before)
-        free = -advantage * ratio
-        held = -advantage * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        return torch.maximum(free, held), held > free
+    @property
+    def needs(self) -> frozenset[str]:
+        """The old log-probs; reference and rollout with their options."""
+        wanted = {"old": True, "reference": self.kl_coef != 0, "rollout": self.importance_cap}
+        return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
-    def _mismatch(
-        self, before: torch.Tensor, rollout: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Importance weights, 1 without a cap, and how far trainer and rollout are apart.
+    @property
+    def needs_all(self) -> bool:
+        """Whether there is a term without an advantage."""
+        return self.kl_coef != 0 or self.entropy_coef != 0
 
-        Both log-probs are constants, so all of this is.
-        """
-        apart = before - rollout
-        sums = {"mismatch_abs_sum": apart.abs().sum(), "mismatch_kl_sum": k3(apart).sum()}
-        weight = torch.ones_like(apart)
+    def denominator(self, batch: LossBatch) -> int:
+        """What the sum over tokens is divided by."""
+        return batch.total_tokens
+
+    def __call__(self, batch: LossBatch, /) -> LossOutput:
+        """A micro-batch's share, and its metrics."""
+        policy, clipped = self._policy(batch)
+        metrics: dict[str, Metric] = {}
         if self.importance_cap is not None:
-            uncapped = _exp(apart)
-            weight = uncapped.clamp(max=self.importance_cap)
-            sums["capped_tokens"] = (uncapped > self.importance_cap).sum()
-        return weight, sums
+            weight = _ratio(batch.old - batch.value("rollout"))
+            metrics["capped"] = mean_by_token(weight > self.importance_cap)
+            policy = policy * weight.clamp(max=self.importance_cap)
+        total = policy.sum()
+        metrics["policy_loss"] = mean_by_token(policy)
+        metrics["clipped"] = mean_by_token(clipped)
+        # What has no coefficient stays out of the graph: its gradient is not computed for nothing.
+        if self.kl_coef:
+            kl = k3(batch.value("reference") - batch.log_probs).clamp(max=MAX_KL)
+            metrics["kl"] = mean_by_token(kl)
+            total = total + self.kl_coef * kl.sum()
+        if self.entropy_coef:
+            total = total - self.entropy_coef * batch.entropy.sum()
+        return LossOutput(total / self.denominator(batch), metrics)
+
+    def _policy(self, batch: LossBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The clipped loss of each token, and whether it is clipped."""
+        ratio = _ratio(batch.log_probs - batch.old)
+        free = -batch.advantage * ratio
+        held = -batch.advantage * ratio.clamp(1 - self.clip_ratio_low, 1 + self.clip_ratio_high)
+        return free.maximum(held), held > free
+
+
+@dataclass(frozen=True)
+class DrGrpoLoss(GrpoLoss):
+    """Dr. GRPO (2503.20783): as `grpo`, but the sum over tokens is divided by a constant.
+
+    The constant is the number of sequences times `sequence_tokens`: a token of a long response
+    weighs as much as one of a short response, and as much in a batch of short ones as in another.
+    """
+
+    name: ClassVar[str] = "dr_grpo"
+
+    sequence_tokens: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="tokens that each sequence counts as; null for the limit of a response "
+            "(rollout.max_response_length), as published",
+        ),
+    ] = None
+
+    def denominator(self, batch: LossBatch) -> int:
+        """The sequences of the whole batch times a constant."""
+        tokens = self.sequence_tokens or batch.info.limit
+        if tokens is None:
+            raise ValueError("dr_grpo needs sequence_tokens where responses have no limit")
+        return batch.total_sequences * tokens
+
+
+@dataclass(frozen=True)
+class SftLoss:
+    """Mean negative log-likelihood over the scored tokens of the whole batch, in nats."""
+
+    name: ClassVar[str] = "sft"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    needs_all: ClassVar[bool] = True
+
+    def __call__(self, batch: LossBatch, /) -> LossOutput:
+        """A micro-batch's share."""
+        return LossOutput(-batch.log_probs.sum() / batch.total_tokens)
+
+
+def standard_metrics(batch: LossBatch) -> dict[str, Metric]:
+    """What is told of every batch, whatever the loss.
+
+    `learned_tokens`; `entropy` by token; and where there are rollout log-probs, of the policy
+    before the step against them: `mismatch` (mean absolute difference of log-probs) and
+    `mismatch_kl` (k3: an estimate of KL(rollout || policy)).
+    """
+    metrics = {
+        "learned_tokens": sum_of(batch.log_probs.new_ones(batch.log_probs.shape)),
+        "entropy": mean_by_token(batch.entropy),
+    }
+    if "rollout" in batch.values:
+        apart = batch.values.get("old", batch.log_probs.detach()) - batch.values["rollout"]
+        metrics |= {"mismatch": mean_by_token(apart.abs()), "mismatch_kl": mean_by_token(k3(apart))}
+    return metrics
 
 
 def k3(apart: torch.Tensor) -> torch.Tensor:
@@ -174,13 +200,8 @@ def k3(apart: torch.Tensor) -> torch.Tensor:
     Shapes are kept; d is held within +-`MAX_LOG_RATIO`.
     """
     apart = apart.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return torch.expm1(apart) - apart
+    return apart.expm1() - apart
 
 
-def _exp(apart: torch.Tensor) -> torch.Tensor:
+def _ratio(apart: torch.Tensor) -> torch.Tensor:
     return apart.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-
-
-def _check(name: str, value: float, fits: bool, expected: str) -> None:
-    if not fits or not math.isfinite(value):
-        raise InputError(f"{name}={value}; expected {expected}, and finite")

@@ -309,15 +309,14 @@ def check_config(config: Config) -> None:
     Raises:
         InputError: a value or two together cannot be.
     """
-    from megaprune.algorithms.advantages import ADVANTAGES
-    from megaprune.algorithms.rewards import REWARDS
+    from megaprune.algorithms.registry import components
 
     check_rules(
         config,
         (
             *_RULES,
-            one_of("algorithm.objective", tuple(REWARDS)),
-            one_of("algorithm.estimator", tuple(ADVANTAGES)),
+            one_of("algorithm.objective", tuple(components("reward"))),
+            one_of("algorithm.estimator", tuple(components("advantage"))),
         ),
     )
     if config.data.train_batch_size % config.algorithm.updates:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch.distributed as dist
 
-from megaprune.algorithms.advantages import Matrix
+from megaprune.algorithms.records import Matrix
 from megaprune.config.run import GradingConfig
 from megaprune.data import Problem
 from megaprune.data.sets import graders

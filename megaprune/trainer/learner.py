@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from megaprune.actor.actor import Actor
+from megaprune.actor.actor import Actor, Step
 from megaprune.actor.packing import Sample
-from megaprune.algorithms.advantages import ADVANTAGES, Matrix
-from megaprune.algorithms.losses import Grpo
-from megaprune.algorithms.rewards import REWARDS, Group
-from megaprune.config.run import Config
+from megaprune.algorithms.algorithm import Algorithm, GroupScore
+from megaprune.algorithms.loss_metrics import combine
+from megaprune.algorithms.losses import standard_metrics
+from megaprune.algorithms.records import BatchInfo, Group, LossBatch, LossOutput, Matrix
+from megaprune.config.run import AlgorithmConfig, Config
 from megaprune.data import Problem
+from megaprune.errors import InputError
 from megaprune.generation.worker import Rollout
 
 
@@ -21,8 +26,24 @@ class Unstable(Exception):
     """A step that a run should not go on from; says why."""
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredBatch:
+    """What a batch's responses are worth.
+
+    Args:
+        rewards, advantages: [prompts, n].
+        kept: [prompts, n] bool, the responses that are learned from.
+        scores: of each prompt's group, with every reward by itself.
+    """
+
+    rewards: Matrix
+    advantages: Matrix
+    kept: NDArray[np.bool_]
+    scores: Sequence[GroupScore]
+
+
 class Learner:
-    """Learns from a step's answers.
+    """Learns from a step's rollouts.
 
     Args:
         config: of the run.
@@ -30,76 +51,107 @@ class Learner:
     """
 
     def __init__(self, config: Config, actor: Actor):
-        a = config.algorithm
         self._config, self._actor = config, actor
-        self._loss = Grpo(a.clip_low, a.clip_high, a.kl, a.entropy, a.importance_cap)
-        self._reference = actor.weights() if a.kl else None
+        self.algorithm = algorithm_of(config.algorithm)
+        needed = "reference" in self.algorithm.needs
+        self._reference = actor.weights() if needed else None
         """In the host's memory: it is used once a step."""
 
-    def judge(self, answers: Sequence[Rollout]) -> tuple[Matrix, Matrix]:
-        """Rewards and advantages, [prompts, n] each; answers come by prompt."""
-        rollout, algorithm = self._config.rollout, self._config.algorithm
-        worth = REWARDS[algorithm.objective]
-        groups = [answers[i : i + rollout.n] for i in range(0, len(answers), rollout.n)]
-        rewards = np.stack([worth(_group(group, rollout.max_response_length)) for group in groups])
-        return rewards, ADVANTAGES[algorithm.estimator](rewards)
+    def score(self, problem: Problem, rollouts: Sequence[Rollout]) -> GroupScore:
+        """What the rollouts of one problem are worth, and which are learned from."""
+        return self.algorithm.score(
+            Group(
+                np.array([rollout.verdict.match for rollout in rollouts]),
+                np.array([rollout.length for rollout in rollouts]),
+                np.array([rollout.finished for rollout in rollouts]),
+                self._config.rollout.max_response_length,
+                tuple(rollout.text for rollout in rollouts),
+                {"data_source": problem.data_source, "gold": problem.gold},
+                problem.name,
+            )
+        )
+
+    def compute_rewards_and_advantages(
+        self, problems: Sequence[Problem], rollouts: Sequence[Rollout]
+    ) -> ScoredBatch:
+        """Score a whole batch; its rollouts come by problem, equally many of each."""
+        n = len(rollouts) // len(problems)
+        scores = [
+            self.score(problem, rollouts[i * n : (i + 1) * n]) for i, problem in enumerate(problems)
+        ]
+        rewards = np.stack([score.rewards for score in scores])
+        kept = np.stack([score.kept for score in scores])
+        return ScoredBatch(rewards, self.algorithm.advantages(rewards, kept), kept, scores)
 
     def learn(
         self, step: int, problems: Sequence[Problem], answers: Sequence[Rollout], advantages: Matrix
     ) -> dict[str, float]:
-        """Optimizer steps on a step's answers; what they came to, per token and step. Collective.
+        """Optimizer steps on a step's rollouts; the metrics of all of them together. Collective.
 
         Args:
             step: how many were done before.
 
         Raises:
-            Unstable: the loss or the gradient is not finite, or the engines are too far apart.
+            Unstable: the loss, the gradient or a metric is not finite, or the engines are too far
+                apart.
         """
         samples = [
             _sample(problems[answer.response.prompt], answer, advantage)
             for answer, advantage in zip(answers, advantages.flat, strict=True)
         ]
         samples = self._with_log_probs(samples)
-        lr, totals = self._lr(step), dict[str, float]()
-        updates = self._config.algorithm.updates
-        for part in np.split(np.arange(len(samples)), updates):
-            for name, value in self._update([samples[i] for i in part], lr).items():
-                totals[name] = totals.get(name, 0.0) + value
-        seen = totals["tokens"]
-        found = {
-            "loss": totals["loss"] / updates,
-            "grad_norm": totals["grad_norm"] / updates,
+        lr, count = self._lr(step), self.algorithm.num_minibatches
+        updates = [
+            self._update([samples[i] for i in part], lr)
+            for part in np.split(np.arange(len(samples)), count)
+        ]
+        _, metrics = combine(share for update in updates for share in update.shares)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise Unstable(f"the loss's metric {name} is {value}")
+        if "mismatch" in metrics:
+            self._check(metrics["mismatch"])
+        return {
+            "loss": sum(update.loss for update in updates) / count,
+            "grad_norm": sum(update.grad_norm for update in updates) / count,
             "lr": lr,
-            "entropy": totals["entropy_sum"] / seen,
-            "clipped": totals["clipped_tokens"] / seen,
-            "mismatch": totals["mismatch_abs_sum"] / seen,
-            "mismatch_kl": totals["mismatch_kl_sum"] / seen,
-            "learned_tokens": seen,
+            **metrics,
         }
-        for name, total in (("kl", "kl_sum"), ("capped", "capped_tokens")):
-            if total in totals:
-                found[name] = totals[total] / seen
-        self._check(found["mismatch"])
-        return found
 
-    def _update(self, samples: Sequence[Sample], lr: float) -> dict[str, float]:
-        tokens = sum(sample.scored for sample in samples)
+    def _update(self, samples: Sequence[Sample], lr: float) -> Step:
+        info = BatchInfo(
+            total_tokens=sum(sample.scored for sample in samples),
+            total_sequences=len(samples),
+            limit=self._config.rollout.max_response_length,
+            policy_moved=self.algorithm.num_minibatches > 1,
+        )
         try:
-            done = self._actor.step(
-                samples if self._loss.needs_all else _with_signal(samples),
-                self._loss.loss(tokens),
+            return self._actor.step(
+                samples if self.algorithm.needs_all else _with_signal(samples),
+                self._loss,
+                info=info,
                 temperature=self._config.rollout.temperature,
                 lr=lr,
             )
         except FloatingPointError as error:
             raise Unstable(str(error)) from error
-        return {**done.metrics, "loss": done.loss, "grad_norm": done.grad_norm}
+
+    def _loss(self, batch: LossBatch) -> LossOutput:
+        """The algorithm's loss, with the metrics that every loss has."""
+        output = self.algorithm.compute_loss(batch)
+        standard = standard_metrics(batch)
+        if taken := (standard.keys() | {"loss", "grad_norm", "lr"}) & output.metrics.keys():
+            raise InputError(
+                f"the loss tells a metric {min(taken)!r}, which every loss has already; give it "
+                f"another name"
+            )
+        return LossOutput(output.loss, {**standard, **output.metrics})
 
     def _with_log_probs(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Add what the loss wants that takes a pass of the model: none in the usual case."""
+        """Add what the loss needs that takes a pass of the model: nothing in the usual case."""
         temperature = self._config.rollout.temperature
         more: dict[str, list[Any]] = {}
-        if self._config.algorithm.updates > 1:
+        if "old" in self.algorithm.needs:
             more["old"] = self._actor.log_probs(samples, temperature)
         if self._reference is not None:
             with self._actor.using(self._reference):
@@ -122,12 +174,24 @@ class Learner:
             )
 
 
-def _group(answers: Sequence[Rollout], limit: int) -> Group:
-    return Group(
-        np.array([answer.verdict.match for answer in answers]),
-        np.array([answer.length for answer in answers]),
-        np.array([answer.finished for answer in answers]),
-        limit,
+def algorithm_of(config: AlgorithmConfig) -> Algorithm:
+    """The algorithm that a configuration's fields describe."""
+    resampling = {"name": "no_signal", "max_resample_rounds": config.refills}
+    return Algorithm.from_spec(
+        {
+            "reward": config.objective,
+            "advantage": config.estimator,
+            "filter": resampling if config.refills else "none",
+            "loss": {
+                "name": "grpo",
+                "clip_ratio_low": config.clip_low,
+                "clip_ratio_high": config.clip_high,
+                "kl_coef": config.kl,
+                "entropy_coef": config.entropy,
+                "importance_cap": config.importance_cap,
+            },
+            "num_minibatches": config.updates,
+        }
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from megaprune.algorithms.advantages import Matrix, without_signal
+from megaprune.algorithms.advantages import without_signal
+from megaprune.algorithms.records import Matrix
 from megaprune.config.run import Config
 from megaprune.data import Problem, batch
 from megaprune.generation.generator import SamplingOptions
@@ -127,7 +128,13 @@ class Batches:
         with self._clock("grade"):
             answers = self._answers.graded()
             self._seen(answers)
-            return RolloutBatchPart(problems, answers, *self._learner.judge(answers))
+            return RolloutBatchPart(problems, answers, *self._judged(problems, answers))
+
+    def _judged(
+        self, problems: Sequence[Problem], answers: Sequence[Rollout]
+    ) -> tuple[Matrix, Matrix]:
+        judged = self._learner.compute_rewards_and_advantages(problems, answers)
+        return judged.rewards, judged.advantages
 
     def _merged(
         self,
@@ -141,7 +148,7 @@ class Batches:
             fill, missing = empty[:missing], max(0, missing - len(empty))
             taken.add(*lot.take(fill))
             unused.add(*lot.take(empty[len(fill) :]))
-        judged = self._learner.judge(taken.answers)
+        judged = self._judged(taken.problems, taken.answers)
         return RolloutBatch(
             taken.problems,
             taken.answers,

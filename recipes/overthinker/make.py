@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
-from megaprune.algorithms.sft import sft_loss
+from megaprune.algorithms.losses import SftLoss
 from megaprune.config.run import CheckpointConfig
 from megaprune.distributed import world
 from megaprune.recipes.overthinker.problems import (
@@ -125,8 +125,7 @@ def main() -> None:
     rng, start = random.Random(3), time.perf_counter()
     for step in range(options.steps):
         samples = [sample(next(problems), tokenizer, rng) for _ in range(options.batch)]
-        tokens = sum(s.scored for s in samples)
-        done = actor.step(samples, sft_loss(tokens), lr=rate(step, options.steps, options.lr))
+        done = actor.step(samples, SftLoss(), lr=rate(step, options.steps, options.lr))
         if dist.get_rank() == 0 and step % 20 == 0:
             seconds = time.perf_counter() - start
             print(f"step {step}: loss {done.loss:.4f} nats/token, {seconds:.0f} s", flush=True)

@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaprune.algorithms.advantages import (
-    ADVANTAGES,
-    batch_std,
-    group_mean,
-    group_std,
-    without_signal,
-)
+from megaprune.algorithms.advantages import BatchStd, GroupMean, GroupStd, without_signal
+from megaprune.errors import InputError
+
+ADVANTAGES = {"group_std": GroupStd(), "group_mean": GroupMean(), "batch_std": BatchStd()}
+ADVANTAGES |= {"group_std, population": GroupStd(epsilon=0.0, ddof=0)}
+group_std, group_mean, batch_std = GroupStd(), GroupMean(), BatchStd()
 
 
 def matrix(*rows):
@@ -35,6 +34,20 @@ def test_the_epsilon_counts_where_rewards_hardly_differ():
     close(group_std(matrix([0, 2e-6])), [[-0.41421356, 0.41421356]])
 
 
+def test_the_deviation_of_a_population():
+    # mean .5, variance .25: .5 / .5; variance (1/16)(15/16), std .2420615: .9375 / .2420615.
+    population = GroupStd(epsilon=0.0, ddof=0)
+    close(population(matrix([1, 0, 0, 1])), [[1, -1, -1, 1]])
+    close(population(matrix([1] + [0] * 15)), [[3.8729833] + [-0.2581989] * 15])
+    close(GroupStd(epsilon=0.5, ddof=0)(matrix([1, 0, 0, 1])), [[0.5, -0.5, -0.5, 0.5]])
+
+
+@pytest.mark.parametrize(("field", "value"), [("epsilon", -1e-6), ("ddof", 2), ("ddof", 0.5)])
+def test_options_out_of_range(field, value):
+    with pytest.raises(InputError, match=f"{field}={value}; expected"):
+        GroupStd(**{field: value})
+
+
 def test_group_mean_by_hand():
     found = group_mean(matrix([1, 1, 0, 0], [0, 0, 0, 1]))
     close(found, [[0.5, 0.5, -0.5, -0.5], [-0.25, -0.25, -0.25, 0.75]])
@@ -56,7 +69,7 @@ def test_a_group_of_one_has_no_baseline():
     close(batch_std(matrix([1], [0], [0], [0])), [[1.7320508]] + [[-0.5773503]] * 3)
 
 
-@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
+@pytest.mark.parametrize("advantage", ADVANTAGES.values(), ids=ADVANTAGES)
 @settings(deadline=None)  # other tests share the processors
 @given(
     st.integers(2, 16).flatmap(
@@ -70,8 +83,8 @@ def test_a_group_of_one_has_no_baseline():
         )
     )
 )
-def test_equal_rewards_get_exactly_nothing(estimator, rows):
-    advantages = estimator(matrix(*rows))
+def test_equal_rewards_get_exactly_nothing(advantage, rows):
+    advantages = advantage(matrix(*rows))
     assert advantages.shape == np.shape(rows)
     assert np.isfinite(advantages).all()
     expected = [len(set(row)) == 1 for row in rows]
@@ -81,27 +94,27 @@ def test_equal_rewards_get_exactly_nothing(estimator, rows):
     np.testing.assert_allclose(advantages.sum(1), 0.0, atol=1e-9)
 
 
-@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
-def test_rounding_leaves_no_signal(estimator):
+@pytest.mark.parametrize("advantage", ADVANTAGES.values(), ids=ADVANTAGES)
+def test_rounding_leaves_no_signal(advantage):
     # .1 + .1 + .1 is not .3: a plain mean would leave 1e-17 of each.
     assert (np.mean([0.1] * 3) - 0.1) != 0.0
-    assert not estimator(matrix([0.1] * 3, [0.7] * 3)).any()
+    assert not advantage(matrix([0.1] * 3, [0.7] * 3)).any()
 
 
-@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
-def test_shapes(estimator):
-    assert estimator(np.zeros((0, 4))).shape == (0, 4)
-    assert estimator(np.zeros((0, 1))).shape == (0, 1)
-    assert estimator(np.array([[1, 0]])).dtype == np.float64
+@pytest.mark.parametrize("advantage", ADVANTAGES.values(), ids=ADVANTAGES)
+def test_shapes(advantage):
+    assert advantage(np.zeros((0, 4))).shape == (0, 4)
+    assert advantage(np.zeros((0, 1))).shape == (0, 1)
+    assert advantage(np.array([[1, 0]])).dtype == np.float64
     for shape in [(3,), (2, 2, 2), (2, 0)]:
         with pytest.raises(ValueError, match="expected \\[groups, responses\\]"):
-            estimator(np.zeros(shape))
+            advantage(np.zeros(shape))
 
 
-@pytest.mark.parametrize("estimator", ADVANTAGES.values(), ids=ADVANTAGES)
-def test_rewards_are_left_as_they_are(estimator):
+@pytest.mark.parametrize("advantage", ADVANTAGES.values(), ids=ADVANTAGES)
+def test_rewards_are_left_as_they_are(advantage):
     for rewards in (matrix([1, 0, 0.5]), matrix([1], [0])):
         before = rewards.copy()
-        result = estimator(rewards)
+        result = advantage(rewards)
         result += 1
         np.testing.assert_array_equal(rewards, before)

@@ -1,9 +1,8 @@
-"""The policy loss: by hand, by its gradient, and divided in any way."""
+"""The losses: by hand, by their gradients, and divided in any way."""
 
 import math
 import subprocess
 import sys
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,23 +10,32 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaprune.algorithms.losses import Grpo, k3
+from megaprune.algorithms.loss_metrics import combine, to_host
+from megaprune.algorithms.losses import DrGrpoLoss, GrpoLoss, SftLoss, k3, standard_metrics
+from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.errors import InputError
-
-
-class Said(NamedTuple):
-    log_probs: torch.Tensor
-    entropy: torch.Tensor
 
 
 def vector(*numbers):
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def said(log_probs, entropy=None):
+def policy(log_probs, entropy=None):
+    """Log-probs and entropies of the model in training, with gradients."""
     log_probs = torch.as_tensor(log_probs, dtype=torch.float64).clone().requires_grad_()
     entropy = torch.ones_like(log_probs) if entropy is None else entropy
-    return Said(log_probs, torch.as_tensor(entropy, dtype=torch.float64).clone().requires_grad_())
+    return log_probs, torch.as_tensor(entropy, dtype=torch.float64).clone().requires_grad_()
+
+
+def batch(model, values, tokens, *, borders=None, **info):
+    """One sequence unless borders say otherwise; of a batch of `tokens`, in one sequence."""
+    info = {"total_sequences": 1, "policy_moved": "old" in values} | info
+    borders = (0, len(model[0])) if borders is None else borders
+    return LossBatch(*model, values, borders, BatchInfo(tokens, **info))
+
+
+def metrics_of(*outputs):
+    return combine([to_host(output) for output in outputs])[1]
 
 
 def logs(*numbers):
@@ -39,19 +47,17 @@ def near(expected):
 
 
 def test_on_policy_the_gradient_is_the_advantage():
-    model = said([-1.0, -2.0, -0.5])
-    loss, metrics = Grpo().loss(10)(model, {"advantage": vector(1, -2, 0)})
-    loss.backward()
+    model = policy([-1.0, -2.0, -0.5])
+    micro = batch(model, {"advantage": vector(1, -2, 0)}, 10)
+    output = GrpoLoss()(micro)
+    output.loss.backward()
     # Each ratio is 1: -(1 - 2 + 0) / 10, and d loss / d log-prob = -A / 10.
-    assert loss.item() == near(0.1)
-    assert model.log_probs.grad.tolist() == near([-0.1, 0.2, 0.0])
-    assert model.entropy.grad is None
-    assert metrics == {
-        "tokens": 3.0,
-        "policy_loss_sum": near(1.0),
-        "clipped_tokens": 0.0,
-        "entropy_sum": near(3.0),
-    }
+    assert output.loss.item() == near(0.1)
+    assert model[0].grad.tolist() == near([-0.1, 0.2, 0.0])
+    assert model[1].grad is None
+    assert metrics_of(output) == {"policy_loss": near(1.0 / 3), "clipped": 0.0}
+    told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
+    assert told == {"learned_tokens": 3.0, "entropy": near(1.0)}
 
 
 # ratio, advantage -> loss, its derivative by the log-prob, clipped; with 0.8 and 1.2
@@ -68,38 +74,38 @@ CLIPPING = [
 
 @pytest.mark.parametrize(("ratio", "advantage", "value", "slope", "clipped"), CLIPPING)
 def test_clipping_by_hand(ratio, advantage, value, slope, clipped):
-    model = said(logs(0.2 * ratio))
+    model = policy(logs(0.2 * ratio))
     values = {"advantage": vector(advantage), "old": logs(0.2)}
-    loss, metrics = Grpo(clip_low=0.2, clip_high=0.2).loss(1)(model, values)
-    loss.backward()
-    assert loss.item() == near(value)
-    assert model.log_probs.grad.tolist() == near([slope])
-    assert metrics["clipped_tokens"] == clipped
+    output = GrpoLoss(clip_ratio_low=0.2, clip_ratio_high=0.2)(batch(model, values, 1))
+    output.loss.backward()
+    assert output.loss.item() == near(value)
+    assert model[0].grad.tolist() == near([slope])
+    assert metrics_of(output)["clipped"] == clipped
 
 
 def test_the_two_clips_are_apart():
     values = {"advantage": vector(1, 1, -1, -1), "old": logs(0.2, 0.2, 0.2, 0.2)}
-    model = said(logs(0.2 * 1.25, 0.2 * 1.5, 0.2 * 0.95, 0.2 * 0.5))
-    loss, metrics = Grpo(clip_low=0.1, clip_high=0.28).loss(1)(model, values)
+    model = policy(logs(0.2 * 1.25, 0.2 * 1.5, 0.2 * 0.95, 0.2 * 0.5))
+    output = GrpoLoss(clip_ratio_low=0.1, clip_ratio_high=0.28)(batch(model, values, 1))
     # -1.25, -1.28 (clipped), +.95, +.9 (clipped)
-    assert loss.item() == near(-0.68)
-    assert metrics["clipped_tokens"] == 2
+    assert output.loss.item() == near(-0.68)
+    assert metrics_of(output)["clipped"] == 2 / 4
 
 
 def test_kl_by_hand():
     # d = ln 2: 2 - ln 2 - 1 = .3068528; d = -ln 2: .5 + ln 2 - 1 = .1931472; d = 0: 0
     expected = [0.3068528, 0.1931472, 0.0]
     assert k3(logs(2, 0.5, 1)).tolist() == near(expected)
-    model = said(logs(0.2, 0.2, 0.2))
+    model = policy(logs(0.2, 0.2, 0.2))
     values = {"advantage": vector(0, 0, 0), "reference": logs(0.4, 0.1, 0.2)}
-    loss, metrics = Grpo(kl=0.01).loss(5)(model, values)
-    loss.backward()
-    assert metrics["kl_sum"] == near(0.5)
-    assert loss.item() == near(0.01 * 0.5 / 5)
+    output = GrpoLoss(kl_coef=0.01)(batch(model, values, 5))
+    output.loss.backward()
+    assert metrics_of(output)["kl"] == near(0.5 / 3)
+    assert output.loss.item() == near(0.01 * 0.5 / 5)
     # d k3 / d log-prob = 1 - exp(d), with a positive sign in the loss: where the reference says
     # more (d > 0) a step downhill makes the model say more.
     slopes = [-1.0, 0.5, 0.0]
-    assert model.log_probs.grad.tolist() == near([0.01 * s / 5 for s in slopes])
+    assert model[0].grad.tolist() == near([0.01 * s / 5 for s in slopes])
 
 
 @pytest.mark.parametrize(("kl", "nearer"), [(1.0, True), (-1.0, False)])
@@ -114,92 +120,140 @@ def test_a_step_downhill_goes_to_the_reference(kl, nearer):
     before = divergence()
     # The model says 1/3 of each of the three tokens: a fair sample has each once.
     values = {"advantage": torch.zeros(3), "reference": reference}
-    loss, _ = Grpo(kl=kl).loss(3)(Said(logits.log_softmax(0), torch.zeros(3)), values)
-    loss.backward()
+    micro = batch((logits.log_softmax(0), torch.zeros(3)), values, 3)
+    GrpoLoss(kl_coef=kl)(micro).loss.backward()
     logits.data -= 0.5 * logits.grad
     assert (divergence() < before) == nearer
 
 
 def test_a_token_far_from_the_reference_counts_no_more_than_the_limit():
     # d = 5 gives e^5 - 6 = 142, d = -15 gives 14 + e^-15: both cut off at 10, without a gradient.
-    model = said([-6.0, -1.0])
+    model = policy([-6.0, -1.0])
     values = {"advantage": vector(0, 0), "reference": vector(-1.0, -16.0)}
-    loss, metrics = Grpo(kl=1.0).loss(1)(model, values)
-    loss.backward()
-    assert metrics["kl_sum"] == near(20.0)
-    assert model.log_probs.grad.tolist() == [0.0, 0.0]
+    output = GrpoLoss(kl_coef=1.0)(batch(model, values, 1))
+    output.loss.backward()
+    assert metrics_of(output)["kl"] == near(10.0)
+    assert model[0].grad.tolist() == [0.0, 0.0]
 
 
 def test_entropy_by_hand():
-    model = said([-1.0, -2.0], [0.5, 1.5])
-    loss, metrics = Grpo(entropy=0.1).loss(4)(model, {"advantage": vector(0, 0)})
-    loss.backward()
+    model = policy([-1.0, -2.0], [0.5, 1.5])
+    micro = batch(model, {"advantage": vector(0, 0)}, 4)
+    output = GrpoLoss(entropy_coef=0.1)(micro)
+    output.loss.backward()
     # Subtracted: a step downhill raises it.
-    assert loss.item() == near(-0.1 * 2.0 / 4)
-    assert model.entropy.grad.tolist() == near([-0.025, -0.025])
-    assert metrics["entropy_sum"] == near(2.0)
+    assert output.loss.item() == near(-0.1 * 2.0 / 4)
+    assert model[1].grad.tolist() == near([-0.025, -0.025])
+    assert metrics_of(LossOutput(output.loss, standard_metrics(micro)))["entropy"] == near(1.0)
 
 
 def test_importance_weights_by_hand():
     # The trainer says .2 of each; the rollout drew with .4, .1, .05: weights .5, 2, 4 -> 3.
-    model = said(logs(0.2, 0.2, 0.2))
+    model = policy(logs(0.2, 0.2, 0.2))
     values = {"advantage": vector(1, 1, -1), "rollout": logs(0.4, 0.1, 0.05)}
-    loss, metrics = Grpo(importance_cap=3.0).loss(2)(model, values)
-    loss.backward()
-    assert loss.item() == near((-0.5 - 2.0 + 3.0) / 2)
-    assert model.log_probs.grad.tolist() == near([-0.25, -1.0, 1.5])  # none through the weight
-    assert metrics["capped_tokens"] == 1
+    micro = batch(model, values, 2)
+    output = GrpoLoss(importance_cap=3.0)(micro)
+    output.loss.backward()
+    assert output.loss.item() == near((-0.5 - 2.0 + 3.0) / 2)
+    assert model[0].grad.tolist() == near([-0.25, -1.0, 1.5])  # none through the weight
+    assert metrics_of(output)["capped"] == near(1 / 3)
     # ln 2 + ln 2 + ln 4; k3 of d = -ln 2, ln 2, ln 4: .1931472 + .3068528 + (3 - 1.3862944)
-    assert metrics["mismatch_abs_sum"] == near(2.7725887)
-    assert metrics["mismatch_kl_sum"] == near(2.1137056)
+    told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
+    assert told["mismatch"] == near(2.7725887 / 3)
+    assert told["mismatch_kl"] == near(2.1137056 / 3)
 
 
 def test_importance_weights_are_of_the_policy_before_the_step():
-    model = said(logs(0.22))
+    model = policy(logs(0.22))
     values = {"advantage": vector(1), "old": logs(0.2), "rollout": logs(0.25)}
-    loss, metrics = Grpo(importance_cap=5.0).loss(1)(model, values)
+    micro = batch(model, values, 1)
+    output = GrpoLoss(importance_cap=5.0)(micro)
     # ratio 1.1, weight .2 / .25 = .8
-    assert loss.item() == near(-0.88)
-    assert metrics["mismatch_abs_sum"] == near(0.2231436)  # ln 1.25
+    assert output.loss.item() == near(-0.88)
+    told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
+    assert told["mismatch"] == near(0.2231436)  # ln 1.25
 
 
 def test_the_mismatch_is_measured_without_a_correction():
     values = {"advantage": vector(1, 1), "rollout": logs(0.4, 0.2)}
-    loss, metrics = Grpo().loss(2)(said(logs(0.2, 0.2)), values)
-    assert loss.item() == near(-1.0)
-    assert metrics["mismatch_abs_sum"] == near(0.6931472)
-    assert "capped_tokens" not in metrics
+    micro = batch(policy(logs(0.2, 0.2)), values, 2)
+    output = GrpoLoss()(micro)
+    assert output.loss.item() == near(-1.0)
+    told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
+    assert told["mismatch"] == near(0.6931472 / 2)
+    assert "capped" not in metrics_of(output)
+
+
+def test_dr_grpo_divides_by_a_constant():
+    # Two sequences of 1 and 3 tokens of a batch of 4 sequences; each counts as 10 tokens.
+    model = policy([-1.0, -1.0, -1.0, -1.0])
+    values = {"advantage": vector(2, 1, 1, 1)}
+    micro = batch(model, values, 99, borders=(0, 1, 4), total_sequences=4, limit=10)
+    output = DrGrpoLoss()(micro)
+    output.loss.backward()
+    # -(2 + 1 + 1 + 1) / (4 * 10): the batch's 99 tokens do not matter.
+    assert output.loss.item() == near(-0.125)
+    assert model[0].grad.tolist() == near([-0.05, -0.025, -0.025, -0.025])
+    assert DrGrpoLoss(sequence_tokens=5)(micro).loss.item() == near(-0.25)
+    # All of its terms have the same denominator.
+    regular = DrGrpoLoss(kl_coef=0.5, entropy_coef=0.25)
+    values["reference"] = logs(0.4, 0.1, 0.2, 0.2)
+    model = policy(logs(0.2, 0.2, 0.2, 0.2), [1.0, 1.0, 1.0, 3.0])
+    micro = batch(model, values, 99, borders=(0, 1, 4), total_sequences=4, limit=10)
+    assert regular(micro).loss.item() == near((-5 + 0.5 * 0.5 - 0.25 * 6) / 40)
+
+
+def test_dr_grpo_needs_a_limit():
+    micro = batch(policy([-1.0]), {"advantage": vector(1)}, 1)
+    with pytest.raises(ValueError, match="needs sequence_tokens"):
+        DrGrpoLoss()(micro)
+
+
+def test_supervised_by_hand():
+    model = policy([-1.0, -2.0, -0.5])
+    output = SftLoss()(batch(model, {}, 7))
+    output.loss.backward()
+    assert output.loss.item() == near(3.5 / 7)
+    assert model[0].grad.tolist() == near([-1 / 7] * 3)
+    assert SftLoss().needs == frozenset()
+    assert SftLoss().needs_all
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ratios_beyond_all_bounds_stay_finite(dtype):
     far = torch.tensor([-1000.0, -1e-3, -1000.0, -1e-3], dtype=dtype)
-    model = Said(far.clone().requires_grad_(), torch.ones(4, dtype=dtype))
+    model = far.clone().requires_grad_(), torch.ones(4, dtype=dtype)
     values = {
         "advantage": torch.tensor([1.0, 1.0, -1.0, 0.0], dtype=dtype),
         "old": far.flip(0),
         "reference": far.flip(0),
         "rollout": far.flip(0),
     }
-    loss, metrics = Grpo(kl=0.1, importance_cap=2.0).loss(4)(model, values)
-    loss.backward()
-    assert math.isfinite(loss.item())
-    assert model.log_probs.grad.isfinite().all()
-    assert all(map(math.isfinite, metrics.values()))
+    micro = batch(model, values, 4)
+    output = GrpoLoss(kl_coef=0.1, importance_cap=2.0)(micro)
+    output.loss.backward()
+    assert math.isfinite(output.loss.item())
+    assert model[0].grad.isfinite().all()
+    told = metrics_of(output, LossOutput(output.loss, standard_metrics(micro)))
+    assert all(map(math.isfinite, told.values()))
 
 
 def test_a_nan_is_not_hidden():
-    loss, _ = Grpo().loss(1)(said([float("nan")]), {"advantage": vector(1)})
-    assert math.isnan(loss.item())
+    output = GrpoLoss()(batch(policy([float("nan")]), {"advantage": vector(1)}, 1))
+    assert math.isnan(output.loss.item())
+    assert math.isnan(combine([to_host(output)])[0])
 
 
-OPTIONS = [
-    Grpo(),
-    Grpo(clip_low=0.1, clip_high=0.3),
-    Grpo(kl=0.3),
-    Grpo(entropy=0.2),
-    Grpo(kl=-0.1, entropy=0.05, importance_cap=1.5),
+GRPO = [
+    GrpoLoss(),
+    GrpoLoss(clip_ratio_low=0.1, clip_ratio_high=0.3),
+    GrpoLoss(kl_coef=0.3),
+    GrpoLoss(entropy_coef=0.2),
+    GrpoLoss(kl_coef=-0.1, entropy_coef=0.05, importance_cap=1.5),
+    DrGrpoLoss(kl_coef=0.1, importance_cap=1.5),
+    DrGrpoLoss(sequence_tokens=17),
 ]
+LOSSES = [*GRPO, SftLoss()]
 
 
 def some_values(rng, count, spread=0.5):
@@ -210,7 +264,7 @@ def some_values(rng, count, spread=0.5):
     return log_probs, torch.from_numpy(rng.exponential(1.0, count)), values
 
 
-def plain(grpo, log_probs, entropy, values, tokens):
+def plain(loss, log_probs, entropy, values, denominator):
     """The same, a token at a time, from the formulas."""
     total = 0.0
     columns = [
@@ -220,111 +274,145 @@ def plain(grpo, log_probs, entropy, values, tokens):
     ]
     for lp, h, a, old, ref, roll in zip(*(c.tolist() for c in columns), strict=True):
         rho = math.exp(lp - old)
-        held = min(max(rho, 1 - grpo.clip_low), 1 + grpo.clip_high)
-        weight = min(math.exp(old - roll), grpo.importance_cap) if grpo.importance_cap else 1.0
+        held = min(max(rho, 1 - loss.clip_ratio_low), 1 + loss.clip_ratio_high)
+        weight = min(math.exp(old - roll), loss.importance_cap) if loss.importance_cap else 1.0
         kl = min(math.exp(ref - lp) - (ref - lp) - 1, 10.0)
-        total += weight * max(-a * rho, -a * held) + grpo.kl * kl - grpo.entropy * h
-    return total / tokens
+        total += weight * max(-a * rho, -a * held) + loss.kl_coef * kl - loss.entropy_coef * h
+    return total / denominator
 
 
-@pytest.mark.parametrize("grpo", OPTIONS, ids=str)
-def test_against_the_formulas_token_by_token(grpo):
+INFO = {"total_sequences": 8, "limit": 11}
+
+
+def denominator_of(loss, tokens):
+    """From the formulas: tokens, or sequences times a constant."""
+    if isinstance(loss, DrGrpoLoss):
+        return 8 * (loss.sequence_tokens or 11)
+    return tokens
+
+
+@pytest.mark.parametrize("loss", GRPO, ids=str)
+def test_against_the_formulas_token_by_token(loss):
     log_probs, entropy, values = some_values(np.random.default_rng(0), 200)
-    loss, metrics = grpo.loss(321)(said(log_probs, entropy), values)
-    assert loss.item() == pytest.approx(plain(grpo, log_probs, entropy, values, 321), abs=1e-12)
-    assert metrics["clipped_tokens"] > 10  # so that the clip is in what was compared
+    output = loss(batch(policy(log_probs, entropy), values, 321, **INFO))
+    expected = plain(loss, log_probs, entropy, values, denominator_of(loss, 321))
+    assert output.loss.item() == pytest.approx(expected, abs=1e-12)
+    assert metrics_of(output)["clipped"] > 0.05  # so that the clip is in what was compared
 
 
-@pytest.mark.parametrize("grpo", OPTIONS, ids=str)
-def test_gradients_are_slopes(grpo):
+@pytest.mark.parametrize("loss", GRPO, ids=str)
+def test_gradients_are_slopes(loss):
     log_probs, entropy, values = some_values(np.random.default_rng(1), 30)
-    model = said(log_probs, entropy)
-    grpo.loss(30)(model, values)[0].backward()
-    step = 1e-6
+    model = policy(log_probs, entropy)
+    loss(batch(model, values, 30, **INFO)).loss.backward()
+    step, denominator = 1e-6, denominator_of(loss, 30)
     for i in range(30):
         nudge = torch.zeros(30, dtype=torch.float64)
         nudge[i] = step
-        up = plain(grpo, log_probs + nudge, entropy, values, 30)
-        down = plain(grpo, log_probs - nudge, entropy, values, 30)
-        assert model.log_probs.grad[i].item() == pytest.approx((up - down) / (2 * step), abs=1e-6)
+        up = plain(loss, log_probs + nudge, entropy, values, denominator)
+        down = plain(loss, log_probs - nudge, entropy, values, denominator)
+        assert model[0].grad[i].item() == pytest.approx((up - down) / (2 * step), abs=1e-6)
 
 
-@pytest.mark.parametrize("grpo", OPTIONS, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
 @settings(deadline=None)  # other tests share the processors
 @given(st.data())
-def test_any_division_gives_the_same_loss_and_gradient(grpo, data):
-    count = data.draw(st.integers(1, 40))
-    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=6)))
+def test_any_division_gives_the_same_loss_and_gradient(loss, data):
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+    borders = np.cumsum([0, *lengths]).tolist()
+    count = borders[-1]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(lengths)), max_size=6)))
     log_probs, entropy, values = some_values(np.random.default_rng(count), count)
-    whole, part = said(log_probs, entropy), said(log_probs, entropy)
-    loss, metrics = grpo.loss(count)(whole, values)
-    loss.backward()
-    total, sums = 0.0, dict.fromkeys(metrics, 0.0)
+    whole, part = policy(log_probs, entropy), policy(log_probs, entropy)
+    info = {"total_sequences": len(lengths), "limit": 9}
+    micro = batch(whole, values, count, borders=tuple(borders), **info)
+    output = loss(micro)
+    output.loss.backward()
+    expected = combine([to_host(with_standard(output, micro))])
+    shares = []
     # Some are empty, as an actor's micro-batches may be.
-    for start, stop in zip([0, *cuts], [*cuts, count], strict=True):
-        piece = slice(start, stop)
-        mine = {name: v[piece] for name, v in values.items()}
-        share, told = grpo.loss(count)(Said(part.log_probs[piece], part.entropy[piece]), mine)
-        share.backward()
-        total += share.item()
-        sums = {name: sums[name] + told[name] for name in sums}
-    assert total == pytest.approx(loss.item(), abs=1e-12)
-    assert sums == pytest.approx(metrics, abs=1e-9)
-    torch.testing.assert_close(part.log_probs.grad, whole.log_probs.grad, rtol=0, atol=1e-12)
-    if grpo.entropy:
-        torch.testing.assert_close(part.entropy.grad, whole.entropy.grad, rtol=0, atol=1e-12)
+    for start, stop in zip([0, *cuts], [*cuts, len(lengths)], strict=True):
+        piece = slice(borders[start], borders[stop])
+        micro = batch(
+            (part[0][piece], part[1][piece]),
+            {name: v[piece] for name, v in values.items()},
+            count,
+            borders=tuple(b - borders[start] for b in borders[start : stop + 1]),
+            **info,
+        )
+        share = loss(micro)
+        share.loss.backward()
+        shares.append(to_host(with_standard(share, micro)))
+    data.draw(st.randoms()).shuffle(shares)
+    total, metrics = combine(shares)
+    assert total == pytest.approx(expected[0], abs=1e-12)
+    assert metrics == pytest.approx(expected[1], abs=1e-9)
+    torch.testing.assert_close(part[0].grad, whole[0].grad, rtol=0, atol=1e-12)
+    if getattr(loss, "entropy_coef", 0):
+        torch.testing.assert_close(part[1].grad, whole[1].grad, rtol=0, atol=1e-12)
+
+
+def with_standard(output, micro):
+    return LossOutput(output.loss, {**standard_metrics(micro), **output.metrics})
 
 
 def test_leaving_out_what_has_no_advantage_changes_nothing():
-    grpo = Grpo(importance_cap=2.0)
+    loss = GrpoLoss(importance_cap=2.0)
     log_probs, entropy, values = some_values(np.random.default_rng(2), 60)
     values["advantage"][20:40] = 0.0
     kept = torch.cat([torch.arange(20), torch.arange(40, 60)])
-    everything, some = said(log_probs, entropy), said(log_probs[kept], entropy[kept])
-    full, _ = grpo.loss(60)(everything, values)
-    less, _ = grpo.loss(60)(some, {name: v[kept] for name, v in values.items()})
+    everything, some = policy(log_probs, entropy), policy(log_probs[kept], entropy[kept])
+    full = loss(batch(everything, values, 60)).loss
+    less = loss(batch(some, {name: v[kept] for name, v in values.items()}, 60)).loss
     full.backward()
     less.backward()
     assert full.item() == pytest.approx(less.item(), abs=1e-15)
-    assert torch.equal(everything.log_probs.grad[kept], some.log_probs.grad)
-    assert not everything.log_probs.grad[20:40].any()
+    assert torch.equal(everything[0].grad[kept], some[0].grad)
+    assert not everything[0].grad[20:40].any()
 
 
 def test_what_it_needs():
-    assert Grpo().needs == {"advantage"}
-    assert Grpo(kl=0.1).needs == {"advantage", "reference"}
-    assert Grpo(importance_cap=2.0).needs == {"advantage", "rollout"}
-    assert not Grpo(importance_cap=2.0).needs_all
-    assert Grpo(kl=-0.1).needs_all
-    assert Grpo(entropy=0.1).needs_all
-    with pytest.raises(ValueError, match=r"\['reference', 'rollout'\]"):
-        Grpo(kl=1.0, importance_cap=2.0).loss(1)(said([-1.0]), {"advantage": vector(1)})
-    with pytest.raises(ValueError, match="0 response tokens"):
-        Grpo().loss(0)
+    assert GrpoLoss().needs == {"old"}
+    assert GrpoLoss(kl_coef=0.1).needs == {"old", "reference"}
+    assert GrpoLoss(importance_cap=2.0).needs == {"old", "rollout"}
+    assert not GrpoLoss(importance_cap=2.0).needs_all
+    assert GrpoLoss(kl_coef=-0.1).needs_all
+    assert GrpoLoss(entropy_coef=0.1).needs_all
+    values = {"advantage": vector(1)}
+    for loss, missing in (
+        (GrpoLoss(kl_coef=1.0), "reference"),
+        (GrpoLoss(importance_cap=2.0), "rollout"),
+    ):
+        with pytest.raises(ValueError, match=f"'{missing}'.*needs"):
+            loss(batch(policy([-1.0]), values, 1))
+    with pytest.raises(ValueError, match="'advantage'"):
+        GrpoLoss()(batch(policy([-1.0]), {}, 1))
+    with pytest.raises(ValueError, match="'old'"):
+        GrpoLoss()(batch(policy([-1.0]), values, 1, policy_moved=True))
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("clip_low", 1.0),
-        ("clip_low", -0.1),
-        ("clip_high", -0.1),
-        ("clip_high", math.inf),
-        ("kl", math.nan),
-        ("entropy", math.inf),
+        ("clip_ratio_low", 1.0),
+        ("clip_ratio_low", -0.1),
+        ("clip_ratio_high", -0.1),
+        ("clip_ratio_high", math.inf),
+        ("kl_coef", math.nan),
+        ("entropy_coef", math.inf),
         ("importance_cap", 0.0),
         ("importance_cap", math.nan),
     ],
 )
 def test_options_out_of_range(option, value):
     with pytest.raises(InputError, match=f"{option}={value}; expected"):
-        Grpo(**{option: value})
+        GrpoLoss(**{option: value})
 
 
-def test_needs_no_engine():
+def test_needs_no_engine_and_no_torch():
     code = (
-        "import sys, megaprune.algorithms.losses\n"
-        "heavy = {'megatron', 'vllm', 'transformers', 'megaprune.actor'} & set(sys.modules)\n"
+        "import sys, megaprune.algorithms.algorithm, megaprune.algorithms.losses\n"
+        "heavy = {'torch', 'megatron', 'vllm', 'transformers', 'megaprune.actor'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

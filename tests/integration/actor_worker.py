@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,14 @@ import torch.distributed as dist
 from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.algorithms.loss_metrics import (
+    maximum,
+    mean_by_sequence,
+    mean_by_token,
+    percentiles,
+    sum_of,
+)
+from megaprune.algorithms.records import LossOutput
 from megaprune.distributed import world
 from megaprune.weights.layouts import Pipeline
 
@@ -51,10 +60,19 @@ def samples_of(saved: list[dict]) -> list[Sample]:
     return [Sample(s["tokens"].numpy(), s["prompt"], {"w": s["w"].numpy()}) for s in saved]
 
 
-def loss(said, values):
-    """What expected_of in test_actor.py computes, sample by sample."""
-    share = -(said.log_probs * values["w"]).sum() / 50 + said.entropy.sum() * 1e-3
-    return share, {"tokens": float(len(values["w"]))}
+def loss(batch):
+    """What expected_of in test_actor.py computes, sample by sample; and a metric of each kind."""
+    weights = batch.values["w"]
+    share = -(batch.log_probs * weights).sum() / 50 + batch.entropy.sum() * 1e-3
+    sums = batch.sum_by_sequence(weights)
+    metrics = {
+        "tokens": sum_of(torch.ones_like(weights)),
+        "w": mean_by_token(weights),
+        "sum": mean_by_sequence(sums),
+        "largest": maximum(weights),
+        "spread": percentiles(sums, 10, 50),
+    }
+    return LossOutput(share, metrics)
 
 
 def check(root: Path, name: str, case: Parallel) -> None:
@@ -67,7 +85,7 @@ def check(root: Path, name: str, case: Parallel) -> None:
         actor = Actor(root / name, make(distributed_optimizer=False))
         said = actor.log_probs(samples, TEMPERATURE)
         seen = torch.from_numpy(np.concatenate(said))
-        actor.accumulate(samples, loss, TEMPERATURE)
+        actor.accumulate(samples, loss, temperature=TEMPERATURE)
         gradient = compared(actor, actor.gradients(), expected["gradients"])
         step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
         other = Actor(root / name, make(distributed_optimizer=True))
@@ -84,7 +102,7 @@ def check(root: Path, name: str, case: Parallel) -> None:
                 "grad_norm": abs(step.grad_norm / expected["grad_norm"] - 1),
                 "gradient": max(gradient.values()), "compared": len(gradient),
                 "weights": weights[0], "weights_distributed": weights[1],
-                "tokens": step.metrics["tokens"], "micro_batches": step.micro_batches,
+                "metrics": step.metrics, "micro_batches": step.micro_batches,
             }  # fmt: skip
             print(json.dumps(line), flush=True)
 
@@ -129,9 +147,9 @@ def not_finite(root: Path, name: str) -> None:
     actor = Actor(root / name, ActorSettings(Parallel(), dtype=torch.float32, max_tokens=32))
     before = {n: p.clone() for n, p in actor.parameters().items()}
 
-    def odd(said, values):
-        value, metrics = loss(said, values)
-        return (value * float("nan") if dist.get_rank() == 1 else value), metrics
+    def odd(batch):
+        share = loss(batch)
+        return replace(share, loss=share.loss * float("nan")) if dist.get_rank() == 1 else share
 
     try:
         actor.step(samples, odd)
@@ -161,7 +179,7 @@ def frozen(root: Path, name: str) -> None:
         actor = Actor(root / name, config)
         before = {n: p.clone() for n, p in actor.parameters().items()}
         trained = set(actor.gradients())
-        actor.accumulate(samples, loss, TEMPERATURE)
+        actor.accumulate(samples, loss, temperature=TEMPERATURE)
         gradient = max(compared(actor, actor.gradients(), expected["gradients"]).values())
         step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
         moved = {n for n, p in actor.parameters().items() if not torch.equal(p, before[n])}
@@ -184,13 +202,13 @@ def few(root: Path, name: str) -> None:
         actor = Actor(root / name, config)
         one = np.concatenate(actor.log_probs(samples[:1], TEMPERATURE))
 
-        def sometimes(said, values):
-            if len(values["w"]) != count:
-                return torch.zeros(()), {}
-            return loss(said, values)
+        def sometimes(batch):
+            if len(batch.values["w"]) != count:
+                return LossOutput(torch.zeros(()))
+            return loss(batch)
 
         alone = actor.step(samples[:1], sometimes, temperature=TEMPERATURE)
-        nothing = actor.step(samples[:3], lambda *_: (torch.zeros(()), {}))
+        nothing = actor.step(samples[:3], lambda _: LossOutput(torch.zeros(())))
         if dist.get_rank() == 0:
             wrong = np.abs(one - expected["log_probs"][:count].numpy()).max()
             line = {"few": str(case), "log_probs": float(wrong), "grad_norm": alone.grad_norm}

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.algorithms.records import LossOutput
 from megaprune.distributed import world
 from megaprune.weights.layouts import Pipeline
 
@@ -71,10 +72,10 @@ class Saved:
         self._now += storage.nbytes() * (bool(before + by) - bool(before))
         self.peak = max(self.peak, self._now)
 
-    def loss(self, said, values):
+    def loss(self, batch):
         if self.forward is None:
             self.forward = self._now
-        return -(said.log_probs * values["w"]).sum() + said.entropy.sum(), {}
+        return LossOutput(-(batch.log_probs * batch.values["w"]).sum() + batch.entropy.sum())
 
 
 class Held:

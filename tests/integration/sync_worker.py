@@ -20,6 +20,7 @@ import reference
 from megaprune.actor.actor import Actor, ActorSettings
 from megaprune.actor.packing import Sample
 from megaprune.actor.parallel import Parallel
+from megaprune.algorithms.records import LossOutput
 from megaprune.distributed import world
 from megaprune.generation.generator import Generator, GeneratorConfig, Prompt, SamplingOptions
 from megaprune.weights.copy_plan import plan
@@ -194,8 +195,8 @@ def check_agreement(folder: Path, rollout: Generator, case: Parallel, before: to
     samples, inference = samples_of(rollout, first)
     mismatch = np.abs(np.concatenate(actor.log_probs(samples)) - inference)
 
-    def away_from_them(said, _):
-        return said.log_probs.mean() / 3, {}
+    def away_from_them(batch):
+        return LossOutput(batch.log_probs.mean() / 3)
 
     for _ in range(3):
         actor.step(samples, away_from_them, lr=None)

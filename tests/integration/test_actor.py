@@ -70,13 +70,27 @@ def results(root):
     return lines
 
 
+def metrics_of(root, model):
+    """The metrics of the worker's loss, from the samples as they are."""
+    weights = [s["w"].double().numpy() for s in torch.load(root / f"{model}.pt")["samples"]]
+    every, sums = np.concatenate(weights), [float(w.astype(np.float32).sum()) for w in weights]
+    return {
+        "tokens": len(every),
+        "w": every.mean(),
+        "sum": np.mean(sums),
+        "largest": every.max(),
+        "spread/p10": np.percentile(sums, 10),
+        "spread/p50": np.percentile(sums, 50),
+    }
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("ranks", CASES)
-def test_equals_transformers_in_every_division(results, model, ranks):
+def test_equals_transformers_in_every_division(root, results, model, ranks):
     wanted = {(str(case), budget) for case in CASES[ranks] for budget in BUDGETS}
     lines = [r for r in results if r.get("name") == model and (r["case"], r["budget"]) in wanted]
     assert len(lines) >= len(wanted)
-    scored = sum(LENGTHS)
+    expected = metrics_of(root, model)
     for line in lines:
         print(line)
         assert line["log_probs"] <= 1e-5
@@ -86,7 +100,8 @@ def test_equals_transformers_in_every_division(results, model, ranks):
         assert line["compared"] > 4 * 6
         assert line["weights"] <= 1e-2
         assert line["weights_distributed"] <= 1e-2
-        assert 0 < line["tokens"] < scored
+        # Of all tokens and sequences, in whatever micro-batches and on whatever replicas they were.
+        assert line["metrics"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_step_on_all_ranks(results):

@@ -1,0 +1,322 @@
+"""An algorithm: rewards, an advantage, a filter and a loss, chosen and checked as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megaprune.algorithms import registry
+from megaprune.algorithms.advantages import Advantage, GroupStd
+from megaprune.algorithms.component_fields import FieldDescription
+from megaprune.algorithms.filters import Filter, KeepAll
+from megaprune.algorithms.loss_metrics import Metric
+from megaprune.algorithms.losses import GrpoLoss, Loss
+from megaprune.algorithms.presets import DEFAULT, PRESETS
+from megaprune.algorithms.records import Group, LossBatch, LossOutput, Matrix, Vector
+from megaprune.algorithms.rewards import Reward, Truncate
+from megaprune.algorithms.specs import Spec, whole_spec
+from megaprune.errors import InputError
+
+LOG_PROBS = frozenset({"old", "reference", "rollout"})
+"""What a loss may need beside the policy's own log-probs."""
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """One of the rewards that are added up."""
+
+    reward: Reward
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class GroupScore:
+    """What the responses of one group are worth.
+
+    Args:
+        rewards: [K], the weighted sum.
+        parts: [K] each, every reward by itself and without its weight, by label.
+        kept: [K] bool, the responses that are learned from.
+    """
+
+    rewards: Vector
+    parts: Mapping[str, Vector]
+    kept: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What is learned from graded responses.
+
+    Args:
+        rewards: what a response is worth: the sum of these.
+        advantage: how much better that is than what others are worth.
+        filter: which responses are learned from.
+        loss: what is minimised.
+        num_minibatches: optimizer steps on the responses of a step, each on a part of them.
+
+    Raises:
+        InputError: a part cannot be what it is to be; begins with the field's dotted name.
+    """
+
+    rewards: tuple[WeightedReward, ...] = (WeightedReward(Truncate()),)
+    advantage: Advantage = field(default_factory=GroupStd)
+    filter: Filter = field(default_factory=KeepAll)
+    loss: Loss = field(default_factory=GrpoLoss)
+    num_minibatches: int = 1
+
+    def __post_init__(self) -> None:
+        number = self.num_minibatches
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise InputError(
+                f"algorithm.num_minibatches={number}; expected a whole number, 1 or more"
+            )
+        if not self.rewards:
+            raise InputError("algorithm.rewards=[]; expected one reward or more")
+        for where, kind, component in self._components():
+            name = registry.class_label(type(component))
+            try:
+                registry.check_component(kind, type(component), name)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+        for where, entry in zip(self._reward_fields(), self.rewards, strict=True):
+            if not math.isfinite(entry.weight):
+                raise InputError(f"{where}.weight={entry.weight}; expected a finite number")
+        if unknown := self._loss_needs() - LOG_PROBS:
+            raise InputError(
+                f"algorithm.loss: its `needs` has {', '.join(sorted(unknown))}; expected some of "
+                f"{', '.join(sorted(LOG_PROBS))}"
+            )
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> Algorithm:
+        """The algorithm of a spec: the name of a preset, or what `specs` describes.
+
+        Raises:
+            InputError: it cannot be; begins with the dotted name of the field.
+        """
+        whole = whole_spec(spec)
+        listed = isinstance(spec, Mapping) and "rewards" in spec
+        single = len(whole["rewards"]) == 1 and not listed
+        entries = []
+        for number, entry in enumerate(whole["rewards"]):
+            fields = dict(entry)
+            where = "algorithm.reward" if single else f"algorithm.rewards[{number}]"
+            weight = fields.pop("weight", 1.0)
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise InputError(f"{where}.weight={weight!r}; expected a number")
+            entries.append(WeightedReward(registry.build("reward", fields, where), float(weight)))
+        parts = {
+            kind: registry.build(kind, whole[kind], f"algorithm.{kind}")
+            for kind in ("advantage", "filter", "loss")
+        }
+        return cls(tuple(entries), **parts, num_minibatches=whole["num_minibatches"])
+
+    def to_spec(self) -> dict[str, Any]:
+        """A plain dictionary that `from_spec` makes this algorithm of; all fields are said."""
+        rewards = []
+        for entry in self.rewards:
+            spec = registry.to_spec("reward", entry.reward)
+            rewards.append(spec | ({} if entry.weight == 1.0 else {"weight": entry.weight}))
+        return {
+            "rewards": rewards,
+            "advantage": registry.to_spec("advantage", self.advantage),
+            "filter": registry.to_spec("filter", self.filter),
+            "loss": registry.to_spec("loss", self.loss),
+            "num_minibatches": self.num_minibatches,
+        }
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Log-probs that the loss cannot do without: some of old, reference, rollout.
+
+        Where a step has a single update the old log-probs are the policy's own.
+        """
+        needs = self._loss_needs()
+        return needs if self.num_minibatches > 1 else needs - {"old"}
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether samples with advantage 0 count in the loss."""
+        return bool(getattr(self.loss, "needs_all", True))
+
+    @property
+    def max_resample_rounds(self) -> int:
+        """How many times a batch's problems may be drawn again to replace groups."""
+        return int(getattr(self.filter, "max_resample_rounds", 0))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each reward, all different, by which it is logged."""
+        labels: list[str] = []
+        for entry in self.rewards:
+            label = registry.class_label(type(entry.reward))
+            same = sum(other.partition("#")[0] == label for other in labels)
+            labels.append(f"{label}#{same + 1}" if same else label)
+        return tuple(labels)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each reward, by label."""
+        weights = (entry.weight for entry in self.rewards)
+        return dict(zip(self.labels, weights, strict=True))
+
+    def score(self, group: Group) -> GroupScore:
+        """Reward a group's responses, and say which of them are learned from.
+
+        Raises:
+            InputError: a class of the user's own fails, or gives back what it must not.
+        """
+        parts: dict[str, Vector] = {}
+        total: Vector | None = None
+        for label, entry in zip(self.labels, self.rewards, strict=True):
+            parts[label] = reward = self._reward(entry.reward, group)
+            weighted = entry.weight * reward
+            total = weighted if total is None else total + weighted
+        assert total is not None
+        kept = _called("filter", self.filter, _of_group(group), group, total)
+        kept = _checked_array("filter", self.filter, kept, total.shape, _of_group(group), bool)
+        return GroupScore(total, parts, kept)
+
+    def advantages(self, rewards: Matrix, kept: NDArray[np.bool_]) -> Matrix:
+        """Advantages [G, K] of a batch's rewards [G, K]: 0 where a response is not learned from.
+
+        Raises:
+            InputError: a class of the user's own fails, or gives back what it must not.
+        """
+        found = _called("advantage", self.advantage, "", rewards)
+        found = _checked_array("advantage", self.advantage, found, rewards.shape, "", float)
+        return found if kept.all() else np.where(kept, found, 0.0)
+
+    def compute_loss(self, batch: LossBatch) -> LossOutput:
+        """A micro-batch's share of the loss, and its metrics.
+
+        Raises:
+            InputError: a class of the user's own fails, or gives back what it must not.
+        """
+        output = _called("loss", self.loss, "", batch)
+        if wrong := _wrong_output(output, batch):
+            name = registry.name_of("loss", self.loss)
+            raise InputError(f"loss {name} returned {wrong}")
+        assert isinstance(output, LossOutput)
+        return output
+
+    def _reward(self, reward: Reward, group: Group) -> Vector:
+        of_group = _of_group(group)
+        found = _called("reward", reward, of_group, group)
+        shape = np.shape(group.correct)
+        return _checked_array("reward", reward, found, shape, of_group, float)
+
+    def _loss_needs(self) -> frozenset[str]:
+        # A loss that does not say may compare with the old policy.
+        return frozenset(getattr(self.loss, "needs", {"old"}))
+
+    def _reward_fields(self) -> list[str]:
+        if len(self.rewards) == 1:
+            return ["algorithm.reward"]
+        return [f"algorithm.rewards[{i}]" for i in range(len(self.rewards))]
+
+    def _components(self) -> Iterator[tuple[str, str, Any]]:
+        for where, entry in zip(self._reward_fields(), self.rewards, strict=True):
+            yield where, "reward", entry.reward
+        yield "algorithm.advantage", "advantage", self.advantage
+        yield "algorithm.filter", "filter", self.filter
+        yield "algorithm.loss", "loss", self.loss
+
+
+def describe_fields() -> Iterator[FieldDescription]:
+    """All fields of algorithms, and of every component that comes with megaprune."""
+    doc = "; ".join(f"{name}: {preset.doc}" for name, preset in PRESETS.items())
+    yield FieldDescription("algorithm", "a preset", DEFAULT, doc, "")
+    yield FieldDescription(
+        "algorithm.rewards",
+        "a list",
+        None,
+        "several rewards, which are added up: [{name: truncate}, {name: my.py:Brevity, weight: "
+        "0.2}]; algorithm.reward is a list of one",
+        "",
+    )
+    yield FieldDescription("algorithm.reward.weight", "a number", 1.0, "of the reward", "")
+    yield FieldDescription(
+        "algorithm.num_minibatches",
+        "a whole number",
+        1,
+        "optimizer steps on the responses of a step, each on a part of them",
+        "1 or more",
+    )
+    yield from registry.describe_components()
+
+
+def reward_metrics(algorithm: Algorithm, scores: Sequence[GroupScore]) -> dict[str, float]:
+    """The mean of each reward by itself, `reward/LABEL`, and times its weight, `/weighted`."""
+    metrics: dict[str, float] = {}
+    for label, weight in algorithm.weights.items():
+        mean = float(np.mean([score.parts[label] for score in scores]))
+        metrics |= {f"reward/{label}": mean, f"reward/{label}/weighted": weight * mean}
+    return metrics
+
+
+def _of_group(group: Group) -> str:
+    name = f" {group.name}" if group.name else ""
+    return f" for group{name} of {len(group.correct)}"
+
+
+def _called(kind: str, component: Any, of_group: str, *args: Any) -> Any:
+    """What a component says; an error in the user's own is told in a line."""
+    if not registry.is_own(kind, component):
+        return component(*args)
+    try:
+        return component(*args)
+    except Exception as error:
+        raise InputError(
+            f"{kind} {registry.name_of(kind, component)} failed{of_group}: "
+            f"{registry.describe_error(error)}"
+        ) from error
+
+
+def _checked_array(
+    kind: str, component: Any, value: Any, shape: tuple[int, ...], of_group: str, dtype: type
+) -> NDArray[Any]:
+    """A component's answer as an array of this shape: of finite numbers, or of bool."""
+    words = "true or false" if dtype is bool else "finite numbers"
+    expected = f"{' x '.join(map(str, shape))} {words}"
+    returned = f"{kind} {registry.name_of(kind, component)} returned"
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{returned} {value!r}{of_group}; expected {expected}") from error
+    kinds = "b" if dtype is bool else "bif"
+    if array.dtype.kind not in kinds and array.size:
+        shown = f"{value!r}" if array.ndim == 0 else f"elements of type {array.dtype}"
+        raise InputError(f"{returned} {shown}{of_group}; expected {expected}")
+    if array.shape != shape:
+        raise InputError(f"{returned} shape {array.shape}{of_group}; expected {expected}")
+    if not np.isfinite(array).all():
+        wrong = array[~np.isfinite(array)][0]
+        raise InputError(f"{returned} {wrong}{of_group}; expected {expected}")
+    return array.astype(dtype)
+
+
+def _wrong_output(output: Any, batch: LossBatch) -> str:
+    """What is wrong with what a loss returned; empty if nothing is."""
+    if not isinstance(output, LossOutput):
+        return f"a {type(output).__name__}; expected a LossOutput(loss, metrics)"
+    if not hasattr(output.loss, "numel") or output.loss.numel() != 1:
+        shape = tuple(getattr(output.loss, "shape", ())) or type(output.loss).__name__
+        return f"a loss of shape {shape}; expected a tensor with one number"
+    sizes = {"token": batch.log_probs.numel(), "sequence": len(batch.borders) - 1, "": None}
+    for name, metric in output.metrics.items():
+        if not isinstance(metric, Metric):
+            return (
+                f"{metric!r} as metric {name!r}; expected one of sum_of, mean_by_token, "
+                f"mean_by_sequence, maximum, percentiles"
+            )
+        size = sizes[metric.per]
+        if size is not None and metric.size != size:
+            return f"{metric.size} values of {name!r}; expected {size}, one for each {metric.per}"
+    return ""
