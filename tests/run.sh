@@ -3,7 +3,8 @@
 #   tests/run.sh [VENV]    VENV is made anew if it does not exist (default: .venv)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=${1:-.venv}
+# Absolute: tests run what is in it from other folders.
+venv=$(realpath -m "${1:-.venv}")
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 bash tests/install.sh "$venv" dev

@@ -14,7 +14,8 @@ from slurm_cluster import ACCOUNTING, Cluster, missing
 
 REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.executable).parents[1]
-LAUNCH = os.environ.get("MEGAPRUNE_LAUNCH", "")
+# Absolute, since the tests run in other folders; not resolved, since that leaves the environment.
+LAUNCH = os.environ.get("MEGAPRUNE_LAUNCH", "") and os.path.abspath(os.environ["MEGAPRUNE_LAUNCH"])
 pytestmark = [
     pytest.mark.skipif(not LAUNCH, reason="MEGAPRUNE_LAUNCH names no python that has NeMo-Run"),
     pytest.mark.timeout(900),

@@ -245,8 +245,8 @@ def test_logs_that_cannot_be_written(cluster, tmp_path):
 
 
 def test_no_environment_at_all(cluster, tmp_path):
-    said = refused(cluster, tmp_path, VENV=str(tmp_path / "nowhere"))
-    assert "nowhere/bin/megaprune" in said
+    said = refused(cluster, tmp_path, VENV="nowhere")
+    assert f"{tmp_path}/nowhere/bin/megaprune" in said
 
 
 @pytest.fixture
@@ -262,8 +262,11 @@ def odd_node(cluster):
 
 
 def test_an_environment_that_one_node_lacks(cluster, odd_node, tmp_path):
+    """The other has all of it, so that it waits and cannot be the first to fail."""
     own = tmp_path / "venv" / "bin"
     own.mkdir(parents=True)
+    for name in ("pyvenv.cfg", "lib"):
+        (own.parent / name).symlink_to(VENV / name)
     for name in ("megaprune", "python", "torchrun"):
         (own / name).symlink_to(VENV / "bin" / name)
     (own / "megaprune-node").write_text((VENV / "bin" / "megaprune-node").read_text())
