@@ -1,10 +1,15 @@
-"""Which problems a step takes: a pure function of step and seed, so that resuming needs no state.
+"""In which order problems are drawn. A run asks its order for the next problems, and saves its state.
 
-Each epoch has an order of its own, and epochs run into each other: a batch may end one epoch and
-begin the next. Within an epoch each problem comes exactly once, whatever the size of a batch.
+The default, `ShuffledOrder`, gives each problem once an epoch. Epochs run into each other: a batch
+may end one epoch and begin the next. A user's own order (a curriculum) is a class with the methods
+of `ProblemOrder`; `observe` tells it how the groups went.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +33,7 @@ def epoch(count: int, number: int, seed: int) -> NDArray[np.int64]:
 
 
 def batch(count: int, size: int, step: int, seed: int) -> list[int]:
-    """The problems of a step: `size` numbers in [0, count).
+    """The problems of a step where each step takes `size` of them: numbers in [0, count).
 
     With more problems in a batch than there are, or where two epochs meet, a number may come twice.
 
@@ -44,8 +49,81 @@ def batch(count: int, size: int, step: int, seed: int) -> list[int]:
     """
     if count < 1 or size < 1 or step < 0:
         raise ValueError(f"step {step} of {size} out of {count} problems")
-    start, stop = step * size, (step + 1) * size
+    return between(count, step * size, (step + 1) * size, seed)
+
+
+def between(count: int, start: int, stop: int, seed: int) -> list[int]:
+    """The problems at places [start, stop) of the endless sequence of all epochs."""
     first, last = start // count, (stop - 1) // count
     orders = np.concatenate([epoch(count, number, seed) for number in range(first, last + 1)])
-    taken: list[int] = orders[start - first * count : stop - first * count].tolist()
-    return taken
+    problems: list[int] = orders[start - first * count : stop - first * count].tolist()
+    return problems
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """How the responses to one problem went.
+
+    Args:
+        problem: its number.
+        accuracy: share of right responses.
+        reward: mean reward.
+        length: mean tokens of a response.
+    """
+
+    problem: int
+    accuracy: float
+    reward: float
+    length: float
+
+
+class ProblemOrder(Protocol):
+    """An order of problems. It is built with the number of problems and the run's seed."""
+
+    def take(self, count: int) -> list[int]:
+        """The next `count` problems, by number. Each call goes on where the last one ended."""
+        ...
+
+    def observe(self, results: Sequence[GroupResult]) -> None:
+        """Learn how the groups of a step went, in the order in which they were taken."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on from here: plain numbers, texts, lists, tables."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        ...
+
+
+class ShuffledOrder:
+    """Every epoch gives each problem once, in an order of its own.
+
+    Args:
+        count: problems there are.
+        seed: of all epochs' orders.
+
+    Raises:
+        InputError: the seed is negative.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self._count, self._seed, self._position = count, seed, 0
+        epoch(1, 0, seed)  # refuses a negative seed at once
+
+    def take(self, count: int) -> list[int]:
+        """The next problems of the endless sequence of all epochs."""
+        start, self._position = self._position, self._position + count
+        return between(self._count, start, self._position, self._seed) if count else []
+
+    def observe(self, results: Sequence[GroupResult]) -> None:
+        """The order does not depend on how groups go."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many problems were taken."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the problems that were taken."""
+        self._position = int(state["position"])

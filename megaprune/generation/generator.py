@@ -95,14 +95,14 @@ class Response:
         number: of the prompt's responses.
         tokens: [L] int64, the end token included if there is one.
         log_probs: [L] float32, of the tokens under the distribution they were drawn from.
-        finish: "stop" if the model ended it, "length" if the limit did.
+        finish_reason: "stop" if the model ended it, "length" if the limit did.
     """
 
     prompt: int
     number: int
     tokens: np.ndarray
     log_probs: np.ndarray
-    finish: str
+    finish_reason: str
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,25 @@
-"""Responses, graded while others are still being generated, and the same on all ranks."""
+"""Rollouts: responses that this job's engines draw, graded while others are still being drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch.distributed as dist
 
-from megaprune.algorithms.records import Matrix
 from megaprune.config.run import GradingConfig
 from megaprune.data import Problem
 from megaprune.data.sets import graders
 from megaprune.distributed.world import all_gather_object
-from megaprune.generation.generator import Generator, Prompt, Response, SamplingOptions
+from megaprune.generation.generator import (
+    Generator,
+    Progress,
+    Prompt,
+    Response,
+    SamplingOptions,
+)
 from megaprune.grading import Pool, Verdict
 
 if TYPE_CHECKING:
@@ -22,45 +27,79 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """A graded response.
+class RolloutRequest:
+    """A problem that is to be answered.
 
     Args:
-        response: to problem `response.prompt` of those asked for.
-        text: of the response, without the token that ended it.
-        verdict: of the grader.
+        problem: with its prompt's tokens.
+        key: fixes the random numbers of its responses, together with the sampling's seed and the
+            number of a response. Two requests of one call have different keys.
+        numbers: which responses are wanted; None for 0 to n - 1.
+        prefix: tokens that every response begins with; the engine goes on from there.
+        max_tokens: that the engine may add to the prefix; None for the sampling's own limit.
     """
 
-    response: Response
+    problem: Problem
+    key: str
+    numbers: Sequence[int] | None = None
+    prefix: tuple[int, ...] = ()
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """One graded response.
+
+    Args:
+        request: index of its request in the call that drew it.
+        number: of the request's responses.
+        tokens: [L] int64, the request's prefix and the end token (if there is one) included.
+        log_probs: [L - prefix] float32, of the drawn tokens under the distribution that they were
+            drawn from.
+        finish_reason: "stop" if the model ended the response, "length" if the limit did.
+        text: of the response, without the token that ended it.
+        verdict: of the grader.
+        policy_version: optimizer steps that the weights had seen which drew the response.
+    """
+
+    request: int
+    number: int
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    finish_reason: str
     text: str
     verdict: Verdict
+    policy_version: int = 0
 
     @property
     def length(self) -> int:
-        """Tokens, the one that ended it included."""
-        return len(self.response.tokens)
+        """Tokens, the one that ended the response included."""
+        return len(self.tokens)
 
     @property
     def finished(self) -> bool:
-        """Whether the model ended it, and not the limit."""
-        return self.response.finish == "stop"
+        """Whether the model ended the response, and not the limit."""
+        return self.finish_reason == "stop"
 
 
 class RolloutWorker:
-    """Asks the engines, and has their responses graded meanwhile. Collective.
+    """Draws responses with this rank's engine and grades them meanwhile.
+
+    The first rank of each engine grades what its engine draws; the engine's other ranks get no
+    rollouts from `generate`.
 
     Args:
-        rollout: this rank's engine.
-        grading: how; the first rank of each engine grades what its engine says.
+        generator: this rank's engine.
+        grading: graders and their limits.
         tokenizer: of the model.
     """
 
     def __init__(
-        self, rollout: Generator, grading: GradingConfig, tokenizer: PreTrainedTokenizerBase
+        self, generator: Generator, grading: GradingConfig, tokenizer: PreTrainedTokenizerBase
     ):
-        self._rollout, self._tokenizer = rollout, tokenizer
+        self.generator, self._tokenizer = generator, tokenizer
         self._pool: Pool | None = None
-        if dist.get_rank() % rollout.config.tp == 0:
+        if dist.get_rank() % generator.config.tp == 0:
             self._pool = Pool(
                 graders() | grading.graders,
                 grading.default,
@@ -68,86 +107,90 @@ class RolloutWorker:
                 seconds=grading.seconds,
                 memory_bytes=grading.memory_bytes,
             )
-        self._texts: dict[tuple[int, int], tuple[Response, str]] = {}
+        self._pending: dict[tuple[int, int], tuple[Response, np.ndarray, str]] = {}
+        self._version = 0
 
-    def generate(self, problems: Sequence[Problem], sampling: SamplingOptions) -> None:
-        """Have this engine's share of the responses; they are being graded when this returns."""
-        share = self._rollout.share(len(problems))
-        # By place, too: where two epochs meet, a problem may come twice.
-        prompts = [Prompt(problems[i].tokens, f"{i}/{problems[i].name}") for i in share]
-        self._texts = {}
-        for found in self._rollout.generate(prompts, sampling):
+    @property
+    def grades(self) -> bool:
+        """Whether this rank is the one that gets its engine's rollouts."""
+        return self._pool is not None
+
+    def generate(
+        self,
+        requests: Mapping[int, RolloutRequest],
+        sampling: SamplingOptions,
+        *,
+        policy_version: int = 0,
+        on_graded: Callable[[list[Rollout]], None] | None = None,
+        progress: Callable[[Progress], Any] = lambda _: None,
+    ) -> None:
+        """Draw this engine's responses. They are graded, or being graded, when this returns.
+
+        Args:
+            requests: of this engine, by the index that their rollouts get.
+            sampling: for all of them.
+            policy_version: of the weights that the engine has.
+            on_graded: is given rollouts as their grades come; `collect` gives those that are left.
+            progress: is told how far it is, after each response.
+
+        Raises:
+            InputError: a prompt is empty or leaves no room for a response.
+        """
+        self._version = policy_version
+        indices = list(requests)
+        prompts = [
+            Prompt((*r.problem.tokens, *r.prefix), r.key, r.numbers, r.max_tokens)
+            for r in requests.values()
+        ]
+        for response in self.generator.generate(prompts, sampling, progress):
             if self._pool is None:
                 continue
-            number = share[found.prompt]
-            response = Response(number, found.number, found.tokens, found.log_probs, found.finish)
-            text = self._text(response)
-            self._texts[number, response.number] = response, text
-            problem = problems[number]
-            self._pool.submit(
-                (number, response.number),
-                problem.data_source,
-                problem.gold,
-                text,
-                response.finish == "stop",
-            )
+            index = indices[response.prompt]
+            self._submit(index, requests[index], response)
+            if on_graded is not None and (graded := self._graded(self._pool.ready())):
+                on_graded(graded)
 
-    def graded(self) -> list[Rollout]:
-        """Wait for the grades; everybody's answers, by problem and number. Collective."""
+    def collect(self) -> list[Rollout]:
+        """Wait for the grades; rollouts that `on_graded` has not seen, by request and number."""
         verdicts: dict[Any, Verdict] = {} if self._pool is None else self._pool.results()
-        mine = [Rollout(*self._texts[key], verdicts[key]) for key in sorted(self._texts)]
-        everyone = [answer for part in all_gather_object(mine) for answer in part]
-        return sorted(everyone, key=lambda a: (a.response.prompt, a.response.number))
+        return sorted(self._graded(verdicts), key=lambda r: (r.request, r.number))
+
+    def gather(self) -> list[Rollout]:
+        """Wait for the grades of all engines; every rollout, on every rank. Collective."""
+        rollouts = [rollout for part in all_gather_object(self.collect()) for rollout in part]
+        return sorted(rollouts, key=lambda r: (r.request, r.number))
 
     def close(self) -> None:
         """End the graders."""
         if self._pool is not None:
             self._pool.close()
 
-    def _text(self, response: Response) -> str:
+    def _submit(self, index: int, request: RolloutRequest, response: Response) -> None:
+        assert self._pool is not None
+        tokens = np.concatenate([np.asarray(request.prefix, np.int64), response.tokens])
+        finished = response.finish_reason == "stop"
         # Special tokens stay: with some models the end of the thought is one.
-        ended = response.finish == "stop"
-        tokens = response.tokens[:-1] if ended else response.tokens
-        return str(self._tokenizer.decode(np.asarray(tokens), skip_special_tokens=False))
-
-
-def rows(
-    problems: Sequence[Problem],
-    answers: Sequence[Rollout],
-    rewards: Matrix | None = None,
-    advantages: Matrix | None = None,
-) -> list[dict[str, object]]:
-    """Answers as rows of a run's tables.
-
-    Args:
-        rewards: [prompts, n]; 1 for a right answer and 0 for another, if None.
-        advantages: the same; none if None.
-    """
-    table: list[dict[str, object]] = []
-    for index, answer in enumerate(answers):
-        problem, response, verdict = (
-            problems[answer.response.prompt],
-            answer.response,
-            answer.verdict,
+        text = str(
+            self._tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=False)
         )
-        table.append(
-            {
-                "problem": problem.name,
-                "data_source": problem.data_source,
-                "prompt": problem.prompt,
-                "number": response.number,
-                "response": answer.text,
-                "gold": problem.gold,
-                "length": answer.length,
-                "finish": response.finish,
-                "match": verdict.match,
-                "extracted": verdict.extracted,
-                "why": verdict.why,
-                "detail": verdict.detail,
-                "reward": float(verdict.match) if rewards is None else rewards.flat[index],
-                "advantage": None if advantages is None else advantages.flat[index],
-                "prompt_tokens": problem.tokens,
-                "tokens": response.tokens,
-            }
-        )
-    return table
+        key = (index, response.number)
+        self._pending[key] = response, tokens, text
+        problem = request.problem
+        self._pool.submit(key, problem.data_source, problem.gold, text, finished)
+
+    def _graded(self, verdicts: Mapping[Any, Verdict]) -> list[Rollout]:
+        rollouts = []
+        for key, verdict in verdicts.items():
+            response, tokens, text = self._pending.pop(key)
+            rollouts.append(
+                Rollout(
+                    *key,
+                    tokens,
+                    response.log_probs,
+                    response.finish_reason,
+                    text,
+                    verdict,
+                    self._version,
+                )
+            )
+        return rollouts
