@@ -179,7 +179,7 @@ def _metric(name: str, unit: str, formula: str, doc: str) -> str:
 
 
 REWARD = _metric(
-    "reward", "1", "mean over responses learned from", "What the responses of a step are worth."
+    "reward", "1", "mean over responses drawn", "What the responses of a step are worth."
 )
 REWARD_PART = _metric(
     "reward/<name>", "1", "mean over responses", "One of several rewards, before its weight."
@@ -294,6 +294,21 @@ SECONDS = _metric(
 )
 SECONDS_STEP = _metric("seconds/step", "s", "", "Time since the last step's line.")
 SHARE = _metric("share/<phase>", "1", "seconds/<phase> / seconds/step", "Share of a phase.")
+LEARNED = "learned/"
+LEARNED_ANY = _metric(
+    "learned/<metric>",
+    "",
+    "",
+    "reward, accuracy, response_length/..., truncated and grading_failed of the groups that are "
+    "learned from; only with a filter that replaces groups. Without `learned/` they are of all "
+    "groups that were drawn.",
+)
+SURPLUS = _metric(
+    "surplus",
+    "groups",
+    "groups drawn behind the last one that was needed",
+    "Groups that come first in the next step; only with a filter that replaces groups.",
+)
 VALIDATION = "validation/"
 VALIDATION_ANY = _metric(
     "validation/<metric>",
@@ -348,7 +363,7 @@ def metrics_page() -> str:
             "",
             f"`{METRICS_FILE}` has a line for each step and each validation; W&B gets the same "
             "names. Shares are of 1. With a filter that replaces groups, the numbers of responses "
-            "are of those that are learned from.",
+            "are of all that were drawn, and those with `learned/` of what is learned from.",
             "",
             *_table(("metric", "unit", "formula", "what it says"), metrics),
             "",

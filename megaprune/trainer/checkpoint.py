@@ -31,6 +31,7 @@ from megaprune.actor.cpu import redirect_cuda
 from megaprune.config.run import CheckpointConfig
 from megaprune.distributed.device import device
 from megaprune.distributed.world import all_gather_object, broadcast_from_rank0, raise_on_all_ranks
+from megaprune.errors import InputError
 from megaprune.weights.convert import megatron_to_hf
 from megaprune.weights.files.checkpoint_index import HF_FILES, TRACKER
 from megaprune.weights.files.hf_folder import copy_side_files
@@ -46,6 +47,14 @@ class Score:
     step: int
     accuracy: float
     length: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: steps that are done, and the state of its source of batches."""
+
+    step: int
+    source: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,36 +106,49 @@ class Checkpoints:
         """The last whole checkpoint; None if there is none. Not collective."""
         return max(saved(self.folder), default=None, key=step_of)
 
-    def load_latest(self, actor: Actor) -> int:
-        """Make an actor what it was at the latest checkpoint; that one's step, or 0 without any.
+    def load_latest(self, actor: Actor) -> Progress:
+        """Make an actor what it was at the latest checkpoint; tell where that one was.
 
         Random numbers go on where they were, on worlds of the same size.
+
+        Raises:
+            InputError: the checkpoint does not say where its data source was.
         """
         path = broadcast_from_rank0(self.latest())
         if path is None:
-            return 0
+            return Progress(0, {})
         state = {"run": None, **actor.state(loading=True)}
         loaded = dist_checkpointing.load(state, str(path), validate_access_integrity=False)
         actor.restore(loaded)
         states = loaded["run"]["random_numbers"]
         if len(states) == dist.get_world_size():
             _set_random_state(states[dist.get_rank()])
-        return int(loaded["run"]["step"])
+        if "source" not in loaded["run"]:
+            raise InputError(
+                f"{path} does not say which problems its run has had; give another out=..., and "
+                f"model=DIR of its exported model (megaprune convert to-hf) to go on from there"
+            )
+        return Progress(int(loaded["run"]["step"]), loaded["run"]["source"])
 
-    def save(self, step: int, actor: Actor, score: Score | None = None) -> None:
+    def save(
+        self, step: int, actor: Actor, source: dict[str, Any], score: Score | None = None
+    ) -> None:
         """Begin to save; `finish` ends it. What is saved is the state at this moment.
-
-        Data order and sampling seeds follow from the step.
 
         Args:
             step: names the checkpoint.
+            source: state of the source of batches.
             score: of this step's model, if that was measured.
 
         Raises:
             InputError: the disk is too full. All earlier checkpoints are as they were.
         """
         self.finish()
-        run = {"step": step, "random_numbers": all_gather_object(_random_state())}
+        run = {
+            "step": step,
+            "source": source,
+            "random_numbers": all_gather_object(_random_state()),
+        }
         path = self.folder / f"iter_{step:07}"
         state = {**actor.state(), "run": run}
         self._saving = _Saving(path, state, self._side, _bytes(actor), score)

@@ -33,8 +33,8 @@ class Engines:
         # vLLM wants its memory to be free when it starts.
         limit = max(config.rollout.max_response_length, config.validation.max_response_length or 0)
         length = config.data.max_prompt_length + limit
-        self.rollout = Generator(model, rollout_config(config.rollout, config.dtype, length))
-        self.rollout.sleep()
+        self.generator = Generator(model, rollout_config(config.rollout, config.dtype, length))
+        self.generator.sleep()
         self.actor = Actor(model, _actor_config(config))
         self._dtype = getattr(torch, config.dtype)
         self._transfer: WeightSync | None = None
@@ -42,17 +42,17 @@ class Engines:
     def sync(self) -> SyncStats:
         """The engine gets the actor's weights, and is awake."""
         release_cached()  # what the last step's passes had, the rollout's weights need now
-        self.rollout.wake_weights()
+        self.generator.wake_weights()
         if self._transfer is None:
             self._transfer = WeightSync(
-                plan(self.actor.layout, self.rollout.layout),
+                plan(self.actor.layout, self.generator.layout),
                 self.actor.parameters(),
-                self.rollout.parameters(),
+                self.generator.parameters(),
                 self._dtype,
             )
         sent: SyncStats = self._transfer.run()
-        self.rollout.weights_changed()
-        self.rollout.wake_cache()
+        self.generator.weights_changed()
+        self.generator.wake_cache()
         return sent
 
 

@@ -1,205 +1,249 @@
-"""The loop: generate, grade, learn, sync, save; again, until the model thinks less.
+"""The training loop: draw a batch, learn from it, sync the weights, measure, save; again.
 
 All processes run it alike. What they have of the model differs; what they decide does not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import torch.distributed as dist
 
+from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.data import load_tokenizer, read_problems
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
-from megaprune.generation.worker import RolloutWorker, rows
+from megaprune.generation.worker import RolloutRequest, RolloutWorker
 from megaprune.report import write_report
+from megaprune.trainer.batch import RolloutBatch, sample_row
 from megaprune.trainer.checkpoint import Checkpoints, Score, export, latest_step
 from megaprune.trainer.engines import Engines
 from megaprune.trainer.learner import Learner, Unstable
-from megaprune.trainer.metrics import Clock, Reporter, response_metrics
+from megaprune.trainer.metrics import Clock, Reporter, batch_metrics, response_metrics
 from megaprune.trainer.run_dir import RunDir
-from megaprune.trainer.sources import Batches, RolloutBatch
+from megaprune.trainer.sources import Source, make_source
 from megaprune.weights.files.hf_folder import HfFolder
 
 
 def train(config: Config) -> None:
-    """Prune a model; goes on where the run's folder says that it was. Collective.
+    """Train a model; goes on where the run's folder says that it was. Collective.
 
     Raises:
         InputError: the run cannot be, or cannot go on: the loss is not finite, the engines are
             too far apart, or nothing can be written. What was saved stays as it is.
         world.Stopped: it was told to stop, and did so between two steps; all steps are saved.
     """
-    with world.phase("start"):
-        folder = RunDir(config)
-        if world.broadcast_from_rank0(finished(config)):
-            world.say(f"{config.out} is done: {config.steps} steps; for more, give steps=...")
-            folder.close()
-            return
-        run = Run(config, folder)
-    if run.step == 0 and config.validation.first:
-        run.validate()
-    while run.step < config.steps:
-        if world.stop_requested():
-            run.stop()
-        run.take_step()
-    run.end()
+    if world.broadcast_from_rank0(finished(config)):
+        RunDir(config).close()  # refuses another run's folder
+        world.say(f"{config.out} is done: {config.steps} steps; for more, give steps=...")
+        return
+    for _ in Run(config):
+        pass
 
 
 def finished(config: Config) -> bool:
     """Whether a run has done all that it was to do, as its folder says."""
     out = Path(config.out)
-    made = (out / "model").is_dir() and (out / "report" / "index.html").is_file()
-    return made and latest_step(out / "checkpoints") >= config.steps
+    ended = (out / schema.MODEL_FOLDER).is_dir()
+    ended &= (out / schema.REPORT_FOLDER / schema.PAGE_FILE).is_file()
+    return ended and latest_step(out / schema.CHECKPOINTS_FOLDER) >= config.steps
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step did.
+
+    Args:
+        step: its number, from 1.
+        metrics: as in metrics.jsonl (see docs/metrics.md).
+        batch: what was learned from.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    batch: RolloutBatch
 
 
 class Run:
-    """A run on this rank: engines, data, graders, and how many steps are done (`step`)."""
+    """A run on this rank. Iterating over it takes its steps, and exports the model in the end.
 
-    def __init__(self, config: Config, folder: RunDir):
+    Leaving the iteration early keeps what is saved, and frees the engines.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        InputError: the folder is another run's, or the model or the data cannot be used.
+    """
+
+    def __init__(self, config: Config):
         self.config, self.clock = config, Clock()
-        self._folder = folder
-        model, data = Path(config.model), config.data
+        with world.phase("start"):
+            self._dir = RunDir(config)
+            self._build()
+
+    def _build(self) -> None:
+        config, model, data = self.config, Path(self.config.model), self.config.data
         tokenizer = load_tokenizer(model)
-        self._train = read_problems(Path(data.train), tokenizer, data.max_prompt_length)
-        self._held_out = data.validation and read_problems(
+        problems = read_problems(Path(data.train), tokenizer, data.max_prompt_length)
+        self._validation_problems = data.validation and read_problems(
             Path(data.validation), tokenizer, data.max_prompt_length
         )
-        self._engines = Engines(config)
-        self._learner = Learner(config, self._engines.actor)
-        self._checkpoints = Checkpoints(
-            Path(config.out).resolve() / "checkpoints",
+        self.engines = Engines(config)
+        self.learner = Learner(config, self.engines.actor)
+        self.checkpoints = Checkpoints(
+            Path(config.out).resolve() / schema.CHECKPOINTS_FOLDER,
             HfFolder(model).side_files(),
             config.checkpoint,
         )
-        self.step = self._checkpoints.load_latest(self._engines.actor)
-        self._folder.rewind(self.step)
-        self._answers = RolloutWorker(self._engines.rollout, config.grading, tokenizer)
-        self._reporter = Reporter(config, self.step, self._train)
-        self._batches = Batches(
+        self._worker = RolloutWorker(self.engines.generator, config.grading, tokenizer)
+        progress = self.checkpoints.load_latest(self.engines.actor)
+        self.step = progress.step
+        self._dir.rewind(self.step)
+        self._reporter = Reporter(config, self.step, problems)
+        self.source: Source = make_source(
             config,
-            self._train.problems,
-            self._answers,
-            self._learner,
+            problems.problems,
+            self._worker,
+            self.learner.algorithm,
             self.clock,
             self._reporter.warn_of_failed,
         )
-        self._engines.sync()
+        if self.step:
+            self.source.load_state_dict(progress.source)
+        self.engines.sync()
         self.clock.read()  # the start is no step's
 
-    def take_step(self) -> None:
-        """Answer problems, learn from the answers; measure and save if it is time."""
-        config, clock = self.config, self.clock
-        batch = self._batches.draw(self.step)
-        with clock("save"):
-            self._checkpoints.finish(only_if_done=True)
-        with clock("update"):
-            self._engines.rollout.sleep()
+    def __iter__(self) -> Iterator[StepResult]:
+        """Take all steps that are left; stop after the current one if the job is told to."""
+        try:
+            if self.step == 0 and self.config.validation.first:
+                self.validate()
+            while self.step < self.config.steps:
+                if world.stop_requested():
+                    self._stop()
+                yield self.take_step()
+            self._export()
+            self.close()
+        except (GeneratorExit, world.Stopped):  # on all ranks alike
+            self.close()
+            raise
+
+    def take_step(self) -> StepResult:
+        """Draw a batch and learn from it; measure and save if it is time."""
+        batch = self.source.next(self.step)
+        with self.clock("save"):
+            self.checkpoints.finish(only_if_done=True)
+        with self.clock("update"):
+            self.engines.generator.sleep()
             learned = self._learn(batch)
-        with clock("sync"):
-            sent = self._engines.sync()
+        with self.clock("sync"):
+            sync = self.engines.sync()
         self.step += 1
-        with clock("log"):
-            self._log(
-                batch.rows(),
-                {
-                    "reward": float(batch.rewards.mean()),
-                    **response_metrics(batch.answers),
-                    "no_signal": batch.no_signal,
-                    **learned,
-                    "tokens": batch.tokens,
-                    **sent.over_all_ranks(),
-                },
-            )
-        last = self.step == config.steps
-        score = self.validate() if last or _due(self.step, config.validation.every) else None
-        with clock("save"):
-            self._checkpoints.finish(only_if_done=True)
-            best = self._checkpoints.is_best(score)
-            if best or last or _due(self.step, config.checkpoint.every):
-                self._checkpoints.save(self.step, self._engines.actor, score)
+        with self.clock("log"):
+            metrics = {**batch_metrics(batch, self.learner.algorithm), **learned, **sync.over_all_ranks()}
+            metrics = self._log(batch, metrics)
+        self._validate_and_save()
+        return StepResult(self.step, metrics, batch)
 
     def validate(self) -> Score | None:
-        """Measure on the held-out problems; None if there are none, or it is not wanted."""
+        """Measure on the validation problems; None if there are none, or it is not wanted."""
         config = self.config.validation
-        if not self._held_out or not config.every:
+        if not self._validation_problems or not config.every:
             return None
         with self.clock("validate"):
-            problems = self._held_out.problems
-            limit = config.max_response_length or self.config.rollout.max_response_length
-            self._answers.generate(
-                problems,
-                SamplingOptions(
-                    config.n, limit, config.temperature, config.top_p, self.config.seed
-                ),
+            problems, worker = self._validation_problems.problems, self._worker
+            length = config.max_response_length or self.config.rollout.max_response_length
+            sampling = SamplingOptions(
+                config.n, length, config.temperature, config.top_p, self.config.seed
             )
-            answers = self._answers.graded()
-            found = response_metrics(answers)
-            self._folder.samples("validation", self.step, rows(problems, answers))
-            line = {"step": self.step, **{f"validation/{k}": v for k, v in found.items()}}
-            self._folder.metrics(line)
-            self._reporter.show(line)
-        return Score(self.step, found["accuracy"], found["length/mean"])
+            requests = {
+                i: RolloutRequest(problems[i], f"{i}/{problems[i].name}")
+                for i in worker.generator.share(len(problems))
+            }
+            worker.generate(requests, sampling, policy_version=self.step)
+            rollouts = worker.gather()
+            rows = [
+                {**sample_row(problems[r.request], r), "reward": float(r.verdict.match)}
+                for r in rollouts
+            ]
+            self._dir.samples(schema.VALIDATION_FOLDER, self.step, rows)
+            metrics = response_metrics(rollouts)
+            line = {f"{schema.VALIDATION}{name}": value for name, value in metrics.items()}
+            self._report({"step": self.step, **line})
+        return Score(self.step, metrics[schema.ACCURACY], metrics[schema.LENGTH_MEAN])
 
-    def stop(self) -> NoReturn:
+    def close(self) -> None:
+        """Finish what is being written, and free the engines and the folder."""
+        with self.clock("save"):
+            self.checkpoints.finish()
+        self.engines.generator.close()
+        self._worker.close()
+        self._reporter.close()
+        self._dir.close()
+
+    def _validate_and_save(self) -> None:
+        config, last = self.config, self.step == self.config.steps
+        score = self.validate() if last or _due(self.step, config.validation.every) else None
+        with self.clock("save"):
+            self.checkpoints.finish(only_if_done=True)
+            best = self.checkpoints.is_best(score)
+            if best or last or _due(self.step, config.checkpoint.every):
+                self._save(score)
+
+    def _save(self, score: Score | None = None) -> None:
+        self.checkpoints.save(self.step, self.engines.actor, self.source.state_dict(), score)
+
+    def _stop(self) -> NoReturn:
         """Save what is not saved yet, and end before the run is done."""
-        self._checkpoints.finish()
-        if world.broadcast_from_rank0(latest_step(self._checkpoints.folder)) < self.step:
-            self._checkpoints.save(self.step, self._engines.actor)
-        self._finish()
-        self._close()
+        self.checkpoints.finish()
+        if world.broadcast_from_rank0(latest_step(self.checkpoints.folder)) < self.step:
+            self._save()
         raise world.Stopped(f"{self.step} of {self.config.steps} steps are done and saved")
 
-    def end(self) -> None:
-        """Finish what is being written; export the model, and report."""
-        self._finish()
-        with self.clock("export"), world.raise_on_all_ranks():
-            if dist.get_rank() == 0:
-                self._export()
-        self._close()
-
-    def _finish(self) -> None:
-        with self.clock("save"):
-            self._checkpoints.finish()
-        self._engines.rollout.close()
-        self._answers.close()
-
-    def _close(self) -> None:
-        self._reporter.close()
-        self._folder.close()
-
     def _export(self) -> None:
-        checkpoint, out = self._checkpoints.latest(), self._folder.path
-        if checkpoint is not None:
-            export(checkpoint, out / "model")
-            self._reporter.say(f"model:  {out / 'model'}")
-        self._reporter.say(f"report: {write_report(out)}")
+        """Make a Hugging Face model of the last checkpoint, and write the report."""
+        with self.clock("save"):
+            self.checkpoints.finish()
+        with self.clock("export"), world.raise_on_all_ranks():
+            checkpoint, out = self.checkpoints.latest(), self._dir.path
+            if dist.get_rank() == 0 and checkpoint is not None:
+                export(checkpoint, out / schema.MODEL_FOLDER)
+                self._reporter.say(f"model:  {out / schema.MODEL_FOLDER}")
+            if dist.get_rank() == 0:
+                self._reporter.say(f"report: {write_report(out)}")
 
     def _learn(self, batch: RolloutBatch) -> dict[str, float]:
         try:
-            return self._learner.learn(self.step, batch.problems, batch.answers, batch.advantages)
+            return self.learner.learn(self.step, batch)
         except Unstable as error:
             step = self.step + 1
-            self._folder.samples("failed", step, batch.rows())
-            self._checkpoints.finish()  # one that was begun before is good
+            self._dir.samples(schema.FAILED_FOLDER, step, batch.rows())
+            self.checkpoints.finish()  # one that was begun before is good
             dist.barrier()
             raise InputError(
-                f"step {step}: {error}. Its batch is in {self.config.out}/failed; checkpoints are "
-                f"as they were. Look at that batch, or try a smaller optimizer.lr in another out="
+                f"step {step}: {error}. Its batch is in {self.config.out}/{schema.FAILED_FOLDER}; "
+                f"checkpoints are as they were. Look at that batch, or try a smaller optimizer.lr "
+                f"in another out="
             ) from error
 
-    def _log(self, table: list[dict[str, object]], found: dict[str, float]) -> None:
+    def _log(self, batch: RolloutBatch, metrics: dict[str, float]) -> dict[str, float]:
         spent = self.clock.read()
-        self._folder.samples("samples", self.step, table)
+        self._dir.samples(schema.SAMPLES_FOLDER, self.step, batch.rows())
         # A validation is in the clock of the step behind it, and none of its work.
         own = spent["seconds/step"] - spent.get("seconds/validate", 0.0)
-        rate = {"tokens_per_second": found["tokens"] / own}
-        line = {"step": self.step, **found, **rate, **spent}
-        self._folder.metrics(line)
+        metrics |= {schema.TOKENS: batch.tokens(self.step - 1)}
+        metrics |= {schema.TOKENS_PER_SECOND: metrics[schema.TOKENS] / own, **spent}
+        self._report({"step": self.step, **metrics})
+        return metrics
+
+    def _report(self, line: dict[str, float]) -> None:
+        self._dir.metrics(line)
         self._reporter.show(line)
 
 

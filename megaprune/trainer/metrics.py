@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch.distributed as dist
 from rich.console import Console
 from rich.text import Text
 
+from megaprune import schema
+from megaprune.algorithms.algorithm import Algorithm, reward_metrics
 from megaprune.config.run import Config
 from megaprune.data import Problems
 from megaprune.distributed import world
 from megaprune.generation.worker import Rollout
+from megaprune.trainer.batch import RolloutBatch
 from megaprune.weights.files.staging import replace_text
 
 
@@ -49,25 +53,50 @@ class Clock:
         return {**line, "seconds/step": total}
 
 
-def response_metrics(answers: Sequence[Rollout]) -> dict[str, float]:
-    """How right and how long answers are; lengths in tokens, the rest shares of them."""
-    lengths = np.array([answer.length for answer in answers])
+def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How right and how long responses are; lengths in tokens, the rest as shares of them."""
+    lengths = np.array([rollout.length for rollout in rollouts])
     return {
-        "accuracy": float(np.mean([answer.verdict.match for answer in answers])),
-        "length/mean": float(lengths.mean()),
-        "length/p50": float(np.percentile(lengths, 50)),
-        "length/p95": float(np.percentile(lengths, 95)),
-        "cut_off": float(np.mean([not answer.finished for answer in answers])),
-        "grading_failed": float(np.mean([answer.verdict.failed for answer in answers])),
+        schema.ACCURACY: float(np.mean([rollout.verdict.match for rollout in rollouts])),
+        schema.LENGTH_MEAN: float(lengths.mean()),
+        schema.LENGTH_P50: float(np.percentile(lengths, 50)),
+        schema.LENGTH_P95: float(np.percentile(lengths, 95)),
+        schema.TRUNCATED: float(np.mean([not rollout.finished for rollout in rollouts])),
+        schema.GRADING_FAILED: float(np.mean([rollout.verdict.failed for rollout in rollouts])),
     }
+
+
+def batch_metrics(batch: RolloutBatch, algorithm: Algorithm) -> dict[str, float]:
+    """What a batch's rollouts came to: all that were drawn; and, with a filter that replaces
+    groups, those that are learned from by themselves (`learned/...`)."""
+    scores = [group.score for group in batch.drawn]
+    metrics = {
+        schema.REWARD: float(np.mean([score.rewards for score in scores])),
+        **response_metrics(batch.drawn_rollouts),
+        schema.NO_SIGNAL: float(np.mean([_without_signal(score.rewards) for score in scores])),
+    }
+    if len(algorithm.rewards) > 1:
+        metrics |= reward_metrics(algorithm, scores)
+    if algorithm.max_resample_rounds:
+        learned = response_metrics(batch.learned_rollouts)
+        reward = float(np.mean([group.score.rewards for group in batch.groups]))
+        for name, value in ({schema.REWARD: reward} | learned).items():
+            metrics[f"{schema.LEARNED}{name}"] = value
+        metrics[schema.SURPLUS] = len(batch.surplus)
+    return metrics
+
+
+def _without_signal(rewards: NDArray[np.float64]) -> bool:
+    """Whether no policy gradient comes from a group; one response is compared with nothing."""
+    return not (rewards != (rewards[0] if len(rewards) > 1 else 0.0)).any()
 
 
 _SHOWN = (
     ("reward", "reward", "{:.3f}"),
     ("accuracy", "right", "{:.1%}"),
-    ("length/mean", "tokens", "{:.0f}"),
-    ("length/p95", "p95", "{:.0f}"),
-    ("cut_off", "cut off", "{:.1%}"),
+    ("response_length/mean", "tokens", "{:.0f}"),
+    ("response_length/p95", "p95", "{:.0f}"),
+    ("truncated", "cut off", "{:.1%}"),
     ("grading_failed", "grading failed", "{:.1%}"),
     ("no_signal", "no signal", "{:.0%}"),
     ("entropy", "entropy", "{:.3f}"),

@@ -1,115 +1,41 @@
-"""What a step learns from: a source gives one batch a step.
+"""Where batches come from: a source gives one for each step.
 
 `OnPolicySource` draws responses with the current weights. **A batch is the first N groups with
-signal, in the order of the data**, whatever the number of engines: engines run ahead in that order,
-by as many groups as the share of groups with signal asks for, so that replacements do not wait for
-the slowest response of a first draw. `OfflineSource` takes responses that were drawn before.
+signal, in the order of the data**, on any number of engines. Engines run ahead in that order, by as
+many groups as the share of groups with signal asks for, so that replacements do not wait for the
+slowest response of a first draw. `OfflineSource` gives responses that were drawn before.
 
-Both keep a state that is saved with each checkpoint: a run that goes on gets the same batches.
+A source's state is saved with each checkpoint: a run that goes on gets the same batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from megaprune.algorithms import Algorithm, Group
+from megaprune.algorithms.algorithm import Algorithm
 from megaprune.config.run import Config
 from megaprune.data import Problem
-from megaprune.data.order import GroupResult, ProblemOrder
-from megaprune.distributed.timing import Clock
+from megaprune.data.order import ProblemOrder, make_order
+from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
-
-Matrix = NDArray[np.float64]
-"""[groups, responses]."""
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredGroup:
-    """A problem, its K responses, and what they are worth.
-
-    Args:
-        place: number of the problem in the data.
-        problem: the problem.
-        rollouts: K graded responses, by number.
-        rewards: [K], the weighted sum of all rewards.
-        parts: each reward by itself, [K], before its weight.
-        learned: [K] bool, the responses that the filter keeps.
-    """
-
-    place: int
-    problem: Problem
-    rollouts: Sequence[Rollout]
-    rewards: NDArray[np.float64]
-    parts: Mapping[str, NDArray[np.float64]]
-    learned: NDArray[np.bool_]
-
-    @property
-    def kept(self) -> bool:
-        """Whether anything is learned from this group."""
-        return bool(self.learned.any())
-
-    def result(self) -> GroupResult:
-        """How the group went, for the order of problems."""
-        return GroupResult(
-            self.place,
-            float(np.mean([rollout.verdict.match for rollout in self.rollouts])),
-            float(self.rewards.mean()),
-            float(np.mean([rollout.length for rollout in self.rollouts])),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class RolloutBatch:
-    """The groups that a step learns from, and those that it passes over.
-
-    Args:
-        groups: G groups, in the order of the data.
-        advantages: [G, K].
-        filtered: groups without signal that others took the place of.
-        surplus: groups that were drawn beyond the last one that was needed.
-    """
-
-    groups: Sequence[ScoredGroup]
-    advantages: Matrix
-    filtered: Sequence[ScoredGroup] = ()
-    surplus: Sequence[ScoredGroup] = ()
-
-    @property
-    def drawn(self) -> list[ScoredGroup]:
-        """All groups that count: those learned from, and those passed over for lack of signal."""
-        return [*self.groups, *self.filtered]
-
-    @property
-    def rewards(self) -> Matrix:
-        """Rewards of the groups that are learned from, [G, K]."""
-        return np.stack([group.rewards for group in self.groups])
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all responses that were drawn for this step."""
-        return sum(r.length for g in (*self.drawn, *self.surplus) for r in g.rollouts)
-
-    def samples(self) -> Iterator[tuple[Problem, Rollout, float, bool]]:
-        """Each response of `groups`: its problem, itself, its advantage, whether it is learned."""
-        for group, advantages in zip(self.groups, self.advantages, strict=True):
-            for rollout, advantage, learned in zip(
-                group.rollouts, advantages, group.learned, strict=True
-            ):
-                yield group.problem, rollout, float(advantage), bool(learned)
+from megaprune.grading import Verdict
+from megaprune.trainer.batch import RolloutBatch, RolloutGroup, make_batch, score_group
+from megaprune.trainer.metrics import Clock
+from megaprune.trainer.offline import read_rollouts
 
 
 class Source(Protocol):
     """Gives a batch for each step. Methods are collective; all ranks get the same."""
 
     def next(self, step: int) -> RolloutBatch:
-        """The batch of a step, which is the number of steps done before."""
+        """The batch of a step, where `step` steps were done before."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,6 +45,33 @@ class Source(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the batch at which the state was saved."""
         ...
+
+
+def make_source(
+    config: Config,
+    problems: Sequence[Problem],
+    worker: RolloutWorker,
+    algorithm: Algorithm,
+    clock: Clock,
+    on_graded: Callable[[Sequence[Rollout]], None],
+) -> Source:
+    """The source that a run's configuration asks for.
+
+    Args:
+        config: of the run: `data.order`, and `data.rollouts` for rollouts that are there.
+        problems: to train on.
+        worker, algorithm, clock, on_graded: see the sources.
+
+    Raises:
+        InputError: the order or the rollouts cannot be used.
+    """
+    data = config.data
+    if data.rollouts is None:
+        order = make_order(data.order, len(problems), config.seed)
+        return OnPolicySource(config, problems, order, worker, algorithm, clock, on_graded)
+    problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
+    order = make_order(data.order, len(problems), config.seed)
+    return OfflineSource(config, problems, order, rollouts, algorithm)
 
 
 class OnPolicySource:
@@ -131,7 +84,7 @@ class OnPolicySource:
         worker: with this rank's engine.
         algorithm: its rewards and its filter decide which groups count.
         clock: is told the phases.
-        on_graded: is shown the responses of each draw.
+        on_graded: is shown the rollouts of each draw.
     """
 
     def __init__(
@@ -148,43 +101,50 @@ class OnPolicySource:
         self._worker, self._algorithm, self._clock = worker, algorithm, clock
         self._on_graded = on_graded
         self._waiting: list[int] = []
-        """Problems that were taken from the order and are not used yet."""
-        self._carried: list[ScoredGroup] = []
+        """Problems that were taken from the order, and whose turn it still is."""
+        self._carried: list[RolloutGroup] = []
         """Groups that the last step drew and did not need, if they are carried over."""
         self._signal_share = 1.0
+        """Of the groups of the last step."""
 
     def next(self, step: int) -> RolloutBatch:
         """The first `train_batch_size` groups with signal, in the order of the data.
 
-        Groups without signal are passed over (dynamic sampling, DAPO 2503.14476), up to
-        `filter.max_resample_rounds` times the batch; what is then missing is made up by some of
-        them, from the first on.
+        Groups without signal are passed over (dynamic sampling, DAPO 2503.14476). At most
+        `filter.max_resample_rounds` more batches of problems are drawn for that; what is then
+        missing is made up by groups without signal, from the first on.
         """
         wanted = self._config.data.train_batch_size
-        most = wanted * (1 + self._algorithm.filter.max_resample_rounds)
-        drawn, self._carried = self._carried, []
-        count = 0
+        most = wanted * (1 + self._algorithm.max_resample_rounds)
+        resamples = most > wanted
+        groups, self._carried = self._carried, []
+        drawn = 0
         while True:
-            missing = wanted - sum(group.kept for group in drawn)
-            ahead = min(math.ceil(missing / self._signal_share), most - count)
-            if missing <= 0 or ahead <= 0:
+            counted = sum(group.kept for group in groups) if resamples else len(groups)
+            ahead = min(math.ceil((wanted - counted) / self._signal_share), most - drawn)
+            if ahead <= 0:
                 break
-            drawn += self._draw(self._take(ahead), step, count)
-            count += ahead
-        batch = self._chosen(drawn, wanted)
-        self._give_back(batch.surplus)
-        share = sum(group.kept for group in drawn) / len(drawn)
-        self._signal_share = max(share, wanted / most)
+            groups = groups + self._draw(self._take(ahead), step, drawn)
+            drawn += ahead
+        batch = (
+            choose(self._algorithm, groups, wanted)
+            if resamples
+            else make_batch(self._algorithm, groups)
+        )
+        if resamples:
+            share = sum(group.kept for group in groups) / len(groups)
+            self._signal_share = max(share, wanted / most)
+            self._give_back(batch.surplus)
         self._order.observe([group.result() for group in batch.drawn])
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The order's state, problems that wait, and groups that are carried over."""
+        """The order's state, problems whose turn it is, and groups that are carried over."""
         return {
             "order": self._order.state_dict(),
             "waiting": list(self._waiting),
             "signal_share": self._signal_share,
-            "carried": [_packed(group) for group in self._carried],
+            "carried": [_pack(group) for group in self._carried],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,21 +153,21 @@ class OnPolicySource:
         self._waiting = [int(place) for place in state["waiting"]]
         self._signal_share = float(state["signal_share"])
         self._carried = [
-            self._scored(int(group["place"]), _unpacked(group)) for group in state["carried"]
+            self._scored(int(packed["place"]), _unpack(packed)) for packed in state["carried"]
         ]
 
     def _take(self, count: int) -> list[int]:
-        """The next problems: those that were given back come first."""
+        """The next problems; those that were given back come first."""
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken + self._order.take(count - len(taken))
 
-    def _draw(self, places: Sequence[int], step: int, drawn: int) -> list[ScoredGroup]:
-        """Groups of some problems, in their order.
+    def _draw(self, places: Sequence[int], step: int, drawn: int) -> list[RolloutGroup]:
+        """The groups of some problems, in their order.
 
         Args:
             places: numbers of the problems.
-            step: steps done before: the policy's version.
-            drawn: groups that were drawn before in this step.
+            step: steps done before, which is the version of the policy.
+            drawn: groups that this step has drawn before.
         """
         config, rollout, worker = self._config, self._config.rollout, self._worker
         # By its place in the draw, too: where two epochs meet, a problem may come twice.
@@ -231,23 +191,11 @@ class OnPolicySource:
                 for i, place in enumerate(places)
             ]
 
-    def _scored(self, place: int, rollouts: Sequence[Rollout]) -> ScoredGroup:
-        problem, limit = self._problems[place], self._config.rollout.max_response_length
-        return score(self._algorithm, place, problem, rollouts, limit)
+    def _scored(self, place: int, rollouts: Sequence[Rollout]) -> RolloutGroup:
+        limit = self._config.rollout.max_response_length
+        return score_group(self._algorithm, place, self._problems[place], rollouts, limit)
 
-    def _chosen(self, drawn: Sequence[ScoredGroup], wanted: int) -> RolloutBatch:
-        """The batch among groups in their order: the first `wanted` that are kept."""
-        kept = [i for i, group in enumerate(drawn) if group.kept][:wanted]
-        end = kept[-1] + 1 if len(kept) == wanted else len(drawn)
-        empty = [i for i in range(end) if not drawn[i].kept]
-        fill = wanted - len(kept)
-        chosen = sorted([*kept, *empty[:fill]])
-        groups = [drawn[i] for i in chosen]
-        advantages = self._algorithm.advantage(np.stack([group.rewards for group in groups]))
-        filtered = [drawn[i] for i in empty[fill:]]
-        return RolloutBatch(groups, advantages, filtered, drawn[end:])
-
-    def _give_back(self, surplus: Sequence[ScoredGroup]) -> None:
+    def _give_back(self, surplus: Sequence[RolloutGroup]) -> None:
         """Groups that were not needed come first in the next step: as they are, or drawn anew."""
         if self._config.rollout.carry_over:
             self._carried = list(surplus)
@@ -256,14 +204,17 @@ class OnPolicySource:
 
 
 class OfflineSource:
-    """Gives responses that were drawn before, the same ones whenever their problem comes.
+    """Gives rollouts that were drawn before, the same ones whenever their problem comes.
 
     Args:
         config: of the run.
-        problems: to train on; those without stored responses are left out.
-        order: in which problems come, numbered as in `problems_with_rollouts`.
-        rollouts: responses by the name of their problem (see `trainer.offline`).
-        algorithm: its rewards and filter.
+        problems: to train on, each of which has rollouts.
+        order: in which problems come.
+        rollouts: K of each problem, by its name (see `trainer.offline`).
+        algorithm: its rewards and its filter decide which groups count.
+
+    Raises:
+        InputError: no group has a signal.
     """
 
     def __init__(
@@ -274,25 +225,28 @@ class OfflineSource:
         rollouts: Mapping[str, Sequence[Rollout]],
         algorithm: Algorithm,
     ):
-        self._config, self._order, self._algorithm = config, order, algorithm
+        self._wanted, self._order, self._algorithm = config.data.train_batch_size, order, algorithm
         limit = config.rollout.max_response_length
         self._groups = [
-            score(algorithm, place, problem, rollouts[problem.name], limit)
+            score_group(algorithm, place, problem, rollouts[problem.name], limit)
             for place, problem in enumerate(problems)
         ]
+        if not any(group.kept for group in self._groups):
+            raise InputError(
+                f"data.rollouts={config.data.rollouts}: nothing can be learned from any of its "
+                f"{len(self._groups)} groups; choose another algorithm.filter or algorithm.reward"
+            )
 
     def next(self, step: int) -> RolloutBatch:
-        """The next `train_batch_size` groups with signal, one pass over the data at most."""
-        wanted = self._config.data.train_batch_size
-        groups: list[ScoredGroup] = []
-        filtered: list[ScoredGroup] = []
-        while len(groups) < wanted and len(groups) + len(filtered) < len(self._groups) + wanted:
+        """The next `train_batch_size` groups that are learned from, in the order of the data."""
+        groups: list[RolloutGroup] = []
+        filtered: list[RolloutGroup] = []
+        while len(groups) < self._wanted:
             group = self._groups[self._order.take(1)[0]]
             (groups if group.kept else filtered).append(group)
-        groups += filtered[: wanted - len(groups)]
-        self._order.observe([group.result() for group in (*groups, *filtered)])
-        advantages = self._algorithm.advantage(np.stack([group.rewards for group in groups]))
-        return RolloutBatch(groups, advantages, filtered)
+        batch = make_batch(self._algorithm, groups, filtered)
+        self._order.observe([group.result() for group in batch.drawn])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """The order's state."""
@@ -303,25 +257,29 @@ class OfflineSource:
         self._order.load_state_dict(state["order"])
 
 
-def score(
-    algorithm: Algorithm, place: int, problem: Problem, rollouts: Sequence[Rollout], limit: int
-) -> ScoredGroup:
-    """What the responses to a problem are worth.
+def choose(algorithm: Algorithm, groups: Sequence[RolloutGroup], wanted: int) -> RolloutBatch:
+    """The batch among groups in the order of the data: the first `wanted` that are kept.
 
-    Args:
-        algorithm: with its rewards and filter.
-        place: number of the problem.
-        problem: the problem.
-        rollouts: its graded responses.
-        limit: tokens that a response may have.
+    Where there are fewer, groups that are not kept fill it up, from the first on.
     """
-    group = Group(
-        correct=np.array([rollout.verdict.match for rollout in rollouts]),
-        length=np.array([rollout.length for rollout in rollouts]),
-        finished=np.array([rollout.finished for rollout in rollouts]),
-        limit=limit,
-        text=tuple(rollout.text for rollout in rollouts),
-        extra=problem.extra,
-    )
-    rewards, parts = algorithm.rewards_of(group)
-    return ScoredGroup(place, problem, rollouts, rewards, parts, algorithm.filter(group, rewards))
+    kept = [i for i, group in enumerate(groups) if group.kept][:wanted]
+    end = kept[-1] + 1 if len(kept) == wanted else len(groups)
+    others = [i for i in range(end) if not groups[i].kept]
+    fill = wanted - len(kept)
+    chosen = [groups[i] for i in sorted([*kept, *others[:fill]])]
+    return make_batch(algorithm, chosen, [groups[i] for i in others[fill:]], groups[end:])
+
+
+def _pack(group: RolloutGroup) -> dict[str, Any]:
+    """A group as plain data, to be saved."""
+    rollouts = [
+        {**vars(rollout), "verdict": asdict(rollout.verdict)} for rollout in group.rollouts
+    ]
+    return {"place": group.place, "rollouts": rollouts}
+
+
+def _unpack(packed: Mapping[str, Any]) -> list[Rollout]:
+    return [
+        Rollout(**{**fields, "verdict": Verdict(**fields["verdict"])})
+        for fields in packed["rollouts"]
+    ]

@@ -1,0 +1,169 @@
+"""What a step learns from, as records: groups of graded rollouts, what they are worth, a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from megaprune.algorithms.algorithm import Algorithm, GroupScore
+from megaprune.algorithms.records import Group, Matrix
+from megaprune.data import Problem
+from megaprune.data.order import GroupResult
+from megaprune.generation.worker import Rollout
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutGroup:
+    """A problem, its K rollouts, and what they are worth.
+
+    Args:
+        place: number of the problem in the data.
+        problem: the problem.
+        rollouts: K graded responses, by number.
+        score: their rewards [K], and which of them are learned from.
+    """
+
+    place: int
+    problem: Problem
+    rollouts: Sequence[Rollout]
+    score: GroupScore
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything is learned from this group."""
+        return bool(self.score.kept.any())
+
+    def result(self) -> GroupResult:
+        """How the group went, for the order of problems."""
+        return GroupResult(
+            self.place,
+            float(np.mean([rollout.verdict.match for rollout in self.rollouts])),
+            float(self.score.rewards.mean()),
+            float(np.mean([rollout.length for rollout in self.rollouts])),
+        )
+
+    def rows(self, advantages: Sequence[float] | None = None) -> Iterator[dict[str, object]]:
+        """Rows of a run's tables (see `megaprune.schema`), one for each rollout.
+
+        Args:
+            advantages: [K]; None if nothing is learned from the group.
+        """
+        for number, rollout in enumerate(self.rollouts):
+            learned = advantages is not None and self.score.kept[number]
+            yield {
+                **sample_row(self.problem, rollout),
+                "reward": float(self.score.rewards[number]),
+                "advantage": float(advantages[number]) if advantages is not None and learned else None,
+            }
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutBatch:
+    """The groups that a step learns from, and those that it passes over.
+
+    Args:
+        groups: G groups, in the order of the data.
+        advantages: [G, K].
+        filtered: groups without signal that others took the place of.
+        surplus: groups that were drawn beyond the last one that was needed.
+    """
+
+    groups: Sequence[RolloutGroup]
+    advantages: Matrix
+    filtered: Sequence[RolloutGroup] = ()
+    surplus: Sequence[RolloutGroup] = ()
+
+    @property
+    def drawn(self) -> list[RolloutGroup]:
+        """The groups that count: those learned from, and those passed over."""
+        return [*self.groups, *self.filtered]
+
+    @property
+    def learned_rollouts(self) -> list[Rollout]:
+        """The rollouts of `groups`, group by group."""
+        return [rollout for group in self.groups for rollout in group.rollouts]
+
+    @property
+    def drawn_rollouts(self) -> list[Rollout]:
+        """The rollouts of `drawn`, group by group."""
+        return [rollout for group in self.drawn for rollout in group.rollouts]
+
+    def tokens(self, policy_version: int) -> int:
+        """Tokens of the responses that a policy drew for this batch, the surplus included."""
+        groups = (*self.drawn, *self.surplus)
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        return sum(r.length for r in rollouts if r.policy_version == policy_version)
+
+    def rows(self) -> list[dict[str, object]]:
+        """Rows of the step's table: all that was drawn, what was learned from first."""
+        rows: list[dict[str, object]] = []
+        for group, advantages in zip(self.groups, self.advantages.tolist(), strict=True):
+            rows.extend(group.rows(advantages))
+        for group in (*self.filtered, *self.surplus):
+            rows.extend(group.rows())
+        return rows
+
+
+def score_group(
+    algorithm: Algorithm, place: int, problem: Problem, rollouts: Sequence[Rollout], limit: int
+) -> RolloutGroup:
+    """What the rollouts of one problem are worth.
+
+    Args:
+        algorithm: its rewards and its filter decide.
+        place: number of the problem in the data.
+        problem: the problem.
+        rollouts: its graded responses.
+        limit: tokens that a response may have.
+    """
+    group = Group(
+        np.array([rollout.verdict.match for rollout in rollouts]),
+        np.array([rollout.length for rollout in rollouts]),
+        np.array([rollout.finished for rollout in rollouts]),
+        limit,
+        tuple(rollout.text for rollout in rollouts),
+        {"data_source": problem.data_source, "gold": problem.gold},
+        problem.name,
+    )
+    return RolloutGroup(place, problem, rollouts, algorithm.score(group))
+
+
+def make_batch(
+    algorithm: Algorithm,
+    groups: Sequence[RolloutGroup],
+    filtered: Sequence[RolloutGroup] = (),
+    surplus: Sequence[RolloutGroup] = (),
+) -> RolloutBatch:
+    """A batch of groups, with the advantages that they have among each other."""
+    rewards = np.stack([group.score.rewards for group in groups])
+    kept = np.stack([group.score.kept for group in groups])
+    return RolloutBatch(groups, algorithm.advantages(rewards, kept), filtered, surplus)
+
+
+def sample_row(problem: Problem, rollout: Rollout) -> dict[str, Any]:
+    """A rollout as a row of any table of responses (see `megaprune.schema`), without its reward."""
+    injected = len(rollout.tokens) - len(rollout.log_probs)
+    log_probs = rollout.log_probs
+    if injected:
+        log_probs = np.concatenate([np.full(injected, np.nan, np.float32), log_probs])
+    return {
+        "problem": problem.name,
+        "data_source": problem.data_source,
+        "prompt": problem.prompt,
+        "number": rollout.number,
+        "response": rollout.text,
+        "gold": problem.gold,
+        "length": rollout.length,
+        "finish": rollout.finish_reason,
+        "match": rollout.verdict.match,
+        "extracted": rollout.verdict.extracted,
+        "why": rollout.verdict.why,
+        "detail": rollout.verdict.detail,
+        "policy_version": rollout.policy_version,
+        "prompt_tokens": problem.tokens,
+        "tokens": rollout.tokens,
+        "log_probs": log_probs,
+    }
