@@ -42,14 +42,14 @@ Lines = list[dict[str, float]]
 def ours(steps: int, fields: list[str]) -> None:
     """Run on this process; prints a JSON line of each step, and one of a checkpoint."""
     from megaprune.distributed import world
-    from megaprune.launch import torchrun as launch
+    from megaprune.distributed.process import prepare_process
 
     def job() -> None:
         with tempfile.TemporaryDirectory() as own:
             folder = world.broadcast_from_rank0(own)
             our_steps(recipe(f"out={folder}/run", f"steps={steps + 2}", *fields))
 
-    launch._quiet()
+    prepare_process()
     sys.exit(world.run(job))
 
 
@@ -64,7 +64,6 @@ def our_steps(config: Any) -> None:
 
     from megaprune.actor import actor
     from megaprune.trainer.loop import Run
-    from megaprune.trainer.run_dir import RunDir
 
     spent = {"vllm": 0.0, "passes": 0.0}
 
@@ -80,8 +79,8 @@ def our_steps(config: Any) -> None:
 
     schedule = actor.get_forward_backward_func  # type: ignore[attr-defined]
     actor.get_forward_backward_func = lambda: timed("passes", schedule())  # type: ignore[attr-defined]
-    run = Run(config, RunDir(config))
-    engine = run._engines.rollout._llm.llm_engine
+    run = Run(config)
+    engine = run.engines.generator._llm.llm_engine
     engine.step = timed("vllm", engine.step)
     every = config.checkpoint.every
     config.checkpoint.every = 0  # none among the steps
@@ -97,17 +96,16 @@ def our_steps(config: Any) -> None:
         # The clock is read and set to 0 in the midst of logging: what comes then is still in it.
         phases = {phase: line.get(f"seconds/{phase}", 0.0) for phase in PHASES}
         phases |= {phase: run.clock._seconds[phase] for phase in ("log", "save")}
-        said = {"reward": line["reward"], "length": line["length/mean"]}
+        said = {"reward": line["reward"], "length": line["response_length/mean"]}
         print(json.dumps({"step": total, "cpu": computed, **phases, **spent, **said}), flush=True)
     start = time.perf_counter()
-    run._checkpoints.save(run.step, run._engines.actor)
+    run.checkpoints.save(run.step, run.engines.actor, run.source.state_dict())
     begun = time.perf_counter()
-    run._checkpoints.finish()
+    run.checkpoints.finish()
     written = time.perf_counter() - begun
     if dist.get_rank() == 0:
         print(json.dumps({"begun": begun - start, "written": written, "every": every}), flush=True)
-    run._engines.rollout.close()
-    run._answers.close()
+    run.close()
     dist.barrier()
 
 

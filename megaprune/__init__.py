@@ -1,3 +1,53 @@
 """megaprune: make long-reasoning language models think less and answer as well."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from megaprune import recipes
+    from megaprune.config.run import Config
+    from megaprune.errors import InputError
+    from megaprune.evaluate.config import EvaluateConfig
+    from megaprune.library import Run, convert, evaluate, prune, train
+    from megaprune.planner import plan
+    from megaprune.prune.config import PruneConfig
+
+__all__ = [
+    "Config",
+    "EvaluateConfig",
+    "InputError",
+    "PruneConfig",
+    "Run",
+    "convert",
+    "evaluate",
+    "plan",
+    "prune",
+    "recipes",
+    "train",
+]
+
+_MODULES = {
+    "Config": "megaprune.config.run",
+    "EvaluateConfig": "megaprune.evaluate.config",
+    "InputError": "megaprune.errors",
+    "PruneConfig": "megaprune.prune.config",
+    "Run": "megaprune.library",
+    "convert": "megaprune.library",
+    "evaluate": "megaprune.library",
+    "plan": "megaprune.planner",
+    "prune": "megaprune.library",
+    "train": "megaprune.library",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # torch and the engines take seconds to import: only what is used is imported.
+    if name == "recipes":
+        return import_module("megaprune.recipes")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

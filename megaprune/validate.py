@@ -88,7 +88,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     """As `check_run`, for an evaluation."""
     from megaprune.evaluate.config import MAY_CHANGE
     from megaprune.evaluate.force import EarlyExit
-    from megaprune.evaluate.run import read_baseline, read_questions
+    from megaprune.evaluate.run import read_baseline, read_evaluation_problems
 
     check_installed()
     check_folder(Path(config.out), config, MAY_CHANGE)
@@ -105,7 +105,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     _check_engines(config.rollout.tp, model.model, processes)
     # A checkpoint's model is not made yet; its tokenizer is there.
     tokenizer = load_tokenizer(model.side_files()["config.json"].parent)
-    read_questions(config, tokenizer)
+    read_evaluation_problems(config, tokenizer)
     EarlyExit(config, tokenizer)
     _check_graders(config.grading)
 

@@ -53,8 +53,8 @@ class GrpoLoss:
     importance weight, and k3 = exp(d) - d - 1 with d = reference - log-prob
     (http://joschu.net/blog/kl-approx.html).
 
-    Metrics, by token: `policy_loss`, `clipped` (the ratio has no gradient), `kl` where there is a
-    reference, and with a cap `capped`.
+    Metrics, by token: `policy_loss`, `clip_ratio` (the ratio has no gradient), `kl` where there is a
+    reference, and with a cap `importance_capped`.
     """
 
     name: ClassVar[str] = "grpo"
@@ -115,11 +115,11 @@ class GrpoLoss:
         metrics: dict[str, Metric] = {}
         if self.importance_cap is not None:
             weight = _ratio(batch.old - batch.value("rollout"))
-            metrics["capped"] = mean_by_token(weight > self.importance_cap)
+            metrics["importance_capped"] = mean_by_token(weight > self.importance_cap)
             policy = policy * weight.clamp(max=self.importance_cap)
         total = policy.sum()
         metrics["policy_loss"] = mean_by_token(policy)
-        metrics["clipped"] = mean_by_token(clipped)
+        metrics["clip_ratio"] = mean_by_token(clipped)
         # What has no coefficient stays out of the graph: its gradient is not computed for nothing.
         if self.kl_coef:
             kl = k3(batch.value("reference") - batch.log_probs).clamp(max=MAX_KL)

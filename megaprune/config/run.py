@@ -25,12 +25,18 @@ class DataConfig:
         train: parquet file or folder, in verl's columns; {limit} in it stands for the limit.
         validation: the same, to measure on; none if null.
         train_batch_size: prompts of a step.
+        order: of the problems: shuffled (each once an epoch), or a class of your own, as
+            module:Class or path/to/file.py:Class (see `data.order.ProblemOrder`).
+        rollouts: folder of an evaluation or a run whose responses are learned from; null: new
+            ones are drawn.
         max_prompt_length: tokens; longer prompts are dropped, and counted.
     """
 
     train: str = "???"
     validation: str | None = None
     train_batch_size: int = 128
+    order: str = "shuffled"
+    rollouts: str | None = None
     max_prompt_length: int = 1024
 
 
@@ -62,11 +68,14 @@ class RolloutConfig(EngineConfig):
         n: responses to each prompt.
         max_response_length: tokens of a response; what is not finished by then earns nothing.
         temperature: of the distribution.
+        carry_over: groups that a step drew and did not need are the first of the next step, though
+            older weights drew them; else their problems are drawn anew.
     """
 
     n: int = 16
     max_response_length: int = 4000
     temperature: float = 1.0
+    carry_over: bool = False
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""In which order problems are drawn. A run asks its order for the next problems, and saves its state.
+"""The order in which problems are drawn. A run takes the next ones, and saves the order's state.
 
 The default, `ShuffledOrder`, gives each problem once an epoch. Epochs run into each other: a batch
 may end one epoch and begin the next. A user's own order (a curriculum) is a class with the methods
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from megaprune import user_code
 from megaprune.errors import InputError
 
 
@@ -127,3 +128,32 @@ class ShuffledOrder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the problems that were taken."""
         self._position = int(state["position"])
+
+
+def make_order(name: str, count: int, seed: int) -> ProblemOrder:
+    """The order of problems that a configuration names.
+
+    Args:
+        name: "shuffled", or a class of the user's own as module:Class or path/to/file.py:Class.
+        count: problems there are.
+        seed: of the run.
+
+    Raises:
+        InputError: there is no such order, or it lacks one of the methods of `ProblemOrder`.
+    """
+    if name == "shuffled":
+        return ShuffledOrder(count, seed)
+    if not user_code.is_own(name):
+        raise InputError(
+            f"data.order={name}; expected shuffled, or a class of your own as module:Class or "
+            f"path/to/file.py:Class"
+        )
+    made: Any = user_code.load(name, "an order of problems")
+    methods = ("take", "observe", "state_dict", "load_state_dict")
+    if missing := [method for method in methods if not callable(getattr(made, method, None))]:
+        raise InputError(
+            f"data.order={name} has no method {', '.join(missing)}; expected a class with "
+            f"{', '.join(methods)}"
+        )
+    order: ProblemOrder = made(count, seed)
+    return order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from megaprune.distributed.device import backend, device
+from megaprune.distributed.process import be_alone, prepare_process
 from megaprune.errors import InputError
 
 _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -102,6 +104,30 @@ def raise_on_all_ranks() -> Iterator[None]:
         error = found
     if said := [text for text in all_gather_object(str(error) if error else "") if text]:
         raise InputError(said[0]) from error
+
+
+def ensure_process_group(timeout: timedelta = timedelta(minutes=30)) -> None:
+    """Make the default process group if there is none: of torchrun's processes, or of this one.
+
+    Args:
+        timeout: of a collective operation.
+
+    Raises:
+        InputError: this process has no GPU of its own on a host with GPUs.
+    """
+    if dist.is_initialized():
+        return
+    prepare_process()
+    if "RANK" not in os.environ:
+        be_alone()
+    _take_device()
+    dist.init_process_group(backend(), timeout=timeout)
+    atexit.register(_destroy_process_group)
+
+
+def _destroy_process_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> int:

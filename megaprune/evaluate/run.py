@@ -13,20 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 from rich.console import Console
 
 from megaprune.config.fields import leaves
 from megaprune.data import Problem, load_tokenizer, read_problems
-from megaprune.data.sets import SETS, graders
+from megaprune.data.sets import SETS
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.evaluate import samples, summary
 from megaprune.evaluate.config import MAY_CHANGE, EvaluateConfig
 from megaprune.evaluate.force import EarlyExit
-from megaprune.generation.generator import Generator, Progress, Prompt, SamplingOptions
-from megaprune.grading import Pool, Verdict
+from megaprune.generation.generator import Generator, Progress, SamplingOptions
+from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
+from megaprune.schema import samples_schema
+from megaprune.trainer.batch import sample_row
 from megaprune.trainer.engines import rollout_config
 from megaprune.trainer.run_lock import RunLock, writing
 from megaprune.weights.files.checkpoint_index import is_checkpoint
@@ -39,7 +40,7 @@ _SAY_EVERY = 30.0  # seconds
 
 
 @dataclass(frozen=True)
-class Question:
+class EvaluationProblem:
     """A problem, the set that it is of, and how many samples are wanted."""
 
     problem: Problem
@@ -47,18 +48,11 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """What the model goes on from: a thought that was closed for it.
+class _Exit:
+    """An early exit from a thought: after how many tokens, and how many closed it for the model."""
 
-    Args:
-        budget: tokens of the thought, at most.
-        tokens: of the thought and of what was put behind it.
-        injected: how many of them the model did not write.
-    """
-
-    budget: int | None = None
-    tokens: tuple[int, ...] = ()
-    injected: int = 0
+    budget: int
+    injected: int
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -72,7 +66,7 @@ def evaluate(config: EvaluateConfig) -> None:
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0:
                 _export(config)
-        run = Run(config)
+        run = EvaluationRun(config)
     with world.phase("generate"):
         run.draw()
     if config.force:
@@ -91,43 +85,44 @@ def model_folder(config: EvaluateConfig) -> Path:
     return Path(config.out) / "model" if is_checkpoint(model) else model
 
 
-def read_questions(config: EvaluateConfig, tokenizer: Any) -> list[Question]:
+def read_evaluation_problems(config: EvaluateConfig, tokenizer: Any) -> list[EvaluationProblem]:
     """All problems, in the order of their files.
 
     Raises:
         InputError: a file cannot be used, or two have a problem of the same name.
     """
-    questions: dict[str, Question] = {}
+    problems: dict[str, EvaluationProblem] = {}
     for file in config.data:
         found = read_problems(Path(file), tokenizer, config.max_prompt_length)
         if found.too_long:
             world.say(f"{file}: {found.too_long} prompts dropped as too long (max_prompt_length)")
         for problem in found.problems:
-            if problem.name in questions:
+            if problem.name in problems:
                 raise InputError(
                     f"{file} has a problem named {problem.name}, and so has a file before it; "
                     f"give each set once"
                 )
             known = SETS.get(problem.data_source)
-            questions[problem.name] = Question(
+            problems[problem.name] = EvaluationProblem(
                 problem, config.n or (known.samples if known else 16)
             )
-    return list(questions.values())
+    return list(problems.values())
 
 
-class Run:
+class EvaluationRun:
     """An evaluation on this rank. Methods are collective."""
 
     def __init__(self, config: EvaluateConfig):
         self._config, self._folder = config, Path(config.out) / "samples"
         self._tokenizer = load_tokenizer(model_folder(config))
-        self._questions = {q.problem.name: q for q in read_questions(config, self._tokenizer)}
+        self._problems = {
+            q.problem.name: q for q in read_evaluation_problems(config, self._tokenizer)
+        }
         self._exit = EarlyExit(config, self._tokenizer)
         with world.raise_on_all_ranks():
             done = self._read_done()
         self._done = world.broadcast_from_rank0(done)
-        self._rollout: Generator | None = None
-        self._pool: Pool | None = None
+        self._worker: RolloutWorker | None = None
         self._writer: samples.Writer | None = None
         self._said = time.monotonic()
 
@@ -135,26 +130,23 @@ class Run:
         """The responses that take their time."""
         missing = [
             (name, number)
-            for name, question in self._questions.items()
-            for number in range(question.n)
+            for name, item in self._problems.items()
+            for number in range(item.n)
             if (name, number, None) not in self._done
         ]
         if not missing:
             return
-        engine = self._engine()
+        generator = self._start().generator
         numbers: dict[str, list[int]] = {}
         # One by one, so that the samples of a hard problem are shared out too.
-        for name, number in missing[engine.engine :: engine.engines]:
+        for name, number in missing[generator.engine :: generator.engines]:
             numbers.setdefault(name, []).append(number)
-        prompts = [
-            (
-                Prompt(self._questions[name].problem.tokens, name, some),
-                self._questions[name],
-                Begun(),
-            )
-            for name, some in numbers.items()
-        ]
-        self._answer(prompts)
+        self._answer(
+            [
+                (RolloutRequest(self._problems[name].problem, name, wanted), None)
+                for name, wanted in numbers.items()
+            ]
+        )
         dist.barrier()
 
     def exit_early(self) -> None:
@@ -164,119 +156,85 @@ class Run:
         """
         wanted = {
             (name, number, budget)
-            for name, question in self._questions.items()
-            for number in range(question.n)
+            for name, item in self._problems.items()
+            for number in range(item.n)
             for budget in self._config.force
         }
         missing = sorted(wanted - self._done)
         if not missing:
             return
-        engine = self._engine()
-        mine = set(missing[engine.engine :: engine.engines])
-        prompts, unforced = [], []
-        for row in samples.read(self._folder, *samples.SCHEMA.names):
+        generator = self._start().generator
+        mine = set(missing[generator.engine :: generator.engines])
+        requests: list[tuple[RolloutRequest, _Exit | None]] = []
+        unforced = []
+        for row in samples.read(self._folder, *samples_schema().names):
             for budget in self._config.force:
                 name, number = row["problem"], row["number"]
                 if row["budget"] is not None or (name, number, budget) not in mine:
                     continue
-                begun = self._exit.of(row["tokens"], row["finish"] == "stop", budget)
-                if begun is None:
+                closed = self._exit.of(row["tokens"], row["finish"] == "stop", budget)
+                if closed is None:
                     unforced.append({**row, "budget": budget})
                     continue
-                head = Begun(budget, *begun)
-                question = self._questions[name]
-                tokens = (*question.problem.tokens, *head.tokens)
-                limit = self._config.max_response_length - len(head.tokens)
-                prompt = Prompt(tokens, f"{name}@{budget}", [number], limit)
-                prompts.append((prompt, question, head))
-        if len(prompts) + len(unforced) < len(mine):
+                prefix, injected = closed
+                request = RolloutRequest(
+                    self._problems[name].problem,
+                    f"{name}@{budget}",
+                    [number],
+                    prefix,
+                    self._config.max_response_length - len(prefix),
+                )
+                requests.append((request, _Exit(budget, injected)))
+        if len(requests) + len(unforced) < len(mine):
             raise InputError(
                 f"{self._folder} does not show this host all responses that others have written; "
                 f"it must be on a file system that all share: run the same command again"
             )
         if self._writer is not None:
             self._writer.add(unforced)
-        self._answer(prompts)
+        self._answer(requests)
         dist.barrier()
 
     def close(self) -> None:
         """End engine and graders."""
-        if self._rollout is not None:
-            self._rollout.close()
-        if self._pool is not None:
-            self._pool.close()
+        if self._worker is not None:
+            self._worker.generator.close()
+            self._worker.close()
 
-    def _answer(self, prompts: Sequence[tuple[Prompt, Question, Begun]]) -> None:
-        """Have prompts answered, graded meanwhile, and kept."""
-        config, rollout, pool, writer = self._config, self._engine(), self._pool, self._writer
+    def _answer(self, requests: Sequence[tuple[RolloutRequest, _Exit | None]]) -> None:
+        """Have requests answered, graded meanwhile, and kept."""
+        config, worker, writer = self._config, self._start(), self._writer
         sampling = SamplingOptions(
             1, config.max_response_length, config.temperature, config.top_p, config.seed
         )
-        pending: dict[Any, dict[str, Any]] = {}
 
-        def keep(verdicts: dict[Any, Verdict]) -> None:
-            assert writer is not None
-            writer.add([pending.pop(key) | _graded(verdict) for key, verdict in verdicts.items()])
+        def keep(rollouts: Sequence[Rollout]) -> None:
+            if writer is None:
+                return
+            writer.add([_row(*requests[rollout.request], rollout) for rollout in rollouts])
 
-        asked = [prompt for prompt, _, _ in prompts]
-        for found in rollout.generate(asked, sampling, self._progress):
-            if pool is None:
-                continue
-            _, question, begun = prompts[found.prompt]
-            tokens = (*begun.tokens, *(int(token) for token in found.tokens))
-            row = self._row(question.problem, found.number, begun, tokens, found.finish)
-            key = (question.problem.name, found.number, begun.budget)
-            pending[key] = row
-            pool.submit(
-                key,
-                question.problem.data_source,
-                question.problem.gold,
-                row["response"],
-                found.finish == "stop",
-            )
-            keep(pool.ready())
-        if pool is not None and writer is not None:
-            keep(pool.results())
+        worker.generate(
+            {index: request for index, (request, _) in enumerate(requests)},
+            sampling,
+            on_graded=keep,
+            progress=self._progress,
+        )
+        keep(worker.collect())
+        if writer is not None:
             writer.flush()
 
-    def _row(
-        self, problem: Problem, number: int, begun: Begun, tokens: Sequence[int], finish: str
-    ) -> dict[str, Any]:
-        text = tokens[:-1] if finish == "stop" else tokens
-        return {
-            "set": samples.file_name(problem.data_source),
-            "problem": problem.name,
-            "data_source": problem.data_source,
-            "prompt": problem.prompt,
-            "number": number,
-            "budget": begun.budget,
-            "response": self._tokenizer.decode(np.asarray(text), skip_special_tokens=False),
-            "gold": problem.gold,
-            "length": len(tokens),
-            "injected": begun.injected,
-            "finish": finish,
-            "tokens": tokens,
-        }
-
-    def _engine(self) -> Generator:
+    def _start(self) -> RolloutWorker:
         """Engine, graders and files: there once something is to be answered."""
-        if self._rollout is not None:
-            return self._rollout
+        if self._worker is not None:
+            return self._worker
         config = self._config
         length = config.max_prompt_length + config.max_response_length
         settings = rollout_config(config.rollout, config.dtype, length)
-        self._rollout = Generator(model_folder(config), settings)
-        if dist.get_rank() % settings.tp == 0:
-            grading = config.grading
-            self._pool = Pool(
-                graders() | grading.graders,
-                grading.default,
-                workers=grading.workers,
-                seconds=grading.seconds,
-                memory_bytes=grading.memory_bytes,
-            )
-            self._writer = samples.Writer(self._folder, self._rollout.engine, config.write_seconds)
-        return self._rollout
+        generator = Generator(model_folder(config), settings)
+        self._worker = RolloutWorker(generator, config.grading, self._tokenizer)
+        if self._worker.grades:
+            self._writer = samples.Writer(self._folder, generator.engine, config.write_seconds)
+        return self._worker
 
     def _read_done(self) -> set[Key]:
         """What is there already, as rank 0 sees it."""
@@ -284,8 +242,8 @@ class Run:
             return set()
         done: set[Key] = set()
         for row in samples.read(self._folder, "problem", "number", "budget", "prompt", "gold"):
-            question = self._questions.get(row["problem"])
-            if question is None or (question.problem.prompt, question.problem.gold) != (
+            item = self._problems.get(row["problem"])
+            if item is None or (item.problem.prompt, item.problem.gold) != (
                 row["prompt"],
                 row["gold"],
             ):
@@ -301,16 +259,17 @@ class Run:
         now = time.monotonic()
         if now - self._said > _SAY_EVERY:
             self._said = now
-            engines = self._engine().engines
+            engines = self._start().generator.engines
             world.say(f"{progress}" + (f", by the first of {engines} engines" * (engines > 1)))
 
 
-def _graded(verdict: Verdict) -> dict[str, Any]:
+def _row(request: RolloutRequest, early: _Exit | None, rollout: Rollout) -> dict[str, Any]:
+    """A rollout as a row of the evaluation's files."""
     return {
-        "match": verdict.match,
-        "extracted": verdict.extracted,
-        "why": verdict.why,
-        "detail": verdict.detail,
+        **sample_row(request.problem, rollout),
+        "set": samples.file_name(request.problem.data_source),
+        "budget": early.budget if early else None,
+        "injected": early.injected if early else 0,
     }
 
 

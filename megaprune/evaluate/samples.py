@@ -16,28 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megaprune.errors import InputError
+from megaprune.schema import samples_schema
 from megaprune.trainer.run_lock import writing
-
-SCHEMA = pa.schema(
-    {
-        "set": pa.string(),
-        "problem": pa.string(),
-        "data_source": pa.string(),
-        "prompt": pa.string(),
-        "number": pa.int64(),
-        "budget": pa.int64(),  # of an early exit; null for a response that took its time
-        "response": pa.string(),
-        "gold": pa.string(),
-        "length": pa.int64(),  # tokens, injected ones included
-        "injected": pa.int64(),  # tokens that the model did not write
-        "finish": pa.string(),
-        "match": pa.bool_(),
-        "extracted": pa.string(),
-        "why": pa.string(),
-        "detail": pa.string(),
-        "tokens": pa.list_(pa.int32()),
-    }
-)
 
 
 class Writer:
@@ -69,7 +49,9 @@ class Writer:
         for name in dict.fromkeys(row["set"] for row in self._rows):
             path = self._folder / name / f"part_{self._engine}_{self._count:06}.parquet"
             partial = path.with_name(path.name + ".partial")
-            table = pa.Table.from_pylist([r for r in self._rows if r["set"] == name], SCHEMA)
+            table = pa.Table.from_pylist(
+                [r for r in self._rows if r["set"] == name], samples_schema()
+            )
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:

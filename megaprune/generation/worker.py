@@ -184,7 +184,8 @@ class RolloutWorker:
             response, tokens, text = self._pending.pop(key)
             rollouts.append(
                 Rollout(
-                    *key,
+                    key[0],
+                    key[1],
                     tokens,
                     response.log_probs,
                     response.finish_reason,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
-import socket
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from math import lcm
+
+from megaprune.distributed.process import be_alone, prepare_process
 
 # torch takes seconds to import, and reads OMP_NUM_THREADS as it is: imported when a job starts.
 
@@ -35,10 +34,7 @@ def start(
         job: collective.
         only_check: whether so many processes can do it, and end.
     """
-    # Imports, and vLLM as it answers, make objects by the million that stay for a while.
-    gc.set_threshold(100_000)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
-    _quiet()
+    prepare_process()
     if only_check is not None:
         check(only_check)
         print(f"megaprune {command[0]}: {only_check} processes can do this")
@@ -49,8 +45,7 @@ def start(
         os.environ[_CHECKED] = "1"
         if count > 1:
             return _torchrun(count, "-m", "megaprune.cli", *command)
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        be_alone()
     from megaprune.distributed import world
 
     def checked() -> None:
@@ -68,19 +63,6 @@ def smallest_world(*sizes: int) -> int:
     import torch
 
     return torch.cuda.device_count() or lcm(*sizes)
-
-
-def _quiet() -> None:
-    """Keep what is always so on a CPU off the console."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    import torch
-
-    if not torch.cuda.is_available():
-        # Megatron-core says at each import that there is no apex: no GPU, no apex.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
-        # vLLM looks for its version under the name of its CUDA build, and takes Triton for broken.
-        logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 def _torchrun(processes: int, *command: str) -> int:
@@ -110,9 +92,3 @@ def _torchrun(processes: int, *command: str) -> int:
             )
         return os.EX_TEMPFAIL if failure.exitcode == os.EX_TEMPFAIL else 1
     return 0
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

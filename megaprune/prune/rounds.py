@@ -224,7 +224,7 @@ def _measured(folder: Path, step: int) -> dict[str, float] | None:
         if found["step"] == step and "validation/accuracy" in found:
             return {
                 "accuracy": found["validation/accuracy"],
-                "length": found["validation/length/mean"],
+                "length": found["validation/response_length/mean"],
             }
     return None
 

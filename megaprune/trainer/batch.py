@@ -56,7 +56,9 @@ class RolloutGroup:
             yield {
                 **sample_row(self.problem, rollout),
                 "reward": float(self.score.rewards[number]),
-                "advantage": float(advantages[number]) if advantages is not None and learned else None,
+                "advantage": float(advantages[number])
+                if advantages is not None and learned
+                else None,
             }
 
 
@@ -145,10 +147,8 @@ def make_batch(
 
 def sample_row(problem: Problem, rollout: Rollout) -> dict[str, Any]:
     """A rollout as a row of any table of responses (see `megaprune.schema`), without its reward."""
-    injected = len(rollout.tokens) - len(rollout.log_probs)
-    log_probs = rollout.log_probs
-    if injected:
-        log_probs = np.concatenate([np.full(injected, np.nan, np.float32), log_probs])
+    prefix = rollout.length - len(rollout.log_probs)
+    log_probs = np.concatenate([np.full(prefix, np.nan, np.float32), rollout.log_probs])
     return {
         "problem": problem.name,
         "data_source": problem.data_source,

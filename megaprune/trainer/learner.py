@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megaprune.actor.actor import Actor, Step
 from megaprune.actor.packing import Sample
-from megaprune.algorithms.algorithm import Algorithm, GroupScore
+from megaprune.algorithms.algorithm import Algorithm
 from megaprune.algorithms.loss_metrics import combine
 from megaprune.algorithms.losses import standard_metrics
-from megaprune.algorithms.records import BatchInfo, Group, LossBatch, LossOutput, Matrix
+from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import AlgorithmConfig, Config
-from megaprune.data import Problem
 from megaprune.errors import InputError
-from megaprune.generation.worker import Rollout
+from megaprune.trainer.batch import RolloutBatch
 
 
 class Unstable(Exception):
     """A step that a run should not go on from; says why."""
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredBatch:
-    """What a batch's responses are worth.
-
-    Args:
-        rewards, advantages: [prompts, n].
-        kept: [prompts, n] bool, the responses that are learned from.
-        scores: of each prompt's group, with every reward by itself.
-    """
-
-    rewards: Matrix
-    advantages: Matrix
-    kept: NDArray[np.bool_]
-    scores: Sequence[GroupScore]
 
 
 class Learner:
@@ -57,59 +38,34 @@ class Learner:
         self._reference = actor.weights() if needed else None
         """In the host's memory: it is used once a step."""
 
-    def score(self, problem: Problem, rollouts: Sequence[Rollout]) -> GroupScore:
-        """What the rollouts of one problem are worth, and which are learned from."""
-        return self.algorithm.score(
-            Group(
-                np.array([rollout.verdict.match for rollout in rollouts]),
-                np.array([rollout.length for rollout in rollouts]),
-                np.array([rollout.finished for rollout in rollouts]),
-                self._config.rollout.max_response_length,
-                tuple(rollout.text for rollout in rollouts),
-                {"data_source": problem.data_source, "gold": problem.gold},
-                problem.name,
-            )
-        )
+    def learn(self, step: int, batch: RolloutBatch) -> dict[str, float]:
+        """Optimizer steps on a batch; the metrics of all of them together. Collective.
 
-    def compute_rewards_and_advantages(
-        self, problems: Sequence[Problem], rollouts: Sequence[Rollout]
-    ) -> ScoredBatch:
-        """Score a whole batch; its rollouts come by problem, equally many of each."""
-        n = len(rollouts) // len(problems)
-        scores = [
-            self.score(problem, rollouts[i * n : (i + 1) * n]) for i, problem in enumerate(problems)
-        ]
-        rewards = np.stack([score.rewards for score in scores])
-        kept = np.stack([score.kept for score in scores])
-        return ScoredBatch(rewards, self.algorithm.advantages(rewards, kept), kept, scores)
-
-    def learn(
-        self, step: int, problems: Sequence[Problem], answers: Sequence[Rollout], advantages: Matrix
-    ) -> dict[str, float]:
-        """Optimizer steps on a step's rollouts; the metrics of all of them together. Collective.
+        Responses that the filter leaves out of a group are left out here too. Groups without
+        signal that fill a batch up count as tokens of the mean, and have no gradient.
 
         Args:
-            step: how many were done before.
+            step: steps done before, which is the version of the policy.
+            batch: what is learned from.
 
         Raises:
             Unstable: the loss, the gradient or a metric is not finite, or the engines are too far
                 apart.
         """
-        samples = [
-            _sample(problems[answer.response.prompt], answer, advantage)
-            for answer, advantage in zip(answers, advantages.flat, strict=True)
-        ]
-        samples = self._with_log_probs(samples)
+        # Where some of the rollouts were drawn by an older policy, the engine's own log-probs are
+        # those of the policy that drew them.
+        stale = any(r.policy_version != step for r in batch.learned_rollouts)
+        samples = self._with_log_probs(_samples(batch), stale)
         lr, count = self._lr(step), self.algorithm.num_minibatches
         updates = [
-            self._update([samples[i] for i in part], lr)
-            for part in np.split(np.arange(len(samples)), count)
+            self._update([samples[i] for i in part], lr, stale)
+            for part in np.array_split(np.arange(len(samples)), count)
         ]
         _, metrics = combine(share for update in updates for share in update.shares)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Unstable(f"the loss's metric {name} is {value}")
-        if "mismatch" in metrics:
+        if "mismatch" in metrics and not stale:
             self._check(metrics["mismatch"])
         return {
             "loss": sum(update.loss for update in updates) / count,
@@ -118,12 +74,12 @@ class Learner:
             **metrics,
         }
 
-    def _update(self, samples: Sequence[Sample], lr: float) -> Step:
+    def _update(self, samples: Sequence[Sample], lr: float, stale: bool) -> Step:
         info = BatchInfo(
             total_tokens=sum(sample.scored for sample in samples),
             total_sequences=len(samples),
             limit=self._config.rollout.max_response_length,
-            policy_moved=self.algorithm.num_minibatches > 1,
+            policy_moved=stale or self.algorithm.num_minibatches > 1,
         )
         try:
             return self._actor.step(
@@ -147,11 +103,13 @@ class Learner:
             )
         return LossOutput(output.loss, {**standard, **output.metrics})
 
-    def _with_log_probs(self, samples: Sequence[Sample]) -> list[Sample]:
+    def _with_log_probs(self, samples: Sequence[Sample], stale: bool) -> list[Sample]:
         """Add what the loss needs that takes a pass of the model: nothing in the usual case."""
         temperature = self._config.rollout.temperature
         more: dict[str, list[Any]] = {}
-        if "old" in self.algorithm.needs:
+        if stale:
+            more["old"] = [sample.values["rollout"] for sample in samples]
+        elif "old" in self.algorithm.needs:
             more["old"] = self._actor.log_probs(samples, temperature)
         if self._reference is not None:
             with self._actor.using(self._reference):
@@ -195,13 +153,21 @@ def algorithm_of(config: AlgorithmConfig) -> Algorithm:
     )
 
 
-def _sample(problem: Problem, answer: Rollout, advantage: float) -> Sample:
-    tokens = np.concatenate([problem.tokens, answer.response.tokens]).astype(np.int64)
-    values = {
-        "advantage": np.full(answer.length, advantage, np.float32),
-        "rollout": answer.response.log_probs,
-    }
-    return Sample(tokens, len(problem.tokens), values)
+def _samples(batch: RolloutBatch) -> list[Sample]:
+    """The responses that are learned from, one after another in the batch's order."""
+    samples = []
+    for group, advantages in zip(batch.groups, batch.advantages, strict=True):
+        prompt = np.asarray(group.problem.tokens, np.int64)
+        for number, rollout in enumerate(group.rollouts):
+            if group.kept and not group.score.kept[number]:
+                continue
+            values = {
+                "advantage": np.full(rollout.length, advantages[number], np.float32),
+                "rollout": rollout.log_probs,
+            }
+            tokens = np.concatenate([prompt, rollout.tokens])
+            samples.append(Sample(tokens, len(prompt), values))
+    return samples
 
 
 def _with_signal(samples: Sequence[Sample]) -> Sequence[Sample]:

@@ -146,7 +146,11 @@ class Run:
             sync = self.engines.sync()
         self.step += 1
         with self.clock("log"):
-            metrics = {**batch_metrics(batch, self.learner.algorithm), **learned, **sync.over_all_ranks()}
+            metrics = {
+                **batch_metrics(batch, self.learner.algorithm),
+                **learned,
+                **sync.over_all_ranks(),
+            }
             metrics = self._log(batch, metrics)
         self._validate_and_save()
         return StepResult(self.step, metrics, batch)

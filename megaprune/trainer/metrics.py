@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import torch.distributed as dist
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 

@@ -20,32 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
 
+from megaprune import schema
 from megaprune.config.run import MAY_CHANGE, Config
 from megaprune.distributed import world
 from megaprune.trainer.run_lock import RunLock, writing
 from megaprune.weights.files.staging import replace_text
-
-_SAMPLE = pa.schema(
-    {
-        "step": pa.int64(),
-        "problem": pa.string(),
-        "data_source": pa.string(),
-        "prompt": pa.string(),
-        "number": pa.int64(),
-        "response": pa.string(),
-        "gold": pa.string(),
-        "length": pa.int64(),
-        "finish": pa.string(),
-        "match": pa.bool_(),
-        "extracted": pa.string(),
-        "why": pa.string(),
-        "detail": pa.string(),
-        "reward": pa.float64(),
-        "advantage": pa.float64(),
-        "prompt_tokens": pa.list_(pa.int32()),
-        "tokens": pa.list_(pa.int32()),
-    }
-)
 
 
 class RunDir:
@@ -106,7 +85,9 @@ class RunDir:
         partial = path.with_name(path.name + ".partial")
         with writing(path):
             path.parent.mkdir(exist_ok=True)
-            table = pa.Table.from_pylist([{"step": step, **row} for row in rows], schema=_SAMPLE)
+            table = pa.Table.from_pylist(
+                [{"step": step, **row} for row in rows], schema=schema.samples_schema()
+            )
             try:
                 pq.write_table(table, partial, compression="zstd")
                 partial.replace(path)

@@ -16,8 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from megaprune.algorithms.algorithm import Algorithm
 from megaprune.config.run import Config
 from megaprune.data import Problem
@@ -272,9 +270,7 @@ def choose(algorithm: Algorithm, groups: Sequence[RolloutGroup], wanted: int) ->
 
 def _pack(group: RolloutGroup) -> dict[str, Any]:
     """A group as plain data, to be saved."""
-    rollouts = [
-        {**vars(rollout), "verdict": asdict(rollout.verdict)} for rollout in group.rollouts
-    ]
+    rollouts = [{**vars(rollout), "verdict": asdict(rollout.verdict)} for rollout in group.rollouts]
     return {"place": group.place, "rollouts": rollouts}
 
 

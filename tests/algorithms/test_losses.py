@@ -55,7 +55,7 @@ def test_on_policy_the_gradient_is_the_advantage():
     assert output.loss.item() == near(0.1)
     assert model[0].grad.tolist() == near([-0.1, 0.2, 0.0])
     assert model[1].grad is None
-    assert metrics_of(output) == {"policy_loss": near(1.0 / 3), "clipped": 0.0}
+    assert metrics_of(output) == {"policy_loss": near(1.0 / 3), "clip_ratio": 0.0}
     told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
     assert told == {"learned_tokens": 3.0, "entropy": near(1.0)}
 
@@ -80,7 +80,7 @@ def test_clipping_by_hand(ratio, advantage, value, slope, clipped):
     output.loss.backward()
     assert output.loss.item() == near(value)
     assert model[0].grad.tolist() == near([slope])
-    assert metrics_of(output)["clipped"] == clipped
+    assert metrics_of(output)["clip_ratio"] == clipped
 
 
 def test_the_two_clips_are_apart():
@@ -89,7 +89,7 @@ def test_the_two_clips_are_apart():
     output = GrpoLoss(clip_ratio_low=0.1, clip_ratio_high=0.28)(batch(model, values, 1))
     # -1.25, -1.28 (clipped), +.95, +.9 (clipped)
     assert output.loss.item() == near(-0.68)
-    assert metrics_of(output)["clipped"] == 2 / 4
+    assert metrics_of(output)["clip_ratio"] == 2 / 4
 
 
 def test_kl_by_hand():
@@ -156,7 +156,7 @@ def test_importance_weights_by_hand():
     output.loss.backward()
     assert output.loss.item() == near((-0.5 - 2.0 + 3.0) / 2)
     assert model[0].grad.tolist() == near([-0.25, -1.0, 1.5])  # none through the weight
-    assert metrics_of(output)["capped"] == near(1 / 3)
+    assert metrics_of(output)["importance_capped"] == near(1 / 3)
     # ln 2 + ln 2 + ln 4; k3 of d = -ln 2, ln 2, ln 4: .1931472 + .3068528 + (3 - 1.3862944)
     told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
     assert told["mismatch"] == near(2.7725887 / 3)
@@ -181,7 +181,7 @@ def test_the_mismatch_is_measured_without_a_correction():
     assert output.loss.item() == near(-1.0)
     told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
     assert told["mismatch"] == near(0.6931472 / 2)
-    assert "capped" not in metrics_of(output)
+    assert "importance_capped" not in metrics_of(output)
 
 
 def test_dr_grpo_divides_by_a_constant():
@@ -297,7 +297,7 @@ def test_against_the_formulas_token_by_token(loss):
     output = loss(batch(policy(log_probs, entropy), values, 321, **INFO))
     expected = plain(loss, log_probs, entropy, values, denominator_of(loss, 321))
     assert output.loss.item() == pytest.approx(expected, abs=1e-12)
-    assert metrics_of(output)["clipped"] > 0.05  # so that the clip is in what was compared
+    assert metrics_of(output)["clip_ratio"] > 0.05  # so that the clip is in what was compared
 
 
 @pytest.mark.parametrize("loss", GRPO, ids=str)

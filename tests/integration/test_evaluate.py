@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from megaprune.cli.main import main
 from megaprune.evaluate import samples
 from megaprune.recipes.tiny_overthinker import FOLDER
+from megaprune.schema import samples_schema
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
@@ -47,7 +48,7 @@ def whole(data, tmp_path_factory):
 
 def rows(out):
     """All responses, by problem, number and budget."""
-    found = list(samples.read(out / "samples", *samples.SCHEMA.names))
+    found = list(samples.read(out / "samples", *samples_schema().names))
     keyed = {(row["problem"], row["number"], row["budget"]): row for row in found}
     assert len(keyed) == len(found)  # each is there once
     return keyed

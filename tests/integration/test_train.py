@@ -157,7 +157,9 @@ def test_every_option_of_the_algorithm(tmp_path):
     assert 0 < steps[0]["kl"] < steps[1]["kl"] < steps[2]["kl"]
     assert all(line["mismatch"] < 1e-5 for line in steps)  # of the policy that drew the tokens
     measured = [line for line in metrics(out) if "validation/accuracy" in line and line["step"]]
-    best = max(measured, key=lambda m: (m["validation/accuracy"], -m["validation/length/mean"]))
+    best = max(
+        measured, key=lambda m: (m["validation/accuracy"], -m["validation/response_length/mean"])
+    )
     kept = {path.name for path in (out / "checkpoints").glob("iter_*")}
     assert kept == {f"iter_{best['step']:07}", "iter_0000003"}
     said = json.loads((out / "checkpoints" / "best.json").read_text())

@@ -50,7 +50,7 @@ def kill_in_mid_save(rank):
 def tell(run):
     """A digest of all weights in this rank's model, and of the optimizer's state."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(run._engines.actor.parameters().items()):
+    for name, parameter in sorted(run.engines.actor.parameters().items()):
         digest.update(name.encode() + parameter.numpy().tobytes())
     print(
         json.dumps({"rank": world.rank(), "step": run.step, "hash": digest.hexdigest()}), flush=True
@@ -61,13 +61,13 @@ def main():
     asked = json.loads(sys.argv[1])
     if "kill" in asked:
         kill_in(**asked["kill"])
-    end = Run.end
+    export = Run._export
 
-    def ended(self):
+    def exported(self):
         tell(self)
-        end(self)
+        export(self)
 
-    Run.end = ended
+    Run._export = exported
     train(read_config(asked["fields"]))
 
 

@@ -1,0 +1,37 @@
+"""What a process of a job sets before it imports torch and the engines."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import warnings
+
+
+def prepare_process() -> None:
+    """Set threads, the garbage collector and the engines' logging, for a process of a job."""
+    # Imports, and vLLM as it answers, make objects by the million that stay for a while.
+    gc.set_threshold(100_000)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import torch
+
+    if not torch.cuda.is_available():
+        # Megatron-core says at each import that there is no apex: no GPU, no apex.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
+        # vLLM looks for its version under the name of its CUDA build, and takes Triton for broken.
+        logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+
+
+def be_alone() -> None:
+    """Set what torchrun sets, for a job of this one process."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
