@@ -50,4 +50,6 @@ def __getattr__(name: str) -> Any:
         return import_module("megaprune.recipes")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _MODULES[name] == "megaprune.library":
+        import_module("megaprune.distributed.process").prepare_process()
     return getattr(import_module(_MODULES[name]), name)

@@ -53,8 +53,8 @@ class GrpoLoss:
     importance weight, and k3 = exp(d) - d - 1 with d = reference - log-prob
     (http://joschu.net/blog/kl-approx.html).
 
-    Metrics, by token: `policy_loss`, `clip_ratio` (the ratio has no gradient), `kl` where there is a
-    reference, and with a cap `importance_capped`.
+    Metrics, by token: `policy_loss`, `clip_ratio` (the ratio has no gradient), `kl` where there is
+    a reference, and with a cap `importance_capped`.
     """
 
     name: ClassVar[str] = "grpo"

@@ -14,6 +14,7 @@ def prepare_process() -> None:
     # Imports, and vLLM as it answers, make objects by the million that stay for a while.
     gc.set_threshold(100_000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import torch
 

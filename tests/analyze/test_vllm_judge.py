@@ -24,7 +24,7 @@ from judge_server import well_formed
 
 from launch import environment
 from megaprune.cli.main import main
-from megaprune.recipes.tiny_overthinker import FOLDER
+from megaprune.recipes.tiny import FOLDER
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),

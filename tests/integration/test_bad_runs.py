@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from launch import HERE, environment
 from megaprune.config.fields import to_yaml
 from megaprune.config.run import read_config
-from megaprune.recipes.tiny_overthinker import FOLDER
+from megaprune.recipes.tiny import FOLDER
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from megaprune.cli.main import main
 from megaprune.evaluate import samples
-from megaprune.recipes.tiny_overthinker import FOLDER
+from megaprune.recipes.tiny import FOLDER
 from megaprune.schema import samples_schema
 
 pytestmark = [
