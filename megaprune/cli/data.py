@@ -1,4 +1,4 @@
-"""`megaprune data`."""
+"""`megaprune data`: make problem sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """`data [NAME] --out FILE`."""
+    """Add `data [NAME] --out FILE`."""
     command = commands.add_parser(
         "data",
         help="make problem sets for training and evaluation",
@@ -125,7 +125,7 @@ def run_data(options: argparse.Namespace) -> int:
     split = options.split or (known.split if known else "train")
     for limit, out in outs.items():
         make.write(out, ours, split, template, limit, about)
-    pairs = [pair for overlap in overlaps for pair in overlap.told()]
+    pairs = [pair for overlap in overlaps for pair in overlap.as_json()]
     if options.json:
         files = [{"path": str(out), "limit": limit} for limit, out in outs.items()]
         print(json.dumps({**about, "pairs": pairs, "files": files}, ensure_ascii=False))
@@ -135,7 +135,7 @@ def run_data(options: argparse.Namespace) -> int:
 
 
 def _known(options: argparse.Namespace) -> ProblemSet | None:
-    """The set with this name; None for a source of the user's own."""
+    """Return the set that was named; None for a source of the user's own."""
     if options.name is not None and options.source is not None:
         raise InputError(f"a set, {options.name}, and --source {options.source}; give one of them")
     if options.name is not None:
@@ -167,7 +167,7 @@ def _on_the_hub(known: ProblemSet | None) -> str:
 
 
 def _outs(options: argparse.Namespace) -> dict[int | None, Path]:
-    """The file of each limit."""
+    """Return the file of each limit."""
     if options.out is None:
         raise InputError("--out FILE must be given")
     place = "{limit}"
@@ -182,8 +182,8 @@ def _outs(options: argparse.Namespace) -> dict[int | None, Path]:
 
 
 def _others(given: Sequence[str]) -> dict[str, tuple[Source, ProblemSet | None]]:
-    """What --against says, by name."""
-    found: dict[str, tuple[Source, ProblemSet | None]] = {}
+    """Open the sets of --against, by name."""
+    others: dict[str, tuple[Source, ProblemSet | None]] = {}
     for text in given:
         name, equals, where = text.partition("=")
         if name in SETS and (equals or not Path(text).exists()):
@@ -193,10 +193,10 @@ def _others(given: Sequence[str]) -> dict[str, tuple[Source, ProblemSet | None]]
             _set(name)
         else:
             name, where, known = text, text, None
-        if name in found:
+        if name in others:
             raise InputError(f"--against has {name} twice; give each once")
-        found[name] = sources.open_source(where), known
-    return found
+        others[name] = sources.open_source(where), known
+    return others
 
 
 def _keep_apart(outs: Iterable[Path], inputs: Iterable[Source]) -> None:
@@ -229,5 +229,5 @@ def _share(text: str) -> float:
 
 
 def _indented(module: ModuleType) -> str:
-    """What a module says of itself."""
+    """Return the docstring of a module, indented."""
     return textwrap.indent((module.__doc__ or "").strip(), "  ")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from megaprune.data.order import batch
-    from megaprune.data.parquet import Row, read_parquet, write_parquet
+    from megaprune.data.parquet import ProblemRow, read_parquet, write_parquet
     from megaprune.data.problems import Problem, Problems, read_problems
     from megaprune.data.tokenizer import load_tokenizer
 
 __all__ = [
     "Problem",
     "Problems",
-    "Row",
+    "ProblemRow",
     "batch",
     "load_tokenizer",
     "read_parquet",
@@ -25,7 +25,7 @@ __all__ = [
 _MODULES = {
     "Problem": "problems",
     "Problems": "problems",
-    "Row": "parquet",
+    "ProblemRow": "parquet",
     "batch": "order",
     "load_tokenizer": "tokenizer",
     "read_parquet": "parquet",

@@ -1,4 +1,4 @@
-"""Problems with their answers, from rows as they are published; what is dropped is counted."""
+"""Problems and their answers, read from rows as they are published; dropped rows are counted."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from megaprune.data.overlap import Text
-from megaprune.data.sets import ANSWER_COLUMNS, PROBLEM_COLUMNS, ProblemSet, Row
+from megaprune.data.overlap import NormalizedText
+from megaprune.data.sets import ANSWER_COLUMNS, PROBLEM_COLUMNS, ProblemSet, SourceRow
 from megaprune.data.sources import Source
 from megaprune.errors import InputError
 from megaprune.grading.equality import normal_form
@@ -27,11 +27,11 @@ _FINAL = re.compile(r"\n#### *(.+)\s*$")  # GSM8K's answers end so
 
 
 @dataclass(frozen=True)
-class Question:
-    """A problem without a prompt.
+class BareProblem:
+    """A problem without a prompt around it.
 
     Args:
-        index: its number in the source, from 0.
+        index: the number of its row in the source, from 0.
         problem: its text.
         gold: the right answer, as its grader takes it.
         kept: other columns.
@@ -45,9 +45,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Collection:
-    """Questions, how many rows there were, and why the others were dropped."""
+    """The questions of a source, how many rows it has, and why the others were dropped."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[BareProblem, ...]
     rows: int
     dropped: Counter[str]
 
@@ -58,7 +58,7 @@ def collect(
     problem_column: str | None = None,
     answer_column: str | None = None,
 ) -> Collection:
-    """Read a source; of problems that are there twice (see `overlap`: exact), the first is taken.
+    """Read a source; of a problem that comes twice (see `overlap`: exact), the first is taken.
 
     Args:
         known: the set that it is; None for one without a name.
@@ -69,21 +69,21 @@ def collect(
     """
     problems = (problem_column,) if problem_column else PROBLEM_COLUMNS
     answers = (answer_column,) if answer_column else ANSWER_COLUMNS
-    questions: dict[str, Question] = {}
+    questions: dict[str, BareProblem] = {}
     dropped: Counter[str] = Counter()
     rows = 0
     for number, (where, row) in enumerate(source.rows()):
         rows = number + 1
         try:
-            found = _question(number, row, known, problems, answers)
+            question = _question(number, row, known, problems, answers)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        if isinstance(found, str):
-            dropped[found] += 1
+        if isinstance(question, str):
+            dropped[question] += 1
             continue
-        first = questions.setdefault(Text(found.problem).normal, found)
-        if first is not found:
-            same = normal_form(first.gold) == normal_form(found.gold)
+        first = questions.setdefault(NormalizedText(question.problem).normal, question)
+        if first is not question:
+            same = normal_form(first.gold) == normal_form(question.gold)
             dropped[DUPLICATE if same else OTHER_ANSWER] += 1
     if not questions:
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
@@ -93,12 +93,12 @@ def collect(
 
 def _question(
     number: int,
-    row: Row,
+    row: SourceRow,
     known: ProblemSet | None,
     problems: Sequence[str],
     answers: Sequence[str],
-) -> Question | str:
-    """A row's question, or why there is none."""
+) -> BareProblem | str:
+    """Read the question of a row, or say why there is none."""
     if known and known.wanted and not known.wanted(row):
         return NOT_OF_THE_SET
     _, value = _first(row, problems, "problem")
@@ -112,17 +112,17 @@ def _question(
         return NO_ANSWER
     if known and known.gold:
         gold = known.gold(row, gold)
-    return Question(number, problem, gold, _kept(row, known))
+    return BareProblem(number, problem, gold, _kept(row, known))
 
 
-def _kept(row: Row, known: ProblemSet | None) -> dict[str, str]:
+def _kept(row: SourceRow, known: ProblemSet | None) -> dict[str, str]:
     wanted = ("id", *known.keep) if known else ("id",)
     lower = {key.lower(): value for key, value in row.items()}
     return {key: str(lower[key]) for key in wanted if lower.get(key) is not None}
 
 
-def _first(row: Row, columns: Sequence[str], what: str) -> tuple[str, Any]:
-    """The first of these columns that there is, and its value."""
+def _first(row: SourceRow, columns: Sequence[str], what: str) -> tuple[str, Any]:
+    """Return the first of these columns that the row has, and its value."""
     lower = {key.lower(): key for key in row}
     for column in columns:
         name, _, inner = column.partition(".")
@@ -137,7 +137,7 @@ def _first(row: Row, columns: Sequence[str], what: str) -> tuple[str, Any]:
 
 
 def _problem(value: Any) -> str:
-    """Text; of messages, the user's last."""
+    """Return the text of a problem; of messages, the user's last."""
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):
@@ -149,7 +149,7 @@ def _problem(value: Any) -> str:
 
 
 def _answer(column: str, value: Any) -> str:
-    """The final answer in what an answer's column holds; "" if there is none."""
+    """Return the final answer in what an answer's column holds; "" if there is none."""
     if column == "reward_model" and isinstance(value, str):
         value = _parsed(value)
     if isinstance(value, dict):

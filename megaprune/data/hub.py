@@ -15,15 +15,15 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """Files here, and the commit that they are of."""
+class HubFiles:
+    """Files of a repository in the local cache, and the commit that they are of."""
 
     files: tuple[Path, ...]
     commit: str
 
 
-def fetch(repository: str, pattern: str, revision: str | None, endings: Sequence[str]) -> Fetched:
-    """Fetch a repository's files, those that are not in huggingface_hub's cache.
+def fetch(repository: str, pattern: str, revision: str | None, endings: Sequence[str]) -> HubFiles:
+    """Fetch those files of a repository that are not in huggingface_hub's cache.
 
     Args:
         repository: OWNER/NAME.
@@ -67,13 +67,13 @@ def fetch(repository: str, pattern: str, revision: str | None, endings: Sequence
             f"(hf auth login)"
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"hub:{repository} cannot be fetched ({type(error).__name__}: {said}). Without a "
+            f"hub:{repository} cannot be fetched ({type(error).__name__}: {reason}). Without a "
             f"network, or with HF_HUB_OFFLINE=1, fetch its files elsewhere and give them: "
             f"--input FILE"
         ) from error
-    return Fetched(files, info.sha)
+    return HubFiles(files, info.sha)
 
 
 def _choose(
@@ -81,13 +81,13 @@ def _choose(
 ) -> list[str]:
     data = [path for path in paths if Path(path).suffix.lower() in endings]
     chosen = [path for path in data if fnmatchcase(path, pattern or "*")]
-    there = ", ".join(data[:_SHOWN]) + (f" and {len(data) - _SHOWN} more" if data[_SHOWN:] else "")
+    shown = ", ".join(data[:_SHOWN]) + (f" and {len(data) - _SHOWN} more" if data[_SHOWN:] else "")
     if not chosen:
         expected = f"no data file like {pattern}" if pattern else f"no file {', '.join(endings)}"
-        raise InputError(f"hub:{repository} has {expected}; it has {there or 'none at all'}")
+        raise InputError(f"hub:{repository} has {expected}; it has {shown or 'none at all'}")
     if not pattern and len(chosen) > 1:
         raise InputError(
-            f"hub:{repository} has several data files: {there}; say which, as "
+            f"hub:{repository} has several data files: {shown}; say which, as "
             f"hub:{repository}:PATTERN"
         )
     return chosen

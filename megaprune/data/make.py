@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import megaprune
-from megaprune.data.collect import Collection, Question
-from megaprune.data.overlap import KINDS, Index, Pair, Text
-from megaprune.data.parquet import Row, write_parquet
+from megaprune.data.collect import BareProblem, Collection
+from megaprune.data.overlap import KINDS, NormalizedText, OverlapIndex, OverlapPair
+from megaprune.data.parquet import ProblemRow, write_parquet
 from megaprune.data.templates import Template
 from megaprune.errors import InputError
 
@@ -22,27 +22,27 @@ METADATA = "megaprune"
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pairs of a collection's questions and those of a set that is measured on."""
+    """The pairs of alike problems in a collection and in a set that is measured on."""
 
     name: str
-    ours: tuple[Question, ...]
-    theirs: tuple[Question, ...]
-    pairs: tuple[Pair, ...]
+    ours: tuple[BareProblem, ...]
+    theirs: tuple[BareProblem, ...]
+    pairs: tuple[OverlapPair, ...]
 
     @property
     def duplicates(self) -> set[int]:
-        """Places of the collection's questions that are exact or near duplicates."""
+        """The places in the collection of questions that are exact or near duplicates."""
         return {pair.ours for pair in self.pairs if pair.kind != "numbers"}
 
     def counts(self) -> dict[str, int]:
-        """Pairs of each kind."""
-        found = Counter(pair.kind for pair in self.pairs)
-        return {kind: found[kind] for kind in KINDS}
+        """Count the pairs of each kind."""
+        counts = Counter(pair.kind for pair in self.pairs)
+        return {kind: counts[kind] for kind in KINDS}
 
-    def told(self) -> list[dict[str, Any]]:
-        """The pairs for a report."""
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return the pairs as a report has them."""
 
-        def of(question: Question) -> dict[str, Any]:
+        def described(question: BareProblem) -> dict[str, Any]:
             return {"index": question.index, "problem": question.problem}
 
         return [
@@ -50,8 +50,8 @@ class Overlap:
                 "set": self.name,
                 "kind": pair.kind,
                 "similarity": round(pair.similarity, 4),
-                "ours": of(self.ours[pair.ours]),
-                "theirs": of(self.theirs[pair.theirs]),
+                "ours": described(self.ours[pair.ours]),
+                "theirs": described(self.theirs[pair.theirs]),
             }
             for pair in self.pairs
         ]
@@ -64,16 +64,16 @@ def find_overlaps(ours: Collection, others: Mapping[str, Collection], near: floa
         others: by name.
         near: the similarity of near-duplicates.
     """
-    texts = [Text(question.problem) for question in ours.questions]
+    texts = [NormalizedText(question.problem) for question in ours.questions]
     overlaps = []
     for name, other in others.items():
-        pairs = Index([each.problem for each in other.questions]).pairs(texts, near)
+        pairs = OverlapIndex([each.problem for each in other.questions]).pairs(texts, near)
         overlaps.append(Overlap(name, ours.questions, other.questions, tuple(pairs)))
     return overlaps
 
 
 def drop_overlaps(ours: Collection, overlaps: Sequence[Overlap]) -> Collection:
-    """A collection without its exact and near duplicates of others.
+    """Return a collection without its exact and near duplicates of others.
 
     Raises:
         InputError: nothing is left.
@@ -94,15 +94,15 @@ def drop_overlaps(ours: Collection, overlaps: Sequence[Overlap]) -> Collection:
 
 
 def refuse_overlaps(overlaps: Sequence[Overlap]) -> None:
-    """See that there are no exact and near duplicates.
+    """Refuse a collection with exact or near duplicates of others.
 
     Raises:
         InputError: there are; says how many.
     """
-    if found := {o.name: len(o.duplicates) for o in overlaps if o.duplicates}:
-        said = ", ".join(f"{count} with {name}" for name, count in found.items())
+    if counts := {o.name: len(o.duplicates) for o in overlaps if o.duplicates}:
+        shown = ", ".join(f"{count} with {name}" for name, count in counts.items())
         raise InputError(
-            f"problems overlap with sets of --against: {said}; nothing was written. Give "
+            f"problems overlap with sets of --against: {shown}; nothing was written. Give "
             f"--drop-overlap to leave them out"
         )
 
@@ -126,15 +126,17 @@ def write(
     Raises:
         InputError: it cannot be written there.
     """
-    said = {
+    metadata = {
         "version": megaprune.__version__,
         **about,
         "limit": limit,
         "template": asdict(template),
     }
     rows = [
-        Row(about["set"], template.messages(each.problem, limit), each.gold, each.index, split)
+        ProblemRow(
+            about["set"], template.messages(each.problem, limit), each.gold, each.index, split
+        )
         for each in collection.questions
     ]
     extra = [{"problem": each.problem, **each.kept} for each in collection.questions]
-    write_parquet(path, rows, extra, {METADATA: json.dumps(said, ensure_ascii=False)})
+    write_parquet(path, rows, extra, {METADATA: json.dumps(metadata, ensure_ascii=False)})

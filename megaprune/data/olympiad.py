@@ -13,15 +13,15 @@ _SENTENCE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,} ")
 
 
 def olympiad_gold(row: Mapping[str, Any], answer: str) -> str:
-    """A row's answer as JSON text; see `megaprune.grading.olympiad`.
+    """Write the answer of a row as the JSON text that `megaprune.grading.olympiad` takes.
 
     Several answers are split at the commas that stand in no bracket, unless words come between
     ("f(x) = ax, where a is an integer, ..."): then the whole is one answer. They have no order: the
     set does not say when they have one.
 
     Args:
-        row: with is_multiple_answer, unit and error, as the set has them.
-        answer: of the row, or what this function made of it before.
+        row: has is_multiple_answer, unit and error, as the set has them.
+        answer: that of the row, or what this function made of it before.
 
     Raises:
         InputError: the row lacks a column.
@@ -34,13 +34,13 @@ def olympiad_gold(row: Mapping[str, Any], answer: str) -> str:
                 f"it lacks the column {column}, without which its answers cannot be graded; it has "
                 f"{', '.join(row)}"
             )
-    found = {
+    gold = {
         "answers": _split(answer) if row["is_multiple_answer"] else [answer],
         "error": _text(row["error"]),
         "unit": _text(row["unit"]),
         "ordered": False,
     }
-    return json.dumps(found, ensure_ascii=False)
+    return json.dumps(gold, ensure_ascii=False)
 
 
 def _split(answer: str) -> list[str]:

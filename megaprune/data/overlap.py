@@ -1,4 +1,4 @@
-r"""Problems that two sets share, word for word or nearly.
+r"""Which problems two sets share, word for word or nearly.
 
 Normal text: one line in lower case, without layout of LaTeX (\left, \!, $, ...) and spaces beside
 symbols. Three kinds of pairs are told apart:
@@ -35,14 +35,14 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
-class Text:
+class NormalizedText:
     """A problem's text, made ready to be compared."""
 
     original: str
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """Of the normal text."""
+        """The words of the normal text."""
         text = _LAYOUT.sub(" ", self.original.lower())
         for pattern, spelling in _SPELLINGS:
             text = pattern.sub(spelling, text)
@@ -60,18 +60,18 @@ class Text:
 
     @cached_property
     def runs(self) -> frozenset[tuple[str, ...]]:
-        """Of words; of a shorter text, all of it."""
+        """All runs of three words; of a shorter text, the whole."""
         last = max(1, len(self.words) - _RUN + 1)
         return frozenset(self.words[at : at + _RUN] for at in range(last))
 
 
 @dataclass(frozen=True)
-class Pair:
+class OverlapPair:
     """Two problems that are too much alike.
 
     Args:
         kind: one of KINDS.
-        similarity: of their runs of words, 0 to 1.
+        similarity: how much of their runs of words they share, 0 to 1.
         ours, theirs: the problems' places in the two sets.
     """
 
@@ -81,15 +81,15 @@ class Pair:
     theirs: int
 
 
-class Index:
-    """A set to compare others with.
+class OverlapIndex:
+    """A set that others are compared with.
 
     Args:
-        problems: their texts.
+        problems: the texts of the set.
     """
 
     def __init__(self, problems: Sequence[str]):
-        self._texts = [Text(problem) for problem in problems]
+        self._texts = [NormalizedText(problem) for problem in problems]
         self._by_run: dict[tuple[str, ...], list[int]] = defaultdict(list)
         self._by_numberless: dict[str, list[int]] = defaultdict(list)
         for place, text in enumerate(self._texts):
@@ -97,8 +97,8 @@ class Index:
                 self._by_run[run].append(place)
             self._by_numberless[text.numberless].append(place)
 
-    def pairs(self, texts: Sequence[Text], near: float) -> Iterator[Pair]:
-        """All pairs of one of `texts` and a problem of the index.
+    def pairs(self, texts: Sequence[NormalizedText], near: float) -> Iterator[OverlapPair]:
+        """Yield all pairs of one of `texts` and a problem of the index.
 
         Args:
             near: from which similarity on two problems are near, above 0.
@@ -110,14 +110,14 @@ class Index:
                 other = self._texts[theirs]
                 similarity = _similarity(text, other, shared[theirs])
                 if text.normal == other.normal:
-                    yield Pair("exact", 1.0, ours, theirs)
+                    yield OverlapPair("exact", 1.0, ours, theirs)
                 elif similarity >= near:
-                    yield Pair("near", similarity, ours, theirs)
+                    yield OverlapPair("near", similarity, ours, theirs)
                 elif theirs in alike:
-                    yield Pair("numbers", similarity, ours, theirs)
+                    yield OverlapPair("numbers", similarity, ours, theirs)
 
 
-def _similarity(a: Text, b: Text, shared: int) -> float:
+def _similarity(a: NormalizedText, b: NormalizedText, shared: int) -> float:
     fewest = min(len(a.runs), len(b.runs))
     if fewest >= _CONTAINED:
         return shared / fewest

@@ -42,16 +42,16 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Row:
-    """One problem as it is stored.
+class ProblemRow:
+    """One problem with its prompt, as verl's columns store it.
 
     Args:
         data_source: the collection that it is from.
-        messages: role and content of each.
+        messages: the role and content of each.
         gold: the right answer.
         index: its number or name in the collection, if it has one.
         split: "train" or "test", say.
-        ability: what it takes.
+        ability: what it takes to solve it.
     """
 
     data_source: str
@@ -62,8 +62,8 @@ class Row:
     ability: str = "math"
 
 
-def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    """Each row of a file or folder, with the words for where it stands ("x.parquet, row 3").
+def read_parquet(path: Path) -> Iterator[tuple[str, ProblemRow]]:
+    """Yield each row of a file or folder after the words for its place ("x.parquet, row 3").
 
     Rows are counted from 0 in each file.
 
@@ -71,23 +71,23 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
         InputError: there is no such file, it is not parquet, has no rows, lacks a column, or a row
             has what cannot be used; the message names file, row and column.
     """
-    found = False
+    is_empty = True
     for file in _files(path):
         for number, row in enumerate(_rows(file)):
-            found = True
+            is_empty = False
             where = f"{file}, row {number}"
             yield where, _row(row, where)
-    if not found:
+    if is_empty:
         raise InputError(f"{path} has no rows; expected one problem or more: write it again")
 
 
 def write_parquet(
     path: Path,
-    rows: Sequence[Row],
+    rows: Sequence[ProblemRow],
     extra_info: Sequence[Mapping[str, str]] = (),
     about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a file in verl's columns; it is there when it is whole, or not at all.
+    """Write a file in verl's columns, whole or not at all.
 
     Indices must be whole numbers or absent.
 
@@ -118,7 +118,7 @@ def write_parquet(
         raise InputError(f"cannot write {path}: {error}; choose another place") from error
 
 
-def _columns(row: Row) -> dict[str, Any]:
+def _columns(row: ProblemRow) -> dict[str, Any]:
     return {
         "data_source": row.data_source,
         "prompt": list(row.messages),
@@ -140,17 +140,17 @@ def _files(path: Path) -> list[Path]:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Rows as Python objects, as few as possible at once."""
+    """Yield rows as Python objects, as few as possible at once."""
     try:
         with pq.ParquetFile(file) as parquet:
-            have = parquet.schema_arrow.names
+            columns = parquet.schema_arrow.names
             for column in _NEEDED:
-                if column not in have:
+                if column not in columns:
                     raise InputError(
-                        f"{file} lacks the column {column!r}: it has {have}; expected "
+                        f"{file} lacks the column {column!r}: it has {columns}; expected "
                         f"{list(_NEEDED)}: rename or add it"
                     )
-            wanted = [c for c in _SCHEMA.names if c in have]
+            wanted = [c for c in _SCHEMA.names if c in columns]
             for part in parquet.iter_batches(_ROWS, columns=wanted):
                 yield from part.to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -160,7 +160,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _row(row: Mapping[str, Any], where: str) -> Row:
+def _row(row: Mapping[str, Any], where: str) -> ProblemRow:
     messages = _typed(row["prompt"], list, "a list of {role, content}", f"{where}, column prompt")
     if not messages:
         raise InputError(
@@ -169,7 +169,7 @@ def _row(row: Mapping[str, Any], where: str) -> Row:
         )
     info = row.get("extra_info") or {}
     index = _typed(info, dict, "{index, split, ...}", f"{where}, column extra_info").get("index")
-    return Row(
+    return ProblemRow(
         data_source=_text(row["data_source"], f"{where}, column data_source"),
         messages=[_message(m, f"{where}, column prompt[{i}]") for i, m in enumerate(messages)],
         gold=_gold(row["reward_model"], f"{where}, column reward_model"),
@@ -198,7 +198,7 @@ def _gold(value: Any, where: str) -> str:
 
 
 def _answer(value: Any, where: str) -> str:
-    """Text as it is; a number as it is written, a whole one without a point."""
+    """Return text as it is, and a number as it is written; a whole number has no point."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value):
         return _text(value, where, "text or a finite number")

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megaprune.data.parquet import Row, read_parquet
+from megaprune.data.parquet import ProblemRow, read_parquet
 from megaprune.data.tokenizer import check_template, render
 from megaprune.errors import InputError
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem.
+    """A problem with its prompt in the words and tokens of one model.
 
     Args:
-        name: its own in the data set, and the same whenever the data set is read.
+        name: unique in the data set, and the same whenever the data set is read.
         data_source: the collection that it is from.
-        messages: role and content of each.
+        messages: the role and content of each.
         prompt: the messages in the model's chat template, up to where the model answers.
-        tokens: of the prompt.
+        tokens: the ids of the prompt.
         gold: the right answer.
     """
 
@@ -82,8 +82,8 @@ def read_problems(
     return Problems(problems, len(rows) - len(problems))
 
 
-def _names(rows: Sequence[Row]) -> Iterator[str]:
-    """A name for each, which depends on no row after it."""
+def _names(rows: Sequence[ProblemRow]) -> Iterator[str]:
+    """Name each row, by itself and the rows before it alone."""
     taken: set[str] = set()
     for number, row in enumerate(rows):
         plain = f"{row.data_source}/{number if row.index is None else row.index}"

@@ -10,7 +10,7 @@ from typing import Any
 from megaprune.data.olympiad import olympiad_gold
 from megaprune.errors import InputError
 
-Row = Mapping[str, Any]
+SourceRow = Mapping[str, Any]
 """A problem as its source has it: columns and values."""
 
 PROBLEM_COLUMNS = ("problem", "question", "extra_info.problem", "prompt")
@@ -22,16 +22,16 @@ ground_truth; of a solution, and of anything with a box in it, the last box is t
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """A set of problems.
+    """A published set of problems, and how it is read.
 
     Args:
         name: also its data_source.
-        repository: of data sets on the Hugging Face hub.
+        repository: where it is on the Hugging Face hub.
         files: shell pattern of its files there.
         training: to train on; otherwise to measure with.
         samples: of each problem when a model is measured on it, if nobody says how many.
         licence: of the set, as its repository states it.
-        grader: its answers need.
+        grader: the grader that its answers need.
         keep: columns that are kept, where there are any (in any case of letters).
         wanted: whether a row is of the set; all are if None. It raises InputError where a row does
             not say.
@@ -47,9 +47,9 @@ class ProblemSet:
     licence: str
     grader: str = "strict"
     keep: tuple[str, ...] = ()
-    wanted: Callable[[Row], bool] | None = None
+    wanted: Callable[[SourceRow], bool] | None = None
     suffix: str = ""
-    gold: Callable[[Row, str], str] | None = None
+    gold: Callable[[SourceRow, str], str] | None = None
 
     @property
     def split(self) -> str:
@@ -58,28 +58,28 @@ class ProblemSet:
 
 
 def graders() -> dict[str, str]:
-    """Names of graders by data_source, of the sets whose answers need a special one."""
-    return {each.name: each.grader for each in SETS.values() if each.grader != "strict"}
+    """Return the graders of sets whose answers need a special one, by data_source."""
+    return {s.name: s.grader for s in SETS.values() if s.grader != "strict"}
 
 
 _YEAR = re.compile(r"(?<!\d)(19[5-9]\d|20\d\d)(?!\d)")
 _SHORT_YEAR = re.compile(r"AIME(\d\d)")
 
 
-def year_of(row: Row) -> int | None:
-    """The year of a competition: of a column year, url, id or data_source; None if none says it."""
+def year_of(row: SourceRow) -> int | None:
+    """Read a competition's year from year, url, id or data_source; None if none of them has it."""
     values = {key.lower(): str(value) for key, value in row.items() if value is not None}
     for column in ("year", "url", "id"):
-        if found := _YEAR.search(values.get(column, "")):
-            return int(found[1])
+        if match := _YEAR.search(values.get(column, "")):
+            return int(match[1])
     short = _SHORT_YEAR.fullmatch(values.get("data_source", ""))  # as ThinkPrune has them
     return 2000 + int(short[1]) if short else None
 
 
-def _years(first: int, last: int) -> Callable[[Row], bool]:
-    """Problems of these years; where they are one, rows that do not say are taken for it."""
+def _years(first: int, last: int) -> Callable[[SourceRow], bool]:
+    """Want the problems of these years; of a single year also rows that do not say theirs."""
 
-    def wanted(row: Row) -> bool:
+    def wanted(row: SourceRow) -> bool:
         year = year_of(row)
         if year is None and first != last:
             raise InputError(
@@ -91,7 +91,7 @@ def _years(first: int, last: int) -> Callable[[Row], bool]:
     return wanted
 
 
-def _of_numina(row: Row) -> bool:
+def _of_numina(row: SourceRow) -> bool:
     if "data_source" not in row:
         raise InputError(
             "it lacks the column data_source; the set has the rows where that is numina_amc_aime"
@@ -116,7 +116,7 @@ _ALL = (
         suffix="\n\nPresent the answer in LaTex format: \\boxed{Your answer}",
     ),
     ProblemSet(
-        # Without the years from 2022 on, which one measures with.
+        # Without the years from 2022 on, which models are measured with.
         "aime_1983_2021",
         "di-zhang-fdu/AIME_1983_2024",
         "*.csv",
@@ -224,5 +224,5 @@ _ALL = (
     ),
 )
 
-SETS: Mapping[str, ProblemSet] = {each.name: each for each in _ALL}
+SETS: Mapping[str, ProblemSet] = {problem_set.name: problem_set for problem_set in _ALL}
 """Samples are ThinkPrune's where it used the set: 64 on sets of 30 or 40 problems, else 16."""

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PAIRS = 20
-"""Rows of the table of pairs."""
+"""How many pairs the table shows."""
 
 _TEXT = 200
-"""Characters of a problem in it."""
+"""How many characters of a problem the table shows."""
 
 
 def print_sets() -> None:
-    """The sets that have names."""
+    """Print the sets that have names."""
     table = _table("set", "use", ">samples", "grader", "from", "licence")
-    for each in SETS.values():
-        use = "train" if each.training else "evaluate"
-        samples = str(each.samples)
-        table.add_row(each.name, use, samples, each.grader, each.repository, each.licence)
+    for known in SETS.values():
+        use = "train" if known.training else "evaluate"
+        samples = str(known.samples)
+        table.add_row(known.name, use, samples, known.grader, known.repository, known.licence)
     _console().print(table)
 
 
 def print_report(
     about: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], files: Sequence[str]
 ) -> None:
-    """Rows written and dropped, the most alike pairs, the files.
+    """Print the rows written and dropped, the most alike pairs and the files.
 
     Args:
         about: as in a file's metadata.
@@ -57,8 +57,8 @@ def _print_overlap(
     counts = overlap["pairs"]
     kinds = list(next(iter(counts.values())))
     table = _table("pairs with", *(f">{kind}" for kind in kinds))
-    for name, found in counts.items():
-        table.add_row(name, *(str(found[kind]) for kind in kinds))
+    for name, by_kind in counts.items():
+        table.add_row(name, *(str(by_kind[kind]) for kind in kinds))
     console.print()
     console.print(table)
     if not pairs:
@@ -82,7 +82,7 @@ def _short(question: Mapping[str, Any]) -> str:
 
 
 def _table(*columns: str) -> Table:
-    """A table without a frame; a column's > is for numbers."""
+    """Make a table without a frame; a column that begins with > holds numbers."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

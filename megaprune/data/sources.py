@@ -22,13 +22,13 @@ HUB = "hub:"
 _ROWS = 1024
 """How many rows of parquet are Python objects at once."""
 
-Found = tuple[str, dict[str, Any]]
-"""The words for where a row stands ("x.jsonl, line 3"), and its columns."""
+PlacedRow = tuple[str, dict[str, Any]]
+"""Where a row stands, in words ("x.jsonl, line 3"), and its columns."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files to read.
+    """The files of a data set, to be read row by row.
 
     Args:
         name: as it was asked for.
@@ -40,8 +40,8 @@ class Source:
     files: tuple[Path, ...]
     commit: str | None = None
 
-    def rows(self) -> Iterator[Found]:
-        """All rows of all files, in order.
+    def rows(self) -> Iterator[PlacedRow]:
+        """Yield all rows of all files, in order.
 
         Raises:
             InputError: a file cannot be read, or a line of it; names it.
@@ -58,7 +58,7 @@ class Source:
 
 
 def open_source(name: str, revision: str | None = None) -> Source:
-    """Find a source's files; those of the hub are fetched.
+    """Locate the files of a source; those of the hub are fetched.
 
     Args:
         name: as the module says.
@@ -69,8 +69,8 @@ def open_source(name: str, revision: str | None = None) -> Source:
     """
     if name.startswith(HUB):
         repository, _, pattern = name.removeprefix(HUB).partition(":")
-        fetched = fetch(repository, pattern, revision, tuple(_READERS))
-        return Source(name, fetched.files, fetched.commit)
+        files = fetch(repository, pattern, revision, tuple(_READERS))
+        return Source(name, files.files, files.commit)
     if revision is not None:
         raise InputError(f"--revision {revision}: {name} is here; a revision is one of the hub's")
     path = Path(name)
@@ -86,7 +86,7 @@ def open_source(name: str, revision: str | None = None) -> Source:
     return Source(name, tuple(files))
 
 
-def _parquet(file: Path) -> Iterator[Found]:
+def _parquet(file: Path) -> Iterator[PlacedRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -104,7 +104,7 @@ def _parquet(file: Path) -> Iterator[Found]:
         ) from error
 
 
-def _csv(file: Path) -> Iterator[Found]:
+def _csv(file: Path) -> Iterator[PlacedRow]:
     import csv
 
     with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -117,14 +117,14 @@ def _csv(file: Path) -> Iterator[Found]:
             raise InputError(f"{file} cannot be read as CSV ({error})") from error
 
 
-def _json(file: Path) -> Iterator[Found]:
-    """JSON lines, or one list."""
+def _json(file: Path) -> Iterator[PlacedRow]:
+    """Read JSON lines, or one list."""
     with file.open(encoding="utf-8-sig") as lines:
         first = next((line.lstrip() for line in lines if line.strip()), "")
         lines.seek(0)
         if first.startswith("["):
-            found = _parsed(lines.read(), str(file), "one list of objects")
-            for number, row in enumerate(found):
+            rows = _parsed(lines.read(), str(file), "one list of objects")
+            for number, row in enumerate(rows):
                 yield _object(row, f"{file}, row {number}")
             return
         for number, line in enumerate(lines, 1):
@@ -140,13 +140,13 @@ def _parsed(text: str, where: str, expected: str) -> Any:
         raise InputError(f"{where}: not JSON ({error}); expected {expected}") from error
 
 
-def _object(row: Any, where: str) -> Found:
+def _object(row: Any, where: str) -> PlacedRow:
     if not isinstance(row, dict):
         raise InputError(f"{where}: {type(row).__name__}; expected an object of columns and values")
     return where, row
 
 
-_READERS: Mapping[str, Callable[[Path], Iterator[Found]]] = {
+_READERS: Mapping[str, Callable[[Path], Iterator[PlacedRow]]] = {
     ".parquet": _parquet,
     ".jsonl": _json,
     ".json": _json,

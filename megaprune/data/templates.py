@@ -1,4 +1,4 @@
-r"""What a model is told: the family's prompt, the same in training and evaluation.
+r"""The prompt of a family of models, the same in training and evaluation.
 
 A template is a YAML file of these keys, all of them:
 
@@ -40,8 +40,8 @@ _ARGUMENT = re.compile(r"(\\[a-zA-Z]+)\s*\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
-class Thought:
-    """The tags that a thought stands between."""
+class ThoughtTags:
+    """The tags around the thought of a response."""
 
     open: str
     close: str
@@ -54,11 +54,11 @@ class Template:
     system: str | None
     problem: str
     limit: str
-    thought: Thought
+    thought: ThoughtTags
     early_exit: str
 
     def messages(self, problem: str, limit: int | None) -> list[dict[str, str]]:
-        """Role and content of each message.
+        """Return the role and content of each message.
 
         Args:
             problem: the question; it may hold braces of any kind.
@@ -69,18 +69,18 @@ class Template:
         """
         if limit is not None and limit < 1:
             raise InputError(f"a limit of {limit} tokens; expected 1 or more")
-        said = "" if limit is None else self.limit.replace("{limit}", str(limit))
+        notice = "" if limit is None else self.limit.replace("{limit}", str(limit))
         user = self.problem.replace("{problem}", problem)
         if self.system is None:
-            return [{"role": "user", "content": user + said}]
+            return [{"role": "user", "content": user + notice}]
         return [
-            {"role": "system", "content": self.system + said},
+            {"role": "system", "content": self.system + notice},
             {"role": "user", "content": user},
         ]
 
 
 def load_template(name_or_path: str) -> Template:
-    """A family's template, or that of a file ending in .yaml.
+    """Load the template of a family, or of a file ending in .yaml.
 
     Raises:
         InputError: there is no such family or file, or the file is not as the module says; names
@@ -102,41 +102,41 @@ def _read(path: Path) -> Template:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"template {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"template {path} is no YAML ({said}); expected a mapping of {', '.join(_KEYS)}"
+            f"template {path} is no YAML ({reason}); expected a mapping of {', '.join(_KEYS)}"
         ) from error
-    _check_keys(found, tuple(_KEYS), f"template {path}")
+    _check_keys(content, tuple(_KEYS), f"template {path}")
     texts: dict[str, Any] = {}
     for key, inner in _KEYS.items():
         where = f"template {path}, key {key}"
         if inner:
-            _check_keys(found[key], inner, where)
-            for each in inner:
-                _check_text(found[key][each], f"{key}.{each}", path)
-        elif key != "system" or found[key] is not None:
-            _check_text(found[key], key, path)
-        texts[key] = found[key]
-    return Template(**texts | {"thought": Thought(**texts["thought"])})
+            _check_keys(content[key], inner, where)
+            for name in inner:
+                _check_text(content[key][name], f"{key}.{name}", path)
+        elif key != "system" or content[key] is not None:
+            _check_text(content[key], key, path)
+        texts[key] = content[key]
+    return Template(**texts | {"thought": ThoughtTags(**texts["thought"])})
 
 
-def _check_keys(found: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(found, dict):
-        raise InputError(f"{where}: {found!r}; expected a mapping of {', '.join(keys)}")
+def _check_keys(content: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: {content!r}; expected a mapping of {', '.join(keys)}")
     for key in keys:
-        if key not in found:
+        if key not in content:
             raise InputError(f"{where}: the key {key} is missing; expected {', '.join(keys)}")
-    for key in found:
+    for key in content:
         if key not in keys:
             raise InputError(f"{where}: there is no key {key!r}; expected {', '.join(keys)}")
 
 
 def _check_text(value: Any, key: str, path: Path) -> None:
-    """See that it is text, with its own placeholder and no other."""
+    """Refuse what is not text, or lacks its placeholder, or has another."""
     where = f"template {path}, key {key}"
     if not isinstance(value, str):
         raise InputError(f"{where}: {value!r} ({type(value).__name__}); expected text in quotes")

@@ -17,7 +17,7 @@ _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local Hugging Face folder; nothing is fetched and no code of it is run.
+    """Load the tokenizer of a local folder; nothing is fetched and no code of it is run.
 
     Raises:
         InputError: the folder or its tokenizer is not there, or cannot be read.
@@ -45,7 +45,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """See that there is a chat template.
+    """Refuse a tokenizer without a chat template.
 
     Raises:
         InputError: there is none.
@@ -61,7 +61,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], where: str
 ) -> str:
-    """Messages as the text that the model answers to.
+    """Write messages as the text that the model answers to.
 
     Args:
         where: the words for where the messages are from.
@@ -78,11 +78,11 @@ def render(
         raise InputError(
             f"{where}, column prompt: the chat template of {tokenizer.name_or_path} refuses "
             f"messages of roles {roles} ({type(error).__name__}: {error}); change the roles to "
-            f"those that it expects, or mend chat_template.jinja"
+            f"those that it expects, or fix chat_template.jinja"
         ) from error
     if not text:
         raise InputError(
             f"{where}, column prompt: the chat template of {tokenizer.name_or_path} makes no text "
-            f"of messages of roles {roles}; change the roles, or mend chat_template.jinja"
+            f"of messages of roles {roles}; change the roles, or fix chat_template.jinja"
         )
     return str(text)

@@ -1,4 +1,4 @@
-"""Is this answer right? Verdicts, the graders that give them, and a pool that runs them guarded.
+"""Grading: verdicts on responses, the graders that give them, a pool that runs them guarded.
 
     with Pool({"aime": "strict"}, workers=2) as pool:
         pool.submit("sample 1", "aime", gold="33", response=text, finished=True)
@@ -8,7 +8,7 @@ Importing this brings no computer algebra: only the pool's workers load it.
 """
 
 from megaprune.grading.graders import GRADERS, Grader
-from megaprune.grading.pool import Pool, Stats
+from megaprune.grading.pool import GradingStats, Pool
 from megaprune.grading.verdict import WHY, Verdict
 
-__all__ = ["GRADERS", "WHY", "Grader", "Pool", "Stats", "Verdict"]
+__all__ = ["GRADERS", "WHY", "Grader", "GradingStats", "Pool", "Verdict"]

@@ -19,7 +19,7 @@ ROUNDED_PLACES = 6
 
 @lru_cache(maxsize=1 << 14)
 def compare(gold: str, answer: str) -> str:
-    """ "right", "wrong", "unparsable" or "gold unparsable": a reason of WHY.
+    """Compare two answers: "right", "wrong", "unparsable" or "gold unparsable", as in WHY.
 
     Texts that are alike are right whether or not they can be parsed. Numbers must be equal exactly,
     but a decimal of six places or more may round. A unit or percent sign that one of the two lacks
@@ -32,7 +32,7 @@ def compare(gold: str, answer: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def compare_loosely(gold: str, answer: str) -> str:
-    """As `compare`, with ThinkPrune's tolerances added (arXiv 2504.01296, its released code).
+    """Compare as `compare` does, with ThinkPrune's tolerances (arXiv 2504.01296, released code).
 
     Numbers match to a relative 1e-4, also 100 times too large or too small; brackets need not be
     of a kind. Its list of 132 unit words, deleted wherever they stand, is not reproduced.
@@ -41,7 +41,7 @@ def compare_loosely(gold: str, answer: str) -> str:
 
 
 def reason(equal: Callable[[str, str], bool], gold: str, answer: str) -> str:
-    """What `compare` returns, with equality of tidy texts (True, False or Unparsable) as given."""
+    """Return what `compare` does, given an equality of tidy texts (True, False or Unparsable)."""
     if gold.strip() == answer.strip():
         return "right"
     if len(answer) > MAX_LENGTH:
@@ -58,7 +58,7 @@ def reason(equal: Callable[[str, str], bool], gold: str, answer: str) -> str:
 
 
 def equal(gold: str, answer: str) -> bool:
-    """Whether two tidy texts are equal; raises Unparsable if one cannot be understood."""
+    """Say whether two tidy texts are equal; raises Unparsable if one cannot be understood."""
     if _close(gold) == _close(answer):
         return True
     gold, answer = _same_sides(gold, answer)
@@ -78,13 +78,13 @@ def _equal_loosely(gold: str, answer: str) -> bool:
 
 
 def _close(text: str) -> str:
-    """Without the spaces that say nothing; between digits they do."""
+    """Remove the spaces that mean nothing; between digits they mean something."""
     return re.sub(r"(?<!\d) | (?!\d)", "", text)
 
 
 @lru_cache(maxsize=1 << 14)
 def normal_form(answer: str) -> str:
-    """A text that answers share which are plainly equal: to count votes, not to judge.
+    """Return a text that plainly equal answers share: to count votes, not to judge.
 
     As `compare` reads them, without computer algebra: 1/2 and 0.5 share one, so do 1, 2 and 2, 1,
     but not 1+1 and 2. A unit is dropped, and so is the name in `x = 5`.
@@ -114,7 +114,7 @@ def _scalar_form(text: str) -> str:
 
 
 def _same_sides(gold: str, answer: str) -> tuple[str, str]:
-    """Both without `x =` or `x in` where one has it and the other does not."""
+    """Return both without `x =` or `x in` where only one of them has it."""
     gold, answer = set_of(gold), set_of(answer)
     ours, theirs = _sides(gold), _sides(answer)
     if len(ours) == 1 and len(theirs) > 1:
@@ -125,13 +125,13 @@ def _same_sides(gold: str, answer: str) -> tuple[str, str]:
 
 
 def set_of(text: str) -> str:
-    """The set in `x in A`; the condition in the set of all x with it."""
+    """Return the set in `x in A`, and the condition in the set of all x with it."""
     text = re.sub(r"^[^=<>]*\\in(?![a-zA-Z])\s*", "", text)
     return re.sub(r"^\\\{ ?[a-zA-Z] ?(?:\||:|\\mid(?![a-zA-Z])) ?([^{}]*)\\\}$", r"\1", text)
 
 
 def _sides(text: str) -> list[str]:
-    """The sides of one equation; of several, with commas between them, the whole."""
+    """Return the sides of an equation; of several, with commas between them, the whole."""
     if len(split(text, COMMA)) > 1:
         return [text]
     return [side.strip() for side in split(text, _EQUALS)]
@@ -157,37 +157,37 @@ _OPENS = ("(", "[", "{", r"\{")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A list, tuple, interval, set or union, or what has no parts."""
+class AnswerShape:
+    """An answer as a list, tuple, interval, set or union of parts, or as a scalar without parts."""
 
     kind: str
-    """Its two brackets; "" for a list without; "cup" for a union; "one" for what has no parts."""
+    """Two brackets; "" for a list without; "cup" for a union; "scalar" if there are no parts."""
 
     parts: tuple[str, ...]
 
 
-def shape_of(text: str) -> Shape:
-    """A tidy text's brackets and parts."""
+def shape_of(text: str) -> AnswerShape:
+    """Return the brackets and parts of a tidy text."""
     if r"\begin" in text or number(text) is not None:
-        return Shape("one", (text,))
+        return AnswerShape("scalar", (text,))
     if len(parts := split(text, _UNION)) > 1:
-        return Shape("cup", tuple(parts))
+        return AnswerShape("cup", tuple(parts))
     if len(parts := split(text, COMMA)) > 1:
-        return Shape("", tuple(parts))
+        return AnswerShape("", tuple(parts))
     for opening in (r"\{", "(", "["):
         if not text.startswith(opening) or not _encloses(text, len(opening)):
             continue
         closing = r"\}" if text.endswith(r"\}") else text[-1]
         inside = split(text[len(opening) : -len(closing)], COMMA)
         if len(inside) > 1 or opening == r"\{":
-            return Shape(opening + closing, tuple(inside))
-    return Shape("one", (text,))
+            return AnswerShape(opening + closing, tuple(inside))
+    return AnswerShape("scalar", (text,))
 
 
-def _equal_shapes(gold: Shape, answer: Shape) -> bool | None:
-    """None if one of them must be understood as a whole."""
+def _equal_shapes(gold: AnswerShape, answer: AnswerShape) -> bool | None:
+    """Compare part by part; None if either must be understood as a whole."""
     kinds = {gold.kind, answer.kind}
-    if "one" in kinds:
+    if "scalar" in kinds:
         return None
     if "cup" in kinds:
         return True if len(kinds) == 1 and _equal_unordered(gold.parts, answer.parts) else None
@@ -212,7 +212,7 @@ def _equal_unordered(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
 
 
 def split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """The parts between separators that stand in no bracket."""
+    """Split a text at the separators that stand in no bracket."""
     if not separator.search(text):
         return [text]
     depths = _depths(text)
@@ -223,14 +223,14 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def _encloses(text: str, begin: int) -> bool:
-    """The bracket that opens the text closes at its end."""
+    """Say whether the bracket that opens the text closes at its end."""
     depths = _depths(text)
     last = len(text) - (2 if text.endswith(r"\}") else 1)
     return text[last:] in (")", "]", r"\}") and 0 not in depths[begin:last]
 
 
 def _depths(text: str) -> list[int]:
-    """In how many brackets each character stands; brackets of an interval need not be of a kind."""
+    """Count the brackets around each character; those of an interval need not be of a kind."""
     depths: list[int] = []
     depth = end = 0
     for bracket in _BRACKET.finditer(text):
@@ -256,7 +256,7 @@ def _equal_scalars(gold: str, answer: str) -> bool:
 
 
 def _part(value: str, unit: str) -> str:
-    """A percentage as a part of one."""
+    """Write a percentage as a fraction of 1."""
     if unit != "%":
         return value
     exact = number(value)
@@ -264,7 +264,7 @@ def _part(value: str, unit: str) -> str:
 
 
 def _same_bases(a: str, b: str) -> tuple[str, str]:
-    """Both without the subscript that names a number's base, if only one has it.
+    """Return both without the subscript that names a number's base, if only one has it.
 
     The LaTeX parser drops subscripts of numbers: 11_2 would equal 11_3.
     """
@@ -290,7 +290,7 @@ def _equal_values(gold: str, answer: str) -> bool:
 
 
 def _rounds(text: str, decimal: Fraction, exact: Fraction) -> bool:
-    """`text` writes `exact`, which never ends as a decimal, with enough places."""
+    """Say whether `text` rounds `exact`, which never ends as a decimal, to enough places."""
     places = len(text.rpartition(".")[2]) if re.fullmatch(r"-?\d*\.\d+", text) else 0
     if places < ROUNDED_PLACES or 10**places % exact.denominator == 0:
         return False

@@ -1,4 +1,4 @@
-"""Where a response's answer stands. Every function reads the text once, however long it is."""
+"""Finding the answer in a response. Every function reads the text once, however long it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOKEN = re.compile(
 def after_thought(
     response: str, opens: str = THOUGHT_OPEN, closes: str = THOUGHT_CLOSE
 ) -> str | None:
-    """The text after the last end of a thought; None if the thought is still open.
+    """Return the text after the last end of a thought; None if the thought is still open.
 
     The beginning may be missing: some chat templates put it into the prompt.
     """
@@ -33,7 +33,7 @@ _MOST_BETWEEN = 40  # characters
 
 
 def last_box(text: str) -> str | None:
-    r"""What stands in the last complete `\boxed{}` or `\fbox{}`; None if there is none.
+    r"""Return the content of the last complete `\boxed{}` or `\fbox{}`; None if there is none.
 
     Of nested boxes it is the outermost complete one. A box without braces must hold a number
     (`\boxed 42`), so that prose which speaks of \boxed is not an answer.
@@ -43,10 +43,10 @@ def last_box(text: str) -> str | None:
 
 
 def last_boxes(text: str) -> str | None:
-    r"""As `last_box`, with the boxes right before it, as "3, 5" from `$\boxed{3}$ and $\boxed{5}$`.
+    r"""Return the last box and those right before it: "3, 5" from `$\boxed{3}$ and $\boxed{5}$`.
 
     Between two boxes of one answer stands nothing but layout, commas, "and", "or" and names, as in
-    `x = `. If all of them hold the same, it is one answer, said again.
+    `x = `. If all of them hold the same, it is a single answer, said again.
     """
     boxes = _boxes(text)
     answer = boxes[-1:]
@@ -55,14 +55,14 @@ def last_boxes(text: str) -> str | None:
         if len(between) > _MOST_BETWEEN or not _BETWEEN.fullmatch(between):
             break
         answer.append(box)
-    found = [box.inside(text).strip() for box in reversed(answer)]
-    if len(set(found)) == 1:
-        return found[0]
-    return ", ".join(filter(None, found)) if found else None
+    contents = [box.inside(text).strip() for box in reversed(answer)]
+    if len(set(contents)) == 1:
+        return contents[0]
+    return ", ".join(filter(None, contents)) if contents else None
 
 
 class _Box(NamedTuple):
-    """Where in a text a box stands, and what is in it."""
+    """Where in a text a box stands, and where its content does."""
 
     begins: int
     ends: int
@@ -74,25 +74,25 @@ class _Box(NamedTuple):
 
 
 def _boxes(text: str) -> list[_Box]:
-    """All complete boxes, the last one last; none that stand in another."""
-    found: list[_Box] = []
+    """Return all complete boxes in order; none that stand in another."""
+    boxes: list[_Box] = []
     opened: list[tuple[int, int]] = []  # begin of each open group and its content; -1 if no box
     for token in _TOKEN.finditer(text):
         if token["box"]:
             opened.append((token.start(), token.end()))
         elif token["bare"]:
-            found.append(_Box(*token.span(), *token.span("bare")))
+            boxes.append(_Box(*token.span(), *token.span("bare")))
         elif token[0] == "{":
             opened.append((-1, -1))
         elif token[0] == "}" and opened and (group := opened.pop())[0] >= 0:
-            while found and found[-1].begins > group[0]:
-                found.pop()
-            found.append(_Box(group[0], token.end(), group[1], token.start()))
-    return found
+            while boxes and boxes[-1].begins > group[0]:
+                boxes.pop()
+            boxes.append(_Box(group[0], token.end(), group[1], token.start()))
+    return boxes
 
 
 def anywhere(text: str) -> str:
-    r"""The answer as ThinkPrune's released code finds it (arXiv 2504.01296); "" if there is none.
+    r"""Find the answer as ThinkPrune's released code does (arXiv 2504.01296); "" if none.
 
     After the last "boxed" anywhere, even in the thought and even if its brace never closes; else
     after phrases like "the answer is".

@@ -21,10 +21,10 @@ from megaprune.grading.verdict import Verdict
 
 
 class Grader(Protocol):
-    """Judges one response: by its gold answer, its text, and whether it ended by itself."""
+    """What judges a response: by its gold answer, its text, and whether it ended by itself."""
 
     def __call__(self, gold: str, response: str, finished: bool) -> Verdict:
-        """The verdict."""
+        """Give the verdict."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class AnswerGrader:
     """(gold, answer) -> the reason, one of WHY; InputError if the gold answer is at fault."""
 
     def __call__(self, gold: str, response: str, finished: bool) -> Verdict:
-        """Find and compare."""
-        found = self.find(response, finished)
-        return found if isinstance(found, Verdict) else self.judge(gold, found)
+        """Find the answer and compare it."""
+        answer = self.find(response, finished)
+        return answer if isinstance(answer, Verdict) else self.judge(gold, answer)
 
     def judge(self, gold: str, answer: str) -> Verdict:
-        """Compare an answer that was found before."""
+        """Compare an answer that `find` has returned."""
         try:
             why = self.compare(gold, answer)
         except InputError as error:
@@ -90,7 +90,7 @@ answer as `grading.olympiad` says."""
 
 
 def resolve(name: str) -> Grader:
-    """The grader of this name: one of GRADERS, or `file.py:function`, or `module:function`.
+    """Return the grader of this name: one of GRADERS, `file.py:function` or `module:function`.
 
     A user's function is called as a Grader is and may also return a bool. Raises InputError if
     there is no such grader. Runs the user's module.
@@ -117,23 +117,23 @@ def resolve(name: str) -> Grader:
             f"{name} cannot be called with (gold, response, finished): {error}; expected a "
             f"function of these three that returns True, False or a Verdict"
         ) from error
-    return _Own(name, function)
+    return _UserGrader(name, function)
 
 
 @dataclass(frozen=True)
-class _Own:
+class _UserGrader:
     """A user's function as a Grader."""
 
     name: str
     function: Callable[[str, str, bool], object]
 
     def __call__(self, gold: str, response: str, finished: bool) -> Verdict:
-        said = self.function(gold, response, finished)
-        if isinstance(said, Verdict):
-            return said
-        if isinstance(said, bool):
-            return Verdict(said, None, "right" if said else "wrong")
-        raise TypeError(f"{self.name} returned {said!r}; expected True, False or a Verdict")
+        verdict = self.function(gold, response, finished)
+        if isinstance(verdict, Verdict):
+            return verdict
+        if isinstance(verdict, bool):
+            return Verdict(verdict, None, "right" if verdict else "wrong")
+        raise TypeError(f"{self.name} returned {verdict!r}; expected True, False or a Verdict")
 
 
 def _module(name: str) -> ModuleType:

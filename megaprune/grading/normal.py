@@ -1,4 +1,4 @@
-r"""One way to write each thing: the same LaTeX for what people and models write in many ways."""
+r"""Normal forms: the same LaTeX for what people and models write in many ways."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fractions import Fraction
 
 
 class Unparsable(Exception):
-    """This text cannot be read as mathematics."""
+    """Raised for a text that cannot be read as mathematics."""
 
 
 _SYMBOLS = {
@@ -60,7 +60,7 @@ _REWRITES = [
 
 
 def tidy(text: str) -> str:
-    """The same in one spelling: LaTeX without layout, fonts, dollar signs and outer braces."""
+    """Rewrite a text in the normal spelling: no layout, fonts, dollar signs and outer braces."""
     text = "".join(map(_latex, text))
     # Neighbours, as in a power of two digits, are one group.
     text = re.sub(r"(?<=\d)\}\^\{(?=\d)|\}_\{(?=\d)", "", text) if "}" in text else text
@@ -88,7 +88,7 @@ def _latex(char: str) -> str:
 
 
 def _closes(text: str) -> int:
-    """Where the group that opens the text closes; -1 if nowhere."""
+    """Return where the group that opens the text closes; -1 if nowhere."""
     depth = 0
     for token in re.finditer(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(token[0], 0)
@@ -114,7 +114,7 @@ _MAX_DIGITS = 1000
 
 
 def number(text: str) -> Fraction | None:
-    """The exact value of a plain number: 1,234.5, 3e5, 2 1/2; None if it is something else."""
+    """Read the exact value of a plain number: 1,234.5, 3e5, 2 1/2; None for anything else."""
     if len(text) > _MAX_DIGITS:
         return None
     if (match := _DECIMAL.fullmatch(text)) and any(map(str.isdigit, match["digits"])):
@@ -158,7 +158,7 @@ _UNITS = {
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    r"""A tidy text's value and its unit, as "5 \text{ square feet}" -> ("5", "foot2").
+    r"""Split a tidy text into its value and its unit, as "5 \text{ square feet}" -> ("5", "foot2").
 
     The unit is "" if there is none, and "?" if it is none of the common ones: a noun.
     """
@@ -185,7 +185,7 @@ def _known(words: str, power: str) -> str:
 
 
 def words(text: str) -> str | None:
-    """A tidy text that is prose, without case, spaces and punctuation; None for mathematics."""
+    """Return prose without case, spaces and punctuation; None for mathematics."""
     whole = re.fullmatch(r"(?:\\text\{[^{}]*\}[ ,.]*)+", text)
     if whole or re.fullmatch(r"[A-Za-z ,.'()-]*[A-Za-z]{4,}[A-Za-z ,.'()-]*", text):
         return bare(text)
@@ -193,5 +193,5 @@ def words(text: str) -> str | None:
 
 
 def bare(text: str) -> str:
-    """Without spaces, case and punctuation; signs of mathematics stay."""
+    """Remove spaces, case and punctuation; signs of mathematics stay."""
     return re.sub(r"[\s.,;:!?'\"(){}]", "", text.replace(r"\text", "")).casefold()

@@ -29,7 +29,7 @@ _COMMA_SPACE = re.compile(r"[,;] ")  # of 1,000, 2,000
 
 @dataclass(frozen=True)
 class Gold:
-    """What a gold answer says; texts are tidy, and answers have the unit."""
+    """A gold answer of this form; its texts are tidy, and its answers have the unit."""
 
     answers: tuple[str, ...]
     error: Fraction | None = None
@@ -39,10 +39,10 @@ class Gold:
 
 @lru_cache(maxsize=1 << 14)
 def compare_all(gold: str, answer: str) -> str:
-    """As `equality.compare`, with a gold answer of this module's form.
+    """Compare as `equality.compare` does, with a gold answer of this module's form.
 
-    Several answers have commas between them, or "and", or stand in one set or, in the gold answer's
-    order, in one tuple. Each is equal to one of the gold answers as `compare` has it, or, with an
+    Several answers have commas between them, or "and", or stand in a set or, in the gold answer's
+    order, in a tuple. Each is equal to one of the gold answers as `compare` has it, or, with an
     error, a number within it, the ends included; \\pm stands for two. In all else the answers are
     one list.
 
@@ -59,26 +59,26 @@ def compare_all(gold: str, answer: str) -> str:
 
 def _read(text: str) -> Gold:
     try:
-        found = json.loads(text)
-        if not isinstance(found, dict) or not found.keys() <= _KINDS.keys():
+        content = json.loads(text)
+        if not isinstance(content, dict) or not content.keys() <= _KINDS.keys():
             raise ValueError(f"expected an object of {', '.join(_KINDS)}")
         for key, (kind, default) in _KINDS.items():
-            if not isinstance(found.setdefault(key, default), kind):
-                raise ValueError(f"{key} is {found[key]!r}")
-        answers = found["answers"]
-        if not answers or not all(isinstance(each, str) and each.strip() for each in answers):
+            if not isinstance(content.setdefault(key, default), kind):
+                raise ValueError(f"{key} is {content[key]!r}")
+        answers = content["answers"]
+        if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
             raise ValueError(f"answers is {answers!r}; expected texts")
-        error = None if found["error"] is None else Fraction(found["error"])
+        error = None if content["error"] is None else Fraction(content["error"])
         if error is not None and error <= 0:
-            raise ValueError(f"error is {found['error']!r}; expected a number above 0")
+            raise ValueError(f"error is {content['error']!r}; expected a number above 0")
     except (ValueError, ZeroDivisionError, RecursionError) as wrong:
         raise InputError(
             f"the gold answer {text!r} is not one for the grader olympiad ({wrong}); expected JSON "
             f'like {{"answers": ["1", "2"], "error": null, "unit": null, "ordered": false}}'
         ) from wrong
-    unit = tidy(found["unit"] or "")
-    texts = tuple(tidy(each) + _ending(unit) for each in answers)
-    return Gold(texts, error, unit, found["ordered"])
+    unit = tidy(content["unit"] or "")
+    texts = tuple(tidy(answer) + _ending(unit) for answer in answers)
+    return Gold(texts, error, unit, content["ordered"])
 
 
 _KINDS: dict[str, tuple[tuple[type, ...], object]] = {
@@ -87,7 +87,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], object]] = {
     "unit": ((str, type(None)), None),
     "ordered": ((bool,), False),
 }
-"""Types and default of each key."""
+"""The types and the default of each key."""
 
 
 def _equal_lists(gold: Gold, text: str) -> bool:
@@ -101,7 +101,7 @@ def _equal_lists(gold: Gold, text: str) -> bool:
 
 
 def _lists(text: str) -> Iterator[tuple[Sequence[str], bool]]:
-    """The lists that a tidy text may be, and whether they are in order."""
+    """Yield the lists that a tidy text may be, and whether they are in order."""
     yield [text], False
     parts = split(text, COMMA)
     for tied in (True, False):
@@ -113,7 +113,7 @@ def _lists(text: str) -> Iterator[tuple[Sequence[str], bool]]:
 
 
 def _both_signs(part: str, tied: bool) -> list[str]:
-    r"""The answers in one with \pm; tied: all its signs change together, else each by itself."""
+    r"""Return the answers in a part with \pm; tied: all its signs change together."""
     count = len(_SIGN.findall(part))
     if not 0 < count <= _MOST_SIGNS:
         return [part]
@@ -133,20 +133,20 @@ _MOST_SIGNS = 4
 def _one_to_one(
     left: Sequence[str], right: Sequence[str], matches: Callable[[str, str], bool]
 ) -> bool:
-    """Whether each of the left can be given one of the right that matches it (Kuhn's algorithm)."""
-    given: dict[int, int] = {}  # right -> left
+    """Say whether each of the left has a match of its own on the right (Kuhn's algorithm)."""
+    partner: dict[int, int] = {}  # right -> left
 
-    def give(one: int, tried: set[int]) -> bool:
-        for other in range(len(right)):
-            if other in tried or not matches(left[one], right[other]):
+    def pair(ours: int, tried: set[int]) -> bool:
+        for theirs in range(len(right)):
+            if theirs in tried or not matches(left[ours], right[theirs]):
                 continue
-            tried.add(other)
-            if other not in given or give(given[other], tried):
-                given[other] = one
+            tried.add(theirs)
+            if theirs not in partner or pair(partner[theirs], tried):
+                partner[theirs] = ours
                 return True
         return False
 
-    return all(give(one, set()) for one in range(len(left)))
+    return all(pair(ours, set()) for ours in range(len(left)))
 
 
 def _equal(gold: Gold, known: str, part: str) -> bool:
@@ -155,7 +155,7 @@ def _equal(gold: Gold, known: str, part: str) -> bool:
 
 
 def _without(text: str, unit: str) -> str:
-    """A tidy text without this unit at its end."""
+    """Remove this unit from the end of a tidy text."""
     if not unit:
         return text
     written = re.escape(unit).replace(r"\ ", " ?")
@@ -163,7 +163,7 @@ def _without(text: str, unit: str) -> str:
 
 
 def _ending(unit: str) -> str:
-    """The unit as it stands behind a number in a tidy text."""
+    """Write the unit as it stands behind a number in a tidy text."""
     if power := re.fullmatch(r"([A-Za-z. ]+)\^ ?\{? ?([23]) ?\}?", unit):
         return rf"\text{{ {power[1]}}}^{power[2]}"
     return unit if unit[:1] in ("", "^", "%") else rf"\text{{ {unit}}}"

@@ -11,19 +11,19 @@ from typing import Any
 
 from megaprune.errors import InputError
 from megaprune.grading.graders import GRADERS
-from megaprune.grading.process import Limits, Worker
+from megaprune.grading.process import GradingLimits, GradingWorker
 from megaprune.grading.verdict import Verdict
 
 
 @dataclass(frozen=True)
-class Stats:
-    """What a pool has done since it began."""
+class GradingStats:
+    """How much a pool has graded since it began."""
 
     graded: int = 0
     """Responses with a verdict."""
 
     failed: int = 0
-    """Of these, the ones whose grader failed: Verdict.failed."""
+    """Those of them whose grader failed: Verdict.failed."""
 
     seconds: float = 0.0
     """Wall time of the workers' grading, all workers together; starting them is not counted."""
@@ -65,12 +65,12 @@ class Pool:
         self._changed = threading.Condition()
         self._submitted: set[Hashable] = set()
         self._verdicts: dict[Hashable, Verdict] = {}
-        self._stats = Stats()
+        self._stats = GradingStats()
         self._error: InputError | None = None
         self._closed = False
         names = sorted({default, *self._graders.values()})
-        limits = Limits(seconds, memory_bytes)
-        self._workers = [Worker(names, limits) for _ in range(workers)]
+        limits = GradingLimits(seconds, memory_bytes)
+        self._workers = [GradingWorker(names, limits) for _ in range(workers)]
         self._threads: list[threading.Thread] = []
         try:
             for worker in self._workers:
@@ -97,25 +97,25 @@ class Pool:
         if self._closed:
             raise ValueError("the pool is closed")
         name = self._graders.get(data_source, self._default)
-        found: str | Verdict | None = None
+        answer: str | Verdict | None = None
         if name in GRADERS:
             # Finding is cheap; it spares the worker the thought, and often all.
-            found = GRADERS[name].find(response, finished)
+            answer = GRADERS[name].find(response, finished)
         self._submitted.add(key)
-        if isinstance(found, Verdict):
-            self._record(key, found, 0.0)
+        if isinstance(answer, Verdict):
+            self._record(key, answer, 0.0)
             return
         message = {
             "grader": name,
             "gold": gold,
-            "response": response if found is None else found,
+            "response": response if answer is None else answer,
             "finished": finished,
-            "found": found is not None,
+            "is_answer": answer is not None,
         }
         self._jobs.put(_Job(key, message))
 
     def results(self) -> dict[Hashable, Verdict]:
-        """Wait for all that were submitted since the last call; their verdicts by key.
+        """Wait for all that were submitted since the last call, and return their verdicts by key.
 
         Raises InputError if workers can be started no longer.
         """
@@ -130,7 +130,7 @@ class Pool:
         return verdicts
 
     def ready(self) -> dict[Hashable, Verdict]:
-        """The verdicts that are there already, by key; `results` will not give them again.
+        """Return the verdicts that are there already, by key; `results` will not give them again.
 
         Raises InputError if workers can be started no longer.
         """
@@ -147,8 +147,8 @@ class Pool:
         return len(self._submitted) - len(self._verdicts)
 
     @property
-    def stats(self) -> Stats:
-        """What was done so far."""
+    def stats(self) -> GradingStats:
+        """What the pool has done so far."""
         return self._stats
 
     @property
@@ -175,7 +175,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _supervise(self, worker: Worker) -> None:
+    def _supervise(self, worker: GradingWorker) -> None:
         while (job := self._jobs.get()) is not None and not self._closed:
             try:
                 worker.wait_ready()
@@ -186,7 +186,7 @@ class Pool:
                 return
             began = time.monotonic()
             verdict = worker.grade(job.message)
-            if verdict.failed and job.message["found"]:
+            if verdict.failed and job.message["is_answer"]:
                 verdict = replace(verdict, extracted=job.message["response"])
             self._record(job.key, verdict, time.monotonic() - began)
 

@@ -1,4 +1,4 @@
-"""One worker process, seen from the pool: start it, ask it, kill it."""
+"""A worker process, seen from the pool: start it, ask it, kill it."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ LAST_WORD_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one response may cost."""
+class GradingLimits:
+    """What the grading of a response may cost."""
 
     seconds: float
-    """Of wall time."""
+    """Seconds of wall time."""
 
     memory_bytes: int
-    """Of address space, the interpreter and sympy (about 70 MB) included."""
+    """Bytes of address space, the interpreter and sympy (about 70 MB) included."""
 
 
-class Worker:
+class GradingWorker:
     """A process that grades one response at a time, started again whenever it dies."""
 
-    def __init__(self, graders: Sequence[str], limits: Limits):
+    def __init__(self, graders: Sequence[str], limits: GradingLimits):
         self._setup = {
             "prepare": {"graders": list(graders), "memory_bytes": limits.memory_bytes},
             "seconds": limits.seconds,
@@ -54,7 +54,7 @@ class Worker:
         self._start()
 
     def wait_ready(self) -> None:
-        """Return when it can grade; raises InputError if it cannot be brought to that."""
+        """Wait until it can grade; raises InputError if it cannot be brought to that."""
         if self._ready:
             return
         for attempt in range(START_TRIES):
@@ -75,7 +75,7 @@ class Worker:
         )
 
     def grade(self, job: dict[str, Any]) -> Verdict:
-        """The verdict on one response. Leaves a process that failed replaced, not yet ready."""
+        """Return the verdict on a response; a process that failed is replaced."""
         try:
             wire.send(self._channel, job, self._limits.seconds)
             verdict = Verdict(**wire.receive(self._channel, self._limits.seconds))
@@ -103,7 +103,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the current process."""
+        """The id of the current process."""
         return int(self._process.pid)
 
     def _start(self) -> None:
@@ -125,7 +125,7 @@ class Worker:
             wire.send(self._channel, self._setup, START_SECONDS)
 
     def _restart(self) -> None:
-        """Another process in place of one that is dead or of no use."""
+        """Start another process in place of one that is dead or of no use."""
         self._channel.close()
         self._ended = self._status()
         self._start()
@@ -141,12 +141,12 @@ class Worker:
         return f"the worker ended with status {code}"
 
     def _kill(self) -> None:
-        """With the processes that a user's grader started."""
+        """Kill the process and those that a user's grader started."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:
-    """The worker finds the modules that this process finds, and leaves the cores to others."""
+    """Return variables by which the worker finds the same modules, and leaves cores to others."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -26,7 +26,7 @@ _NORMAL = NormalizationConfig(
 
 
 def symbolically_equal(gold: str, answer: str) -> bool:
-    """Whether two LaTeX expressions are equal; raises Unparsable.
+    """Say whether two LaTeX expressions are equal; raises Unparsable.
 
     A decimal number equals an irrational one if they agree to six decimals.
     """
@@ -42,7 +42,7 @@ def symbolically_equal(gold: str, answer: str) -> bool:
 
 
 def real_value(text: str) -> float | None:
-    """The value of a LaTeX expression; None if it is no finite real number; raises Unparsable."""
+    """Evaluate a LaTeX expression; None if it is no finite real number; raises Unparsable."""
     parsed = parse(text)
     value = parsed.evalf() if isinstance(parsed, Expr) else None
     return float(value) if value is not None and value.is_number and value.is_finite else None
@@ -54,7 +54,7 @@ MAX_NESTING = 40
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Basic | MatrixBase:
-    """A LaTeX expression; raises Unparsable."""
+    """Parse a LaTeX expression; raises Unparsable."""
     if _nesting(text) > MAX_NESTING:
         raise Unparsable(text)
     try:
@@ -79,7 +79,7 @@ def _nesting(text: str) -> int:
 
 
 def warm_up() -> None:
-    """Build the parser's tables, which would else cost the first answers a second."""
+    """Build the parser's tables, which would otherwise cost the first answers a second."""
     for text in (r"\frac{1}{2}+\sqrt{3}\pi", r"x^{2}-2x+1", r"(1,2]\cup\{3\}", r"2x\le 5", "y=3x"):
         symbolically_equal(text, text)
     symbolically_equal(r"\sqrt{8}x+1", r"2\sqrt{2}x+1")

@@ -1,4 +1,4 @@
-"""What a grader says of one response."""
+"""The verdict of a grader on a response."""
 
 from __future__ import annotations
 

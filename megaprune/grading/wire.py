@@ -11,14 +11,14 @@ _LENGTH_BYTES = 8
 
 
 def send(channel: socket.socket, message: Any, seconds: float | None = None) -> None:
-    """Send; raises OSError if the other end is gone, TimeoutError after `seconds`."""
+    """Send a message; raises OSError if the other end is gone, TimeoutError after `seconds`."""
     text = json.dumps(message).encode()  # ASCII, so halves of surrogate pairs pass too
     channel.settimeout(seconds)
     channel.sendall(len(text).to_bytes(_LENGTH_BYTES, "big") + text)
 
 
 def receive(channel: socket.socket, seconds: float | None = None) -> Any:
-    """The next message; raises EOFError or OSError at its end, TimeoutError after `seconds`."""
+    """Receive a message; raises EOFError or OSError at the end, TimeoutError after `seconds`."""
     until = None if seconds is None else time.monotonic() + seconds
     length = int.from_bytes(_bytes(channel, _LENGTH_BYTES, until), "big")
     return json.loads(_bytes(channel, length, until))

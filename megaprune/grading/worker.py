@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _take_standard_input() -> socket.socket:
-    """The socket, out of reach of users' code, which may read standard input."""
+    """Return the socket, out of reach of users' code, which may read standard input."""
     channel = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -92,12 +92,17 @@ def _arm(seconds: float) -> None:
 
 
 def _grade(
-    graders: dict[str, Grader], grader: str, gold: str, response: str, finished: bool, found: bool
+    graders: dict[str, Grader],
+    grader: str,
+    gold: str,
+    response: str,
+    finished: bool,
+    is_answer: bool,
 ) -> Verdict:
-    """The verdict; `found`: the response is the answer alone, found by the grader before."""
+    """Give the verdict; `is_answer`: the response is the answer alone, which the pool took out."""
     judge = graders[grader]
     try:
-        if found and isinstance(judge, AnswerGrader):
+        if is_answer and isinstance(judge, AnswerGrader):
             return judge.judge(gold, response)
         return judge(gold, response, finished)
     except MemoryError:

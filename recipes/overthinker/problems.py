@@ -117,11 +117,11 @@ def _others(found: Mapping[str, Sequence[Arithmetic]]) -> Iterator[Arithmetic]:
 
 def write_problems(folder: Path) -> None:
     """Write a parquet file for each set, in verl's columns."""
-    from megaprune.data import Row, write_parquet
+    from megaprune.data import ProblemRow, write_parquet
 
     for name, problems in sets().items():
         rows = [
-            Row(
+            ProblemRow(
                 data_source="arithmetic",
                 messages=[{"role": "user", "content": problem.question}],
                 gold=str(problem.result),

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megaprune.data.collect import collect
-from megaprune.data.parquet import Row, write_parquet
+from megaprune.data.parquet import ProblemRow, write_parquet
 from megaprune.data.sets import SETS
 from megaprune.data.sources import open_source
 from megaprune.errors import InputError
@@ -158,7 +158,8 @@ def test_eurus_rows(tmp_path):
 def test_what_was_made_before_can_be_read(tmp_path):
     """The bare problem is there, whatever prompt was put around it."""
     rows = [
-        Row("s", [{"role": "user", "content": f"Say: {n}+1?"}], str(n), index=n) for n in range(3)
+        ProblemRow("s", [{"role": "user", "content": f"Say: {n}+1?"}], str(n), index=n)
+        for n in range(3)
     ]
     extra = [{"problem": f"{n}+1?", "id": f"i{n}"} for n in range(3)]
     write_parquet(tmp_path / "a.parquet", rows, extra)

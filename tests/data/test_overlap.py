@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from megaprune.data.overlap import Index, Pair, Text
+from megaprune.data.overlap import NormalizedText, OverlapIndex, OverlapPair
 
 # 30 words, no two alike: 28 runs of three.
 LONG = " ".join(f"{a}{b}" for a in "qwrtz" for b in "aeioux")
 
 
 def pairs(ours, theirs, near=0.8):
-    return list(Index(theirs).pairs([Text(each) for each in ours], near))
+    return list(OverlapIndex(theirs).pairs([NormalizedText(each) for each in ours], near))
 
 
 def changed(text, *places):
@@ -28,7 +28,7 @@ def changed(text, *places):
     ],
 )
 def test_spellings_are_exact(copy):
-    assert pairs([copy], ["What is $\\frac{1}{2} + x$?"]) == [Pair("exact", 1.0, 0, 0)]
+    assert pairs([copy], ["What is $\\frac{1}{2} + x$?"]) == [OverlapPair("exact", 1.0, 0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -41,35 +41,39 @@ def test_symbols_count(a, b):
 
 def test_one_word_of_thirty():
     """It is in three of 28 runs."""
-    assert pairs([changed(LONG, 15)], [LONG]) == [Pair("near", 25 / 28, 0, 0)]
-    assert pairs([changed(LONG, 0)], [LONG]) == [Pair("near", 27 / 28, 0, 0)]
+    assert pairs([changed(LONG, 15)], [LONG]) == [OverlapPair("near", 25 / 28, 0, 0)]
+    assert pairs([changed(LONG, 0)], [LONG]) == [OverlapPair("near", 27 / 28, 0, 0)]
     assert pairs([changed(LONG, 5, 15)], [LONG]) == []  # 22 / 28
-    assert pairs([changed(LONG, 5, 15)], [LONG], near=22 / 28) == [Pair("near", 22 / 28, 0, 0)]
+    assert pairs([changed(LONG, 5, 15)], [LONG], near=22 / 28) == [
+        OverlapPair("near", 22 / 28, 0, 0)
+    ]
 
 
 def test_an_instruction_behind_a_problem_does_not_hide_it():
     wordy = f"Solve this carefully please. {LONG} Write your answer in a box, and nothing else."
-    assert pairs([wordy], [LONG]) == [Pair("near", 1.0, 0, 0)]
-    assert pairs([LONG], [wordy]) == [Pair("near", 1.0, 0, 0)]
+    assert pairs([wordy], [LONG]) == [OverlapPair("near", 1.0, 0, 0)]
+    assert pairs([LONG], [wordy]) == [OverlapPair("near", 1.0, 0, 0)]
 
 
 def test_a_short_text_within_a_long_one_is_no_duplicate():
     short = " ".join(LONG.split()[:21])  # 19 runs
     assert pairs([short], [LONG]) == []
     longer = " ".join(LONG.split()[:22])  # 20 runs
-    assert pairs([longer], [LONG]) == [Pair("near", 1.0, 0, 0)]
+    assert pairs([longer], [LONG]) == [OverlapPair("near", 1.0, 0, 0)]
 
 
 def test_a_changed_number():
     long = LONG.replace("ra ", "17 ")
-    assert pairs([long.replace("17", "18")], [long]) == [Pair("near", 25 / 28, 0, 0)]
+    assert pairs([long.replace("17", "18")], [long]) == [OverlapPair("near", 25 / 28, 0, 0)]
     # Of 3 and 3 runs, "what is sin" is shared.
-    assert pairs(["What is sin 30 ?"], ["What is sin 60 ?"]) == [Pair("numbers", 1 / 5, 0, 0)]
+    assert pairs(["What is sin 30 ?"], ["What is sin 60 ?"]) == [
+        OverlapPair("numbers", 1 / 5, 0, 0)
+    ]
     assert pairs(["What is sin 30 ?"], ["What is cos 60 ?"]) == []
 
 
 def test_two_words():
-    assert pairs(["Find x"], ["Find x", "Find y"]) == [Pair("exact", 1.0, 0, 0)]
+    assert pairs(["Find x"], ["Find x", "Find y"]) == [OverlapPair("exact", 1.0, 0, 0)]
     assert pairs(["", "?"], ["Find x"]) == []
 
 
@@ -77,7 +81,10 @@ def test_places():
     others = [" ".join(random.Random(n).choices(LONG.split(), k=30)) for n in range(20)]
     ours = [*others[:5], changed(LONG, 9)]
     theirs = [*others[5:15], LONG, others[2]]
-    assert pairs(ours, theirs) == [Pair("exact", 1.0, 2, 11), Pair("near", 25 / 28, 5, 10)]
+    assert pairs(ours, theirs) == [
+        OverlapPair("exact", 1.0, 2, 11),
+        OverlapPair("near", 25 / 28, 5, 10),
+    ]
 
 
 def test_the_index_finds_what_comparing_all_finds():

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megaprune.data.parquet import Row, read_parquet, write_parquet
+from megaprune.data.parquet import ProblemRow, read_parquet, write_parquet
 from megaprune.errors import InputError
 
 
@@ -38,7 +38,7 @@ def read(path):
 
 def test_verls_columns(tmp_path):
     (row,) = read(write(tmp_path / "a.parquet", good()))
-    assert row == Row(
+    assert row == ProblemRow(
         data_source="amc",
         messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}],
         gold="2",
@@ -235,8 +235,8 @@ def test_pages_that_were_damaged(tmp_path):
 
 def test_what_is_written_is_read(tmp_path):
     rows = [
-        Row("amc", [{"role": "user", "content": "1+1?"}], "2", 0, "train", "math"),
-        Row("aime", [{"role": "user", "content": "√4?"}], "002", None, "test", "math"),
+        ProblemRow("amc", [{"role": "user", "content": "1+1?"}], "2", 0, "train", "math"),
+        ProblemRow("aime", [{"role": "user", "content": "√4?"}], "002", None, "test", "math"),
     ]
     path = tmp_path / "new" / "train.parquet"
     write_parquet(path, rows)
@@ -252,7 +252,7 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "train.parquet"
-    write_parquet(path, [Row("amc", [{"role": "user", "content": "1+1?"}], "2")])
+    write_parquet(path, [ProblemRow("amc", [{"role": "user", "content": "1+1?"}], "2")])
     before = path.read_bytes()
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(InputError, match=r"cannot write .*folder\.parquet.*choose another place"):
