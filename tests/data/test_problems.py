@@ -2,7 +2,7 @@
 
 import pytest
 
-from megaprune.data import Row, load_tokenizer, read_problems, write_parquet
+from megaprune.data import ProblemRow, load_tokenizer, read_problems, write_parquet
 from megaprune.errors import InputError
 from megaprune.recipes.tiny_models import make_tiny
 
@@ -28,7 +28,7 @@ def user(text):
 
 
 def row(text="1+1?", index=None, source="amc"):
-    return Row(source, [user(text)], "2", index)
+    return ProblemRow(source, [user(text)], "2", index)
 
 
 def read(tmp_path, tokenizer, rows, max_prompt_length=100):
@@ -38,7 +38,7 @@ def read(tmp_path, tokenizer, rows, max_prompt_length=100):
 
 def test_a_problem_as_the_model_reads_it(tmp_path, tokenizer):
     messages = [{"role": "system", "content": "Be brief."}, user("1+1?")]
-    found = read(tmp_path, tokenizer, [Row("amc", messages, "2", 7)])
+    found = read(tmp_path, tokenizer, [ProblemRow("amc", messages, "2", 7)])
     assert found.too_long == 0
     (problem,) = found.problems
     assert problem.name == "amc/7"
@@ -121,7 +121,7 @@ def test_a_name_that_looks_like_a_copy(tmp_path, tokenizer):
 
 
 def test_a_row_that_the_template_refuses(tmp_path, tokenizer):
-    rows = [row(), Row("amc", [user("1+1?"), user("2+2?")], "2")]
+    rows = [row(), ProblemRow("amc", [user("1+1?"), user("2+2?")], "2")]
     says = r"train\.parquet, row 1, column prompt: .*\['user', 'user'\].*roles must alternate"
     with pytest.raises(InputError, match=says):
         read(tmp_path, tokenizer, rows)

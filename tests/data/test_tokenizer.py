@@ -96,5 +96,5 @@ def test_broken_files(folder, name, content):
 def test_templates_that_refuse(folder, template, messages, says):
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = template
-    with pytest.raises(InputError, match=rf"a\.parquet, row 7, column prompt: .*{says}.*mend"):
+    with pytest.raises(InputError, match=rf"a\.parquet, row 7, column prompt: .*{says}.*fix"):
         render(tokenizer, messages, "a.parquet, row 7")
