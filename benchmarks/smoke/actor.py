@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from megaprune.actor.actor import Actor, ActorSettings
-from megaprune.actor.logprobs import LogProbs
 from megaprune.actor.packing import Sample
+from megaprune.algorithms.loss_metrics import combine, sum_of
+from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import CheckpointConfig
 from megaprune.distributed import device
 from megaprune.trainer.checkpoint import Checkpoints
@@ -59,10 +60,10 @@ def run(report: Report, scratch: Path, options: argparse.Namespace) -> None:
         values |= checkpoint(folder, scratch / "checkpoints", short)
 
 
-def loss(result: LogProbs, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
+def loss(batch: LossBatch) -> LossOutput:
     """This micro-batch's share of a weighted sum, as `Reference` computes it."""
-    share = -(result.log_probs * values["w"]).sum() / 1000 + result.entropy.sum() * 1e-6
-    return share, {"tokens": float(len(values["w"]))}
+    share = -(batch.log_probs * batch.values["w"]).sum() / 1000 + batch.entropy.sum() * 1e-6
+    return LossOutput(share, {"tokens": sum_of(torch.ones_like(batch.log_probs))})
 
 
 def actor_of(folder: Path, dtype: torch.dtype = torch.bfloat16, **options) -> Actor:
@@ -97,7 +98,9 @@ class Reference:
             chosen = every.gather(1, tokens[0, sample.prompt :, None])[:, 0]
             entropy = -(every.exp() * every).sum(1)
             weights = torch.from_numpy(sample.values["w"]).to(device.device())
-            loss(LogProbs(chosen, entropy), {"w": weights})[0].backward()
+            count = len(chosen)
+            batch = LossBatch(chosen, entropy, {"w": weights}, (0, count), BatchInfo(count, 1))
+            loss(batch).loss.backward()
             pieces.append(chosen.detach().cpu().numpy())
         gradients = {n: p.grad.float() for n, p in model.named_parameters()}
         return Reference(np.concatenate(pieces), gradients)
@@ -128,7 +131,7 @@ def float32(folder: Path, samples: list[Sample]) -> dict:
     expected = Reference.of(folder, samples, torch.float32)
     actor = actor_of(folder, torch.float32)
     log_probs = np.concatenate(actor.log_probs(samples, TEMPERATURE))
-    actor.accumulate(samples, loss, TEMPERATURE)
+    actor.accumulate(samples, loss, temperature=TEMPERATURE)
     values: dict = {
         "tokens": len(log_probs),
         "log_probs_max": float(np.abs(log_probs - expected.log_probs).max()),
@@ -146,7 +149,7 @@ def bfloat16(folder: Path, samples: list[Sample]) -> dict:
     actor = actor_of(folder)
     ours = actor.log_probs(samples, TEMPERATURE)
     alone = [actor.log_probs([sample], TEMPERATURE)[0] for sample in samples]
-    actor.accumulate(samples, loss, TEMPERATURE)
+    actor.accumulate(samples, loss, temperature=TEMPERATURE)
     mine = np.abs(np.concatenate(ours) - exact.log_probs)
     other = np.abs(theirs.log_probs - exact.log_probs)
     packed = np.abs(np.concatenate(ours) - np.concatenate(alone))
@@ -184,13 +187,14 @@ def recompute(folder: Path, samples: list[Sample]) -> dict:
     kinds = {"none": "none", "again": "none", "core": "core_attention", "full": "full"}
     for name, kind in kinds.items():
         actor = actor_of(folder, recompute=kind)
-        sums, _ = actor.accumulate(samples, loss, TEMPERATURE)
+        shares, _ = actor.accumulate(samples, loss, temperature=TEMPERATURE)
+        total, _ = combine(shares)
         gradients = {n: g.clone() for n, g in actor.gradients().items()}
         if not expected:
-            expected, first = gradients, sums["loss"]
+            expected, first = gradients, total
             continue
         values[name] = relative(gradients, expected)
-        values[f"{name}_loss"] = abs(sums["loss"] - first)
+        values[f"{name}_loss"] = abs(total - first)
         del actor, gradients
     expect(
         max(values["core"], values["full"]) <= 3 * values["again"] + 1e-4,
@@ -227,11 +231,11 @@ def not_finite(folder: Path, samples: list[Sample]) -> dict:
     before = {n: p.clone() for n, p in actor.parameters().items()}
     errors = []
 
-    def of_loss(result: LogProbs, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
-        return loss(result, values)[0] * math.nan, {}
+    def of_loss(batch: LossBatch) -> LossOutput:
+        return LossOutput(loss(batch).loss * math.nan)
 
-    def of_gradient(result: LogProbs, _: object) -> tuple[torch.Tensor, dict]:
-        return (result.log_probs.sum() * 0).sqrt(), {}
+    def of_gradient(batch: LossBatch) -> LossOutput:
+        return LossOutput((batch.log_probs.sum() * 0).sqrt())
 
     for broken in (of_loss, of_gradient):
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megaprune import schema
 from megaprune.algorithms import registry
 from megaprune.algorithms.advantages import Advantage, GroupStd
 from megaprune.algorithms.component_fields import FieldDescription
@@ -257,7 +258,8 @@ def reward_metrics(algorithm: Algorithm, scores: Sequence[GroupScore]) -> dict[s
     metrics: dict[str, float] = {}
     for label, weight in algorithm.weights.items():
         mean = float(np.mean([score.parts[label] for score in scores]))
-        metrics |= {f"reward/{label}": mean, f"reward/{label}/weighted": weight * mean}
+        metrics[schema.REWARD_PART.replace("<name>", label)] = mean
+        metrics[schema.REWARD_PART_WEIGHTED.replace("<name>", label)] = weight * mean
     return metrics
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 from pydantic import Field
 
+from megaprune import schema
 from megaprune.algorithms.component_fields import check_fields
 from megaprune.algorithms.loss_metrics import Metric, mean_by_token, sum_of
 from megaprune.algorithms.records import LossBatch, LossOutput
@@ -53,8 +54,8 @@ class GrpoLoss:
     importance weight, and k3 = exp(d) - d - 1 with d = reference - log-prob
     (http://joschu.net/blog/kl-approx.html).
 
-    Metrics, by token: `policy_loss`, `clip_ratio` (the ratio has no gradient), `kl` where there is
-    a reference, and with a cap `importance_capped`.
+    Metrics, by token: `policy_loss`, `clip_ratio` (tokens whose ratio has no gradient), `kl` with a
+    `kl_coef`, and with a cap `importance_capped`.
     """
 
     name: ClassVar[str] = "grpo"
@@ -115,15 +116,15 @@ class GrpoLoss:
         metrics: dict[str, Metric] = {}
         if self.importance_cap is not None:
             weight = _ratio(batch.old - batch.value("rollout"))
-            metrics["importance_capped"] = mean_by_token(weight > self.importance_cap)
+            metrics[schema.IMPORTANCE_CAPPED] = mean_by_token(weight > self.importance_cap)
             policy = policy * weight.clamp(max=self.importance_cap)
         total = policy.sum()
-        metrics["policy_loss"] = mean_by_token(policy)
-        metrics["clip_ratio"] = mean_by_token(clipped)
+        metrics[schema.POLICY_LOSS] = mean_by_token(policy)
+        metrics[schema.CLIP_RATIO] = mean_by_token(clipped)
         # What has no coefficient stays out of the graph: its gradient is not computed for nothing.
         if self.kl_coef:
             kl = k3(batch.value("reference") - batch.log_probs).clamp(max=MAX_KL)
-            metrics["kl"] = mean_by_token(kl)
+            metrics[schema.KL] = mean_by_token(kl)
             total = total + self.kl_coef * kl.sum()
         if self.entropy_coef:
             total = total - self.entropy_coef * batch.entropy.sum()
@@ -185,12 +186,13 @@ def standard_metrics(batch: LossBatch) -> dict[str, Metric]:
     `mismatch_kl` (k3: an estimate of KL(rollout || policy)).
     """
     metrics = {
-        "learned_tokens": sum_of(batch.log_probs.new_ones(batch.log_probs.shape)),
-        "entropy": mean_by_token(batch.entropy),
+        schema.LEARNED_TOKENS: sum_of(batch.log_probs.new_ones(batch.log_probs.shape)),
+        schema.ENTROPY: mean_by_token(batch.entropy),
     }
     if "rollout" in batch.values:
         apart = batch.values.get("old", batch.log_probs.detach()) - batch.values["rollout"]
-        metrics |= {"mismatch": mean_by_token(apart.abs()), "mismatch_kl": mean_by_token(k3(apart))}
+        metrics[schema.MISMATCH] = mean_by_token(apart.abs())
+        metrics[schema.MISMATCH_KL] = mean_by_token(k3(apart))
     return metrics
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from megaprune import schema
 from megaprune.actor.actor import Actor, Step
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.algorithm import Algorithm
@@ -17,6 +18,15 @@ from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import AlgorithmConfig, Config
 from megaprune.errors import InputError
 from megaprune.trainer.batch import RolloutBatch
+
+
+_RESERVED = {metric.name for metric in schema.METRICS} - {
+    schema.POLICY_LOSS,
+    schema.CLIP_RATIO,
+    schema.KL,
+    schema.IMPORTANCE_CAPPED,
+}
+"""Names of metrics that are not a loss's to tell."""
 
 
 class Unstable(Exception):
@@ -65,12 +75,12 @@ class Learner:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Unstable(f"the loss's metric {name} is {value}")
-        if "mismatch" in metrics and not stale:
-            self._check(metrics["mismatch"])
+        if schema.MISMATCH in metrics and not stale:
+            self._check(metrics[schema.MISMATCH])
         return {
-            "loss": sum(update.loss for update in updates) / count,
-            "grad_norm": sum(update.grad_norm for update in updates) / count,
-            "lr": lr,
+            schema.LOSS: sum(update.loss for update in updates) / count,
+            schema.GRAD_NORM: sum(update.grad_norm for update in updates) / count,
+            schema.LR: lr,
             **metrics,
         }
 
@@ -96,9 +106,9 @@ class Learner:
         """The algorithm's loss, with the metrics that every loss has."""
         output = self.algorithm.compute_loss(batch)
         standard = standard_metrics(batch)
-        if taken := (standard.keys() | {"loss", "grad_norm", "lr"}) & output.metrics.keys():
+        if taken := _RESERVED & output.metrics.keys():
             raise InputError(
-                f"the loss tells a metric {min(taken)!r}, which every loss has already; give it "
+                f"the loss tells a metric {min(taken)!r}, which every step has already; give it "
                 f"another name"
             )
         return LossOutput(output.loss, {**standard, **output.metrics})
