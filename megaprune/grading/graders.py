@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
+from megaprune import user_code
 from megaprune.errors import InputError
 from megaprune.grading import find
 from megaprune.grading.equality import compare, compare_loosely
@@ -104,12 +101,9 @@ def resolve(name: str) -> Grader:
             f"there is no grader {name!r}{_mean(near)}; expected {', '.join(GRADERS)}, "
             "or your own as path/to/file.py:function or module:function"
         )
-    module = _module(module_name)
-    function = getattr(module, function_name, None)
+    function = user_code.load(name, "a grader")
     if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value)]
-        near = difflib.get_close_matches(function_name, functions, n=3)
-        raise InputError(f"{module_name} has no function {function_name!r}{_mean(near)}")
+        raise InputError(f"{module_name} has no function {function_name!r}: it is {function!r}")
     try:
         inspect.signature(function).bind("gold", "response", True)
     except TypeError as error:
@@ -134,27 +128,6 @@ class _UserGrader:
         if isinstance(verdict, bool):
             return Verdict(verdict, None, "right" if verdict else "wrong")
         raise TypeError(f"{self.name} returned {verdict!r}; expected True, False or a Verdict")
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        path = Path(name).absolute()
-        if not path.is_file():
-            raise InputError(f"{path}: there is no such file, which is to hold a grader")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None  # the name ends in .py
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    except InputError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a user's module may raise anything
-        raise InputError(
-            f"cannot import {name}, which is to hold a grader: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _mean(near: list[str]) -> str:

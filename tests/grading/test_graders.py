@@ -111,7 +111,7 @@ def test_own_grader_in_a_module(own, monkeypatch):
         ("strickt", r"did you mean strict\?; expected strict, lenient, answer, olympiad, or"),
         ("", "there is no grader ''"),
         (":f", "there is no grader ':f'"),
-        ("{own}:contain", "has no function 'contain'; did you mean contains"),
+        ("{own}:contain", "has no 'contain', which is to be a grader; did you mean contains"),
         ("{own}:LIMIT", "has no function 'LIMIT'"),
         ("nowhere/own.py:contains", "nowhere/own.py: there is no such file"),
         ("no_such_module_at_all:f", "cannot import no_such_module_at_all.*ModuleNotFoundError"),

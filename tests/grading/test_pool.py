@@ -250,7 +250,7 @@ def test_no_worker_outlives_a_killed_trainer(own, doing):
         ("1/0", "cannot import .*ZeroDivisionError"),
         ("import os; os._exit(5)", "did not start, 3 times: the worker ended with status 5"),
         ("x = bytearray(1 << 40)\ndef own(): pass", "cannot import .*MemoryError|within .* bytes"),
-        ("def other(): pass", "has no function 'own'"),
+        ("def other(): pass", "has no 'own', which is to be a grader"),
     ],
 )
 def test_a_grader_that_cannot_be_loaded_is_an_error_at_once(tmp_path, text, message):
