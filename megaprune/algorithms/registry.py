@@ -23,6 +23,7 @@ from megaprune.algorithms.component_fields import (
     field_types,
     read_values,
 )
+from megaprune.algorithms.presets import DEFAULT, PRESETS
 from megaprune.config.fields import nearest
 from megaprune.errors import InputError
 
@@ -41,6 +42,13 @@ CALLS = {
     "loss": ("batch",),
 }
 """What a component of each kind is called with."""
+
+
+DEFAULT_NAMES = {
+    "reward": PRESETS[DEFAULT].spec["rewards"][0]["name"],
+    **{kind: PRESETS[DEFAULT].spec[kind]["name"] for kind in ("advantage", "filter", "loss")},
+}
+"""The component of each kind where nothing is said."""
 
 
 @cache
@@ -138,7 +146,7 @@ def describe_components() -> Iterator[FieldDescription]:
         yield FieldDescription(
             f"algorithm.{kind}.name",
             "text",
-            None,
+            DEFAULT_NAMES[kind],
             f"the {kind}: {names}; or your own, as path/to/file.py:Class or module:Class",
             "",
         )

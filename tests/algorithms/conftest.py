@@ -11,8 +11,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from megaprune.algorithms.loss_metrics import maximum, mean_by_sequence, mean_by_token
-from megaprune.algorithms.records import LossOutput
+from megaprune.algorithms import LossOutput, maximum, mean_by_sequence, mean_by_token
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,7 @@ def test_fields_are_described():
     assert low.doc
     assert by_name["algorithm.loss.importance_cap", "dr_grpo"].type == "a number or null"
     assert by_name["algorithm.reward.cache", "soft_overlong"].default == 1000
+    assert by_name["algorithm.loss.name", ""].default == "grpo"
     assert all(d.doc for d in fields)
     assert not any(d.required for d in fields)
     assert {"algorithm", "algorithm.num_minibatches", "algorithm.filter.name"} <= {
