@@ -19,7 +19,6 @@ from megaprune.config.run import AlgorithmConfig, Config
 from megaprune.errors import InputError
 from megaprune.trainer.batch import RolloutBatch
 
-
 _RESERVED = {metric.name for metric in schema.METRICS} - {
     schema.POLICY_LOSS,
     schema.CLIP_RATIO,
