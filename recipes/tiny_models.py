@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("llama", "qwen2", "qwen3")
+from megaprune.weights.families import FAMILIES as _FAMILIES
+
+FAMILIES = tuple(sorted(family.model_type for family in _FAMILIES.values()))
 
 
 def make_tiny(

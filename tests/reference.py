@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from megaprune.recipes.tiny_models import FAMILIES
 from megaprune.weights.layouts import Layout
 from megaprune.weights.model import Model
 
 Arrays = dict[str, np.ndarray]
+
+TINY_MODELS = {
+    **{family: (family, {}) for family in FAMILIES},
+    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
+}
+"""A tiny model of every family in the table, and one with a tied head: what `make_tiny` is given."""
 
 
 def logical(model: Model) -> Arrays:

@@ -7,20 +7,15 @@ import torch
 from actor_worker import BUDGETS, CASES, LR, TEMPERATURE
 from launch import launch
 from megaprune.recipes.tiny_models import make_tiny
+from reference import TINY_MODELS
 
-MODELS = {
-    "llama": ("llama", {}),
-    "qwen2": ("qwen2", {}),
-    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
-    "qwen3": ("qwen3", {}),
-}
 LENGTHS = (5, 17, 9, 30, 12, 3, 25, 2)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("actor")
-    for seed, (name, (family, config)) in enumerate(MODELS.items()):
+    for seed, (name, (family, config)) in enumerate(TINY_MODELS.items()):
         make_tiny(root / name, family, seed=seed, initializer_range=0.1, **config)
         torch.save(expected_of(root / name, seed), root / f"{name}.pt")
     return root
@@ -65,7 +60,9 @@ def expected_of(folder, seed):
 @pytest.fixture(scope="module")
 def results(root):
     lines = [
-        line for ranks in CASES for line in launch(ranks, "actor_worker.py", root, ",".join(MODELS))
+        line
+        for ranks in CASES
+        for line in launch(ranks, "actor_worker.py", root, ",".join(TINY_MODELS))
     ]
     return lines
 
@@ -84,7 +81,7 @@ def metrics_of(root, model):
     }
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TINY_MODELS)
 @pytest.mark.parametrize("ranks", CASES)
 def test_equals_transformers_in_every_division(root, results, model, ranks):
     wanted = {(str(case), budget) for case in CASES[ranks] for budget in BUDGETS}

@@ -9,15 +9,10 @@ from safetensors.torch import load_file
 from launch import launch
 from megaprune.cli.main import main
 from megaprune.recipes.tiny_models import make_tiny
+from reference import TINY_MODELS
 
 pytest.importorskip("megatron.core", reason="megatron-core is not installed: pip install '.[cpu]'")
 
-MODELS = {
-    "llama": ("llama", {}),
-    "qwen2": ("qwen2", {}),
-    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
-    "qwen3": ("qwen3", {}),
-}
 LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 2, 2), (2, 2, 2), (4, 1, 1)]
 
 
@@ -36,16 +31,16 @@ def megatron_run(tmp_path_factory):
     """One torchrun of four ranks that does everything; its folder and the lines it printed."""
     root = tmp_path_factory.mktemp("megatron")
     ids = torch.randint(1, 509, (2, 24), generator=torch.Generator().manual_seed(0))
-    for seed, (name, (family, config)) in enumerate(MODELS.items()):
+    for seed, (name, (family, config)) in enumerate(TINY_MODELS.items()):
         hf = make_tiny(root / name / "hf", family, seed=seed, **config)
         torch.save({"ids": ids, "logits": reference_logits(hf, ids)}, root / name / "logits.pt")
         out = root / name / "megatron"
         assert main(["convert", "to-megatron", "--hf", str(hf), "--out", str(out)]) == 0
-    lines = launch(4, "megatron_worker.py", root, ",".join(MODELS), seconds=500)
+    lines = launch(4, "megatron_worker.py", root, ",".join(TINY_MODELS), seconds=500)
     return root, ids, lines
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TINY_MODELS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_dist_checkpointing_loads_it_and_logits_are_hugging_faces(megatron_run, name, layout):
     _, _, lines = megatron_run

@@ -8,25 +8,20 @@ import torch
 
 from launch import launch
 from megaprune.recipes.tiny_models import make_tiny
+from reference import TINY_MODELS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
 )
 # vLLM's attention on CPU wants heads of 32; larger weights than usual make the layers count.
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "initializer_range": 0.1, "vocab_size": 257}
-MODELS = {
-    "qwen2": ("qwen2", {}),
-    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
-    "llama": ("llama", {}),
-    "qwen3": ("qwen3", {}),
-}
 WORLDS = {1: 1, 2: 5, 4: 8}  # ranks: layouts of the actor, as in sync_worker.py
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("sync")
-    for seed, (name, (family, config)) in enumerate(MODELS.items()):
+    for seed, (name, (family, config)) in enumerate(TINY_MODELS.items()):
         make_tiny(root / name, family, seed=seed, **SHAPE, **config)
     return root
 
@@ -38,7 +33,7 @@ def launched(root):
     @cache
     def lines(ranks):
         # All families on two ranks, where they cost least; the first everywhere.
-        names = ",".join(MODELS) if ranks == 2 else "qwen2"
+        names = ",".join(TINY_MODELS) if ranks == 2 else "qwen2"
         return launch(ranks, "sync_worker.py", root, names, seconds=540)
 
     return lines

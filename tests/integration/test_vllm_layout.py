@@ -9,6 +9,7 @@ import torch
 from launch import launch
 from megaprune.cli.main import main
 from megaprune.recipes.tiny_models import make_tiny
+from reference import TINY_MODELS
 
 # Not importorskip: importing vLLM takes 20 s and changes torch in this process.
 pytestmark = pytest.mark.skipif(
@@ -30,20 +31,14 @@ PROMPTS = [[1, 2, 3], [250, 17, 99, 4, 31], list(range(40, 53))]
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "initializer_range": 0.1}
 # 509 rows of vocabulary become 512 in vLLM; 257 become 320, where 63 of rank 1's 160 are padding.
 ONE_KV_HEAD = {"num_key_value_heads": 1, "vocab_size": 257}
-FAMILIES = {
-    "llama": ("llama", {}),
-    "qwen2": ("qwen2", {}),
-    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
-    "qwen3": ("qwen3", {}),
-}
-ENGINES = [(name, kv, tp) for kv, tp in ((2, 2), (1, 2), (2, 1)) for name in FAMILIES]
+ENGINES = [(name, kv, tp) for kv, tp in ((2, 2), (1, 2), (2, 1)) for name in TINY_MODELS]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """By family and number of kv heads: the folder as transformers wrote it, and converted."""
     root, made = tmp_path_factory.mktemp("vllm"), {}
-    for seed, (name, (family, config)) in enumerate(FAMILIES.items()):
+    for seed, (name, (family, config)) in enumerate(TINY_MODELS.items()):
         for kv_heads in (2, 1):
             config = {**SHAPE, **config, **(ONE_KV_HEAD if kv_heads == 1 else {})}
             folder = root / f"{name}-{kv_heads}"

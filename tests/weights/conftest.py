@@ -5,21 +5,20 @@ from pathlib import Path
 import pytest
 
 from megaprune.cli.main import main
+from reference import TINY_MODELS
+
+DTYPES = {"qwen2-tied": "bfloat16", "qwen3": "float16"}
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
-    """Tiny Hugging Face folders by name; not to be changed."""
+    """Tiny Hugging Face folders, as `TINY_MODELS` and in its dtypes; not to be changed."""
     from megaprune.recipes.tiny_models import make_tiny
 
     root = tmp_path_factory.mktemp("models")
     return {
-        "llama": make_tiny(root / "llama", "llama"),
-        "qwen2": make_tiny(root / "qwen2", "qwen2"),
-        "qwen2-tied-bf16": make_tiny(
-            root / "qwen2-tied-bf16", "qwen2", dtype="bfloat16", tie_word_embeddings=True
-        ),
-        "qwen3": make_tiny(root / "qwen3", "qwen3", dtype="float16"),
+        name: make_tiny(root / name, family, dtype=DTYPES.get(name, "float32"), **config)
+        for name, (family, config) in TINY_MODELS.items()
     }
 
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from megaprune.recipes.tiny_models import make_tiny
+from reference import TINY_MODELS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ def assert_same_bytes(one, other):
         assert torch.equal(one[name].view(torch.uint8), other[name].view(torch.uint8)), name
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen2-tied-bf16", "qwen3"])
+@pytest.mark.parametrize("name", TINY_MODELS)
 @pytest.mark.parametrize("multiple", [1, 128])
 def test_there_and_back_gives_the_same_files(tiny_models, tmp_path, convert, name, multiple):
     hf, there, back = tiny_models[name], tmp_path / "there", tmp_path / "back"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import reference
-from megaprune.weights.families import LLAMA, QWEN2, QWEN3
+from megaprune.weights.families import FAMILIES, QWEN2, QWEN3
 from megaprune.weights.layouts import (
     Pipeline,
     Spelling,
@@ -36,7 +36,7 @@ PIPELINES = [
 
 
 def models():
-    for family, (heads, kv_heads), tied in product((LLAMA, QWEN2, QWEN3), HEADS, (False, True)):
+    for family, (heads, kv_heads), tied in product(FAMILIES.values(), HEADS, (False, True)):
         # Qwen3 sets head_dim apart from hidden / heads.
         yield replace(
             MODEL, family=family, heads=heads, kv_heads=kv_heads, tied=tied,

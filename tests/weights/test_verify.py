@@ -16,6 +16,7 @@ from megaprune.weights.boxes import Box
 from megaprune.weights.files import HfFolder, MegatronFolder
 from megaprune.weights.files.checkpoint_index import locate
 from megaprune.weights.files.mapped import row_major
+from reference import TINY_MODELS
 
 # The model of the fixtures: float32, hidden 64, 4 heads in 2 groups of head size 16, ffn 96,
 # vocabulary 509. A layer's linear_qkv has, for each group, 32 rows of q, 16 of k and 16 of v.
@@ -295,7 +296,7 @@ def sums(folder):
     }
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2-tied-bf16", "qwen3"])
+@pytest.mark.parametrize("name", TINY_MODELS)
 def test_a_manifest_has_the_digests_of_the_tensors(tiny_models, tmp_path, convert, name):
     hf = Path(shutil.copytree(tiny_models[name], tmp_path / "hf"))
     there, second = tmp_path / "there", copy(hf)
