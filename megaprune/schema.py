@@ -130,6 +130,9 @@ SAMPLE_COLUMNS = (
     ),
 )
 
+OPTIONAL_COLUMNS = ("step", "reward", "advantage", "policy_version", "prompt_tokens", "log_probs")
+"""Columns that an evaluation's tables may lack: a reader takes them for null."""
+
 OUTCOME_COLUMNS = ("data_source", "problem", "length", "finish", "match")
 """What is needed to count: how long a response was, and whether it was right."""
 
@@ -319,6 +322,17 @@ VALIDATION_ANY = _metric(
 )
 
 METRICS = tuple(_METRICS)
+
+
+def seconds_of(phase: str) -> str:
+    """The name of a phase's seconds."""
+    return SECONDS.replace("<phase>", phase)
+
+
+def share_of(phase: str) -> str:
+    """The name of a phase's share of a step's time."""
+    return SHARE.replace("<phase>", phase)
+
 
 OLD_METRICS = {
     "length/mean": LENGTH_MEAN,

@@ -16,6 +16,7 @@ from typing import Any
 import torch.distributed as dist
 from rich.console import Console
 
+from megaprune import schema
 from megaprune.config.fields import leaves
 from megaprune.data import Problem, load_tokenizer, read_problems
 from megaprune.data.sets import SETS
@@ -26,7 +27,6 @@ from megaprune.evaluate.config import MAY_CHANGE, EvaluateConfig
 from megaprune.evaluate.force import EarlyExit
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
-from megaprune.schema import samples_schema
 from megaprune.trainer.batch import sample_row
 from megaprune.trainer.engines import rollout_config
 from megaprune.trainer.run_lock import RunLock, writing
@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig) -> None:
 def model_folder(config: EvaluateConfig) -> Path:
     """The Hugging Face folder that is evaluated: a checkpoint's is made in `out`."""
     model = Path(config.model)
-    return Path(config.out) / "model" if is_checkpoint(model) else model
+    return Path(config.out) / schema.MODEL_FOLDER if is_checkpoint(model) else model
 
 
 def read_evaluation_problems(config: EvaluateConfig, tokenizer: Any) -> list[EvaluationProblem]:
@@ -113,7 +113,7 @@ class EvaluationRun:
     """An evaluation on this rank. Methods are collective."""
 
     def __init__(self, config: EvaluateConfig):
-        self._config, self._folder = config, Path(config.out) / "samples"
+        self._config, self._folder = config, Path(config.out) / schema.SAMPLES_FOLDER
         self._tokenizer = load_tokenizer(model_folder(config))
         self._problems = {
             q.problem.name: q for q in read_evaluation_problems(config, self._tokenizer)
@@ -167,7 +167,7 @@ class EvaluationRun:
         mine = set(missing[generator.engine :: generator.engines])
         requests: list[tuple[RolloutRequest, _Exit | None]] = []
         unforced = []
-        for row in samples.read(self._folder, *samples_schema().names):
+        for row in samples.read(self._folder, *schema.samples_schema().names):
             for budget in self._config.force:
                 name, number = row["problem"], row["number"]
                 if row["budget"] is not None or (name, number, budget) not in mine:
@@ -285,11 +285,13 @@ def _sum_up(config: EvaluateConfig) -> None:
     """Write summary.json, print the table."""
     folder, baseline = Path(config.out), read_baseline(config)
     sets: dict[str, dict[str, Any]] = {}
-    for one in sorted(path for path in (folder / "samples").iterdir() if path.is_dir()):
+    for one in sorted(path for path in (folder / schema.SAMPLES_FOLDER).iterdir() if path.is_dir()):
         found = list(samples.read(one, *summary.COLUMNS))
         sets[one.name] = summary.summarise(found, config.budgets)
         if config.baseline is not None:
-            before = samples.read(Path(config.baseline) / "samples" / one.name, *summary.COLUMNS)
+            before = samples.read(
+                Path(config.baseline) / schema.SAMPLES_FOLDER / one.name, *summary.COLUMNS
+            )
             if (change := summary.against(found, before)) is not None:
                 sets[one.name]["against"] = change
     said = {
@@ -299,11 +301,11 @@ def _sum_up(config: EvaluateConfig) -> None:
         "sets": sets,
         "average": summary.averages(sets),
     }
-    with writing(folder / "summary.json"):
-        replace_text(folder / "summary.json", json.dumps(said, indent=2) + "\n")
+    with writing(folder / schema.SUMMARY_FILE):
+        replace_text(folder / schema.SUMMARY_FILE, json.dumps(said, indent=2) + "\n")
     console = Console(highlight=False, soft_wrap=True)
     console.print(summary.table(sets))
-    console.print(f"summary: {folder / 'summary.json'}", style="dim")
+    console.print(f"summary: {folder / schema.SUMMARY_FILE}", style="dim")
 
 
 def read_baseline(config: EvaluateConfig) -> dict[str, Any] | None:
@@ -314,7 +316,7 @@ def read_baseline(config: EvaluateConfig) -> dict[str, Any] | None:
     """
     if config.baseline is None:
         return None
-    path = Path(config.baseline) / "summary.json"
+    path = Path(config.baseline) / schema.SUMMARY_FILE
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megaprune import schema
 from megaprune.errors import InputError
-from megaprune.schema import samples_schema
-from megaprune.trainer.run_lock import writing
+from megaprune.trainer.run_dir import write_samples
 
 
 class Writer:
@@ -47,18 +47,8 @@ class Writer:
     def flush(self) -> None:
         """Write what there is."""
         for name in dict.fromkeys(row["set"] for row in self._rows):
-            path = self._folder / name / f"part_{self._engine}_{self._count:06}.parquet"
-            partial = path.with_name(path.name + ".partial")
-            table = pa.Table.from_pylist(
-                [r for r in self._rows if r["set"] == name], samples_schema()
-            )
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    pq.write_table(table, partial, compression="zstd")
-                    partial.replace(path)
-                finally:
-                    partial.unlink(missing_ok=True)
+            path = self._folder / name / schema.part_file(self._engine, self._count)
+            write_samples(path, [row for row in self._rows if row["set"] == name])
         self._rows, self._count, self._written = [], self._count + 1, time.monotonic()
 
 
@@ -67,13 +57,19 @@ def read(folder: Path, *columns: str) -> Iterator[dict[str, Any]]:
 
     Args:
         folder: EVALUATION/samples, or a set's in it.
+        columns: those of `schema.OPTIONAL_COLUMNS` are None where a file lacks them.
 
     Raises:
         InputError: a file cannot be read; says which.
     """
-    for path in sorted(folder.rglob("part_*_*.parquet")):
+    for path in sorted(folder.rglob(schema.PART_FILES)):
         try:
-            yield from pq.read_table(path, columns=list(columns)).to_pylist()
+            with pq.ParquetFile(path) as file:
+                absent = set(schema.OPTIONAL_COLUMNS) - set(file.schema_arrow.names)
+            present = [name for name in columns if name not in absent]
+            empty = dict.fromkeys(name for name in columns if name in absent)
+            for row in pq.read_table(path, columns=present).to_pylist():
+                yield row | empty
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(
                 f"{path} cannot be read ({' '.join(str(error).split())}); remove it, and the same "

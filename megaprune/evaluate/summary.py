@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from megaprune import schema
 from megaprune.evaluate import metrics
 from megaprune.grading.verdict import FAILURES
 
@@ -71,9 +72,9 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
         **_headline(own),
         "pass_at": {str(k): metrics.pass_at_k(right, k) for k in powers},
         "majority_at": {str(k): metrics.majority_at_k(answers, right, k) for k in powers},
-        "cut_off": own.share(lambda row: row["finish"] == "length"),
+        schema.TRUNCATED: own.share(lambda row: row["finish"] == "length"),
         "unparsable": own.share(lambda row: row["finish"] != "length" and row["why"] in NO_ANSWER),
-        "grading_failed": own.share(lambda row: row["why"] in FAILURES),
+        schema.GRADING_FAILED: own.share(lambda row: row["why"] in FAILURES),
         "lengths": _lengths(own),
         "at_budget": {
             str(budget): {"accuracy": accuracy, "length": length}
@@ -186,7 +187,7 @@ def table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
 
     rows = [*sets.items(), *[("average", averages(sets))] * (len(sets) > 1)]
     compared = any("against" in row for row in sets.values())
-    failed = any(row["grading_failed"] for row in sets.values())
+    failed = any(row[schema.GRADING_FAILED] for row in sets.values())
     found = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
     found.add_column("set", overflow="fold")
     columns = ["samples", "right", "tokens", "cut\noff", "un-\npars-\nable"]
@@ -195,7 +196,7 @@ def table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
         found.add_column(column, justify="right", no_wrap=True)
     for place, (name, row) in enumerate(rows):
         cells = [name, str(row["samples"]), *_measured(row)]
-        cells += [f"{row['grading_failed']:.1%}"] * failed
+        cells += [f"{row[schema.GRADING_FAILED]:.1%}"] * failed
         cells += _compared(row.get("against")) if compared else []
         found.add_row(*cells, style="bold" if place == len(sets) else None)
     return found
@@ -205,7 +206,7 @@ def _measured(row: Mapping[str, Any]) -> list[str]:
     return [
         f"{row['accuracy']:.1%}" + _below(row.get("accuracy_interval"), ".1f"),
         f"{row['length']:.0f}",
-        f"{row['cut_off']:.1%}",
+        f"{row[schema.TRUNCATED]:.1%}",
         f"{row['unparsable']:.1%}",
     ]
 

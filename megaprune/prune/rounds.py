@@ -23,6 +23,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+from megaprune import schema
 from megaprune.config.run import Config, at_limit
 from megaprune.distributed import world
 from megaprune.errors import InputError
@@ -70,7 +71,7 @@ class Rounds:
 
     def __init__(self, config: PruneConfig):
         self._config, self._folder = config, Path(config.out)
-        self._file = self._folder / "rounds.json"
+        self._file = self._folder / schema.ROUNDS_FILE
         self._base: dict[str, float] | None = None
         self._rounds: list[dict[str, Any]] = []
         if self._file.is_file():
@@ -110,7 +111,7 @@ class Rounds:
         made, limit = self._config, self._config.limits[number - 1]
         own = {
             "model": model,
-            "out": str(self._folder / f"round_{number}_limit_{limit}"),
+            "out": str(self._folder / schema.round_folder(number, limit)),
             "seed": made.seed + number - 1,
             "data": at_limit(made.data, limit),
             "rollout": replace(made.rollout, max_response_length=limit),
@@ -128,16 +129,17 @@ class Rounds:
         from megaprune.trainer.checkpoint import best, export
 
         folder = Path(run.out)
-        score = best(folder / "checkpoints")
+        checkpoints = folder / schema.CHECKPOINTS_FOLDER
+        score = best(checkpoints)
         if score is None:
             raise InputError(f"nothing was validated in {folder}; give validation.every=STEPS")
-        checkpoint = folder / "checkpoints" / f"iter_{score.step:07}"
-        model = folder / "model"
+        checkpoint = checkpoints / f"iter_{score.step:07}"
+        model = folder / schema.MODEL_FOLDER
         if score.step != run.steps:
-            model = folder / "chosen"
+            model = folder / schema.CHOSEN_FOLDER
             export(checkpoint, model)
         if not self._rounds:
-            self._base = _measured(folder, 0)
+            self._base = _validation_at(folder, 0)
         self._rounds.append(
             {
                 "round": len(self._rounds) + 1,
@@ -157,7 +159,7 @@ class Rounds:
         from megaprune.report import write_report
 
         self._write()
-        link = self._folder / "model"
+        link = self._folder / schema.MODEL_FOLDER
         if (final := self._final) is not None:
             aside = link.with_name("model.partial")
             aside.unlink(missing_ok=True)
@@ -217,15 +219,13 @@ class Rounds:
         return table
 
 
-def _measured(folder: Path, step: int) -> dict[str, float] | None:
-    """What a run's validation found at a step."""
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        found = json.loads(line)
-        if found["step"] == step and "validation/accuracy" in found:
-            return {
-                "accuracy": found["validation/accuracy"],
-                "length": found["validation/response_length/mean"],
-            }
+def _validation_at(folder: Path, step: int) -> dict[str, float] | None:
+    """A run's accuracy and mean length in validation after a step; None if it has none."""
+    accuracy, length = (schema.VALIDATION + name for name in (schema.ACCURACY, schema.LENGTH_MEAN))
+    for text in (folder / schema.METRICS_FILE).read_text(encoding="utf-8").splitlines():
+        line = {schema.metric_name(name): value for name, value in json.loads(text).items()}
+        if line["step"] == step and accuracy in line:
+            return {"accuracy": line[accuracy], "length": line[length]}
     return None
 
 

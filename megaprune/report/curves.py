@@ -68,7 +68,7 @@ def draw_curves(stretches: Sequence[Stretch]) -> list[Picture]:
 
 
 def _draw_length(stretches: Sequence[Stretch]) -> list[Picture]:
-    steps, mean = _joined(stretches, "length/mean")
+    steps, mean = _joined(stretches, "response_length/mean")
     outcomes = _outcomes(stretches)
     if not len(steps) and not outcomes:
         return []
@@ -76,7 +76,9 @@ def _draw_length(stretches: Sequence[Stretch]) -> list[Picture]:
     with new_figure(LARGE) as (figure, axes):
         if len(steps):
             _draw_band(stretches, axes)
-            _draw_series(stretches, axes, "length/mean", color=BLUE, label="training, mean")
+            _draw_series(
+                stretches, axes, "response_length/mean", color=BLUE, label="training, mean"
+            )
             says.append(f"In training {went('the mean length', steps, mean, ',.0f', ' tokens')}.")
         if outcomes:
             at, values = _draw_outcomes(axes, stretches, lambda outcome: outcome.tokens)
@@ -93,8 +95,8 @@ def _draw_band(stretches: Sequence[Stretch], axes: Axes) -> None:
     """From the median to the 95th percentile."""
     text = "median to 95th percentile"
     for one in stretches:
-        low_steps, low = one.series("length/p50")
-        high_steps, high = one.series("length/p95")
+        low_steps, low = one.series("response_length/p50")
+        high_steps, high = one.series("response_length/p95")
         both, at_low, at_high = np.intersect1d(low_steps, high_steps, return_indices=True)
         if len(both):
             axes.fill_between(

@@ -27,7 +27,7 @@ def draw_diagnostics(run: Run) -> list[Picture]:
     """All of them."""
     pictures = []
     for name, key, title, unit in (
-        ("cut_off", "cut_off", "Answers cut off", "share of answers"),
+        ("cut_off", "truncated", "Answers cut off", "share of answers"),
         ("no_signal", "no_signal", "Groups without signal", "share of groups"),
         ("entropy", "entropy", "Entropy", "nats per token"),
         ("kl", "kl", "KL divergence from the reference", "nats per token"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megaprune import schema
 from megaprune.errors import InputError
 from megaprune.evaluate.summary import COLUMNS
 from megaprune.evaluate.summary import against as compare_rows
@@ -122,7 +123,8 @@ def compare(one: Measured, baseline: Measured) -> Against | None:
     return None if found is None else _against(found)
 
 
-def _read_set(path: Path, name: str, said: Mapping[str, Any]) -> Measured:
+def _read_set(path: Path, name: str, summary: Mapping[str, Any]) -> Measured:
+    said = {schema.metric_name(key): value for key, value in summary.items()}
     files = [*(path / "samples").glob("*/*.parquet")]
     return Measured(
         name=name,
@@ -131,7 +133,7 @@ def _read_set(path: Path, name: str, said: Mapping[str, Any]) -> Measured:
         samples=int(said["samples"]),
         accuracy=_estimate(said, "accuracy"),
         tokens=_estimate(said, "length"),
-        cut_off=float(said["cut_off"]),
+        cut_off=float(said[schema.TRUNCATED]),
         unparsable=float(said["unparsable"]),
         grading_failed=float(said["grading_failed"]),
         pass_at=_by_number(said["pass_at"]),

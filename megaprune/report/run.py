@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from megaprune import schema
 from megaprune.errors import InputError
 from megaprune.report.answers import Array
 
@@ -125,7 +126,8 @@ def _parse(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         return None
-    return {key: float(value) for key, value in row.items() if isinstance(value, (int, float))}
+    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+    return {schema.metric_name(key): float(value) for key, value in numbers.items()}
 
 
 def _list_steps(folder: Path, last: int, notes: list[str]) -> dict[int, Path]:

@@ -240,7 +240,7 @@ class Run:
         spent = self.clock.read()
         self._dir.samples(schema.SAMPLES_FOLDER, self.step, batch.rows())
         # A validation is in the clock of the step behind it, and none of its work.
-        own = spent["seconds/step"] - spent.get("seconds/validate", 0.0)
+        own = spent[schema.SECONDS_STEP] - spent.get(schema.seconds_of("validate"), 0.0)
         metrics |= {schema.TOKENS: batch.tokens(self.step - 1)}
         metrics |= {schema.TOKENS_PER_SECOND: metrics[schema.TOKENS] / own, **spent}
         self._report({"step": self.step, **metrics})

@@ -48,9 +48,9 @@ class Clock:
         now = time.perf_counter()
         total, self._start = now - self._start, now
         spent, self._seconds = self._seconds, {}
-        line = {f"seconds/{phase}": seconds for phase, seconds in spent.items()}
-        line |= {f"share/{phase}": seconds / total for phase, seconds in spent.items()}
-        return {**line, "seconds/step": total}
+        line = {schema.seconds_of(phase): seconds for phase, seconds in spent.items()}
+        line |= {schema.share_of(phase): seconds / total for phase, seconds in spent.items()}
+        return {**line, schema.SECONDS_STEP: total}
 
 
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -92,19 +92,19 @@ def _without_signal(rewards: NDArray[np.float64]) -> bool:
 
 
 _SHOWN = (
-    ("reward", "reward", "{:.3f}"),
-    ("accuracy", "right", "{:.1%}"),
-    ("response_length/mean", "tokens", "{:.0f}"),
-    ("response_length/p95", "p95", "{:.0f}"),
-    ("truncated", "cut off", "{:.1%}"),
-    ("grading_failed", "grading failed", "{:.1%}"),
-    ("no_signal", "no signal", "{:.0%}"),
-    ("entropy", "entropy", "{:.3f}"),
-    ("kl", "kl", "{:.4f}"),
-    ("grad_norm", "grad", "{:.2f}"),
-    ("mismatch", "mismatch", "{:.0e}"),
-    ("tokens_per_second", "tokens/s", "{:.0f}"),
-    ("seconds/step", "s", "{:.1f}"),
+    (schema.REWARD, "reward", "{:.3f}"),
+    (schema.ACCURACY, "right", "{:.1%}"),
+    (schema.LENGTH_MEAN, "tokens", "{:.0f}"),
+    (schema.LENGTH_P95, "p95", "{:.0f}"),
+    (schema.TRUNCATED, "cut off", "{:.1%}"),
+    (schema.GRADING_FAILED, "grading failed", "{:.1%}"),
+    (schema.NO_SIGNAL, "no signal", "{:.0%}"),
+    (schema.ENTROPY, "entropy", "{:.3f}"),
+    (schema.KL, "kl", "{:.4f}"),
+    (schema.GRAD_NORM, "grad", "{:.2f}"),
+    (schema.MISMATCH, "mismatch", "{:.0e}"),
+    (schema.TOKENS_PER_SECOND, "tokens/s", "{:.0f}"),
+    (schema.SECONDS_STEP, "s", "{:.1f}"),
 )
 
 
@@ -151,13 +151,13 @@ class Reporter:
 
     def show(self, line: Mapping[str, Any]) -> None:
         """What a training step or a validation came to."""
-        validation = "reward" not in line
-        prefix = "validation/" if validation else ""
+        validation = schema.REWARD not in line
+        prefix = schema.VALIDATION if validation else ""
         name = "  validation" if validation else f"step {line['step']}/{self._steps}"
         text = Text(f"{name:<12}", "cyan" if validation else "bold")
         for key, word, form in _SHOWN:
             value = line.get(prefix + key)
-            if value is not None and (value or key != "grading_failed"):
+            if value is not None and (value or key != schema.GRADING_FAILED):
                 text.append(f"  {word} ", "dim not bold").append(
                     form.format(value), "default not bold"
                 )
@@ -176,7 +176,7 @@ def _start_wandb(config: Config) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")  # it would ask for a key, and wait
     import wandb
 
-    known = Path(config.out) / "wandb_id"
+    known = Path(config.out) / schema.WANDB_ID_FILE
     if not known.exists():
         replace_text(known, uuid.uuid4().hex[:8])
     wanted: dict[str, Any] = {

@@ -1,18 +1,15 @@
-"""A run's folder: whose it is, and what it keeps. Written by rank 0; nothing is half there.
+"""A run's folder: whose it is, and what it keeps. Rank 0 writes; no file is ever half there.
 
-config.yaml         the resolved configuration
-metrics.jsonl       one line for each step, and for each validation
-samples/            every response that was trained on: step_000001.parquet, ...
-validation/         every response of each validation; the number is that of steps done
-checkpoints/        see megaprune.trainer.checkpoint
-model/, report/     in the end: the model in Hugging Face's format; what became of it
+The files are named in `megaprune.schema`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,37 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.run import MAY_CHANGE, Config
 from megaprune.distributed import world
+from megaprune.errors import InputError
 from megaprune.trainer.run_lock import RunLock, writing
 from megaprune.weights.files.staging import replace_text
+
+_LARGE_COLUMNS = ("prompt_tokens", "tokens", "log_probs")
+
+
+@dataclass(frozen=True)
+class SampleRetention:
+    """Which training responses a run keeps. Those of validations and failed steps all stay.
+
+    Args:
+        last_steps: only those of as many last steps; None for those of all, 0 for none.
+        tokens: keep tokens and log-probs too, without which nothing can be learned from them.
+    """
+
+    last_steps: int | None = None
+    tokens: bool = True
+
+    @classmethod
+    def parse(cls, keep: str, tokens: bool = True) -> SampleRetention:
+        """Read `all`, `none` or `last:N`.
+
+        Raises:
+            InputError: it is none of these.
+        """
+        if keep in ("all", "none"):
+            return cls(None if keep == "all" else 0, tokens)
+        if match := re.fullmatch(r"last:([1-9]\d*)", keep):
+            return cls(int(match[1]), tokens)
+        raise InputError(f"samples.keep={keep}; expected all, none or last:N, as in last:20")
 
 
 class RunDir:
@@ -32,21 +58,23 @@ class RunDir:
 
     Args:
         config: of the run that is to begin here or go on.
+        retention: which responses are kept.
 
     Raises:
         InputError: the folder is another run's, or is no run's and not empty, or another process
             is at it, or it cannot be written.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, retention: SampleRetention | None = None):
         self.path = Path(config.out)
-        self._metrics = self.path / "metrics.jsonl"
+        self._retention = retention or SampleRetention()
+        self._metrics = self.path / schema.METRICS_FILE
         self._first = dist.get_rank() == 0
         self._own = RunLock(self.path, config, MAY_CHANGE)
         with world.raise_on_all_ranks():
             if self._first:
                 with writing(self.path):
-                    for name in ("samples", "validation"):
+                    for name in (schema.SAMPLES_FOLDER, schema.VALIDATION_FOLDER):
                         (self.path / name).mkdir(exist_ok=True)
 
     def close(self) -> None:
@@ -78,18 +106,48 @@ class RunDir:
             os.fsync(file.fileno())
 
     def samples(self, kind: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a step's responses; `kind` is a subfolder."""
-        if not self._first:
+        """Write a step's responses, and remove those that are not to be kept any longer.
+
+        Args:
+            kind: the subfolder: `schema.SAMPLES_FOLDER` or another one.
+            step: how many are done.
+            rows: by the columns of `schema.SAMPLE_COLUMNS`; a column that a row lacks is null.
+        """
+        last_steps = self._retention.last_steps if kind == schema.SAMPLES_FOLDER else None
+        if not self._first or last_steps == 0:
             return
-        path = self.path / kind / f"step_{step:06}.parquet"
-        partial = path.with_name(path.name + ".partial")
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            table = pa.Table.from_pylist(
-                [{"step": step, **row} for row in rows], schema=schema.samples_schema()
-            )
-            try:
-                pq.write_table(table, partial, compression="zstd")
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        without = () if self._retention.tokens else _LARGE_COLUMNS
+        folder = self.path / kind
+        write_samples(
+            folder / schema.step_file(step), [{"step": step, **row} for row in rows], without
+        )
+        if last_steps is not None:
+            for path in folder.glob("step_*.parquet"):
+                written = schema.step_of_file(path.name)
+                if written is not None and written <= step - last_steps:
+                    path.unlink(missing_ok=True)
+
+
+def write_samples(
+    path: Path, rows: Sequence[Mapping[str, Any]], without: Sequence[str] = ()
+) -> None:
+    """Write a table of responses, in place of one that is there.
+
+    Args:
+        path: its folder is made if it is not there.
+        rows: by the columns of `schema.SAMPLE_COLUMNS`; a column that a row lacks is null.
+        without: columns to leave empty.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    kept = [{name: row[name] for name in row if name not in without} for row in rows]
+    table = pa.Table.from_pylist(kept, schema=schema.samples_schema())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(table, partial, compression="zstd")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def test_summary():
         "accuracy": 3 / 8,
         "length": (250 + 450) / 2,
         "pass_at": {"1": 3 / 8, "2": pytest.approx((5 / 6 + 1 / 2) / 2), "4": 1.0},
-        "cut_off": 1 / 8,
+        "truncated": 1 / 8,
         "unparsable": 2 / 8,
         "grading_failed": 1 / 8,
         "at_budget": {

@@ -55,7 +55,7 @@ def test_rounds_and_their_choice(whole):
     for one in found["rounds"]:
         lines = metrics(out, one["folder"])
         measured = {
-            line["step"]: (line["validation/accuracy"], line["validation/length/mean"])
+            line["step"]: (line["validation/accuracy"], line["validation/response_length/mean"])
             for line in lines
             if "validation/accuracy" in line and line["step"]
         }
@@ -66,7 +66,7 @@ def test_rounds_and_their_choice(whole):
     first = metrics(out, "round_1_limit_120")[0]
     assert found["base"] == {
         "accuracy": first["validation/accuracy"],
-        "length": first["validation/length/mean"],
+        "length": first["validation/response_length/mean"],
     }
     assert found["final"] == 2
     assert weights(out / "model") == weights(out / found["rounds"][1]["model"])

@@ -20,9 +20,9 @@ def run(tmp_path):
     folder.mkdir()
     (folder / "config.yaml").write_text(CONFIG)
     lines = [
-        {"step": 0, "validation/accuracy": 0.625, "validation/length/mean": 500.0},
+        {"step": 0, "validation/accuracy": 0.625, "validation/response_length/mean": 500.0},
         *map(training_line, range(1, 5)),
-        {"step": 4, "validation/accuracy": 0.75, "validation/length/mean": 300.0},
+        {"step": 4, "validation/accuracy": 0.75, "validation/response_length/mean": 300.0},
     ]
     write_lines(folder / "metrics.jsonl", lines)
     write_rows(folder / "validation/step_000000.parquet", rows_of(0, BEFORE, CUT_BEFORE))

@@ -8,27 +8,8 @@ import pyarrow.parquet as pq
 from run_folders import CONFIG, rows_of, training_line, write_lines, write_rows
 
 from megaprune.evaluate.summary import against, averages, summarise
+from megaprune.schema import samples_schema
 
-SCHEMA = pa.schema(
-    {
-        "set": pa.string(),
-        "problem": pa.string(),
-        "data_source": pa.string(),
-        "prompt": pa.string(),
-        "number": pa.int64(),
-        "budget": pa.int64(),
-        "response": pa.string(),
-        "gold": pa.string(),
-        "length": pa.int64(),
-        "injected": pa.int64(),
-        "finish": pa.string(),
-        "match": pa.bool_(),
-        "extracted": pa.string(),
-        "why": pa.string(),
-        "detail": pa.string(),
-        "tokens": pa.list_(pa.int32()),
-    }
-)
 SETTINGS = {
     "n": 2,
     "max_response_length": 1000,
@@ -76,7 +57,7 @@ def write_evaluation(folder, rows, budgets=(400, 800), baseline=None, config=CON
         for engine in (0, 1):
             path = folder / f"samples/{name}/part_{engine}_000001.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(some[engine::2], SCHEMA), path)
+            pq.write_table(pa.Table.from_pylist(some[engine::2], samples_schema()), path)
         sets[name] = summarise(some, budgets)
         before = baseline and [*(baseline / f"samples/{name}").glob("*.parquet")]
         if before and (change := against(some, [r for f in before for r in read(f)])):
@@ -120,7 +101,9 @@ def write_round(folder, number, limit, validations, chosen, steps=4, accuracy=0.
         write_rows(run / f"validation/step_{step:06}.parquet", rows)
         right = float(np.mean([one["match"] for one in rows]))
         mean = float(np.mean([one["length"] for one in rows]))
-        lines.append({"step": step, "validation/accuracy": right, "validation/length/mean": mean})
+        lines.append(
+            {"step": step, "validation/accuracy": right, "validation/response_length/mean": mean}
+        )
         if step == chosen:
             accuracy, length = right, mean
     write_lines(run / "metrics.jsonl", lines)

@@ -7,26 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema(
-    {
-        "step": pa.int64(),
-        "problem": pa.string(),
-        "data_source": pa.string(),
-        "prompt": pa.string(),
-        "number": pa.int64(),
-        "response": pa.string(),
-        "gold": pa.string(),
-        "length": pa.int64(),
-        "finish": pa.string(),
-        "match": pa.bool_(),
-        "extracted": pa.string(),
-        "why": pa.string(),
-        "reward": pa.float64(),
-        "advantage": pa.float64(),
-        "prompt_tokens": pa.list_(pa.int32()),
-        "tokens": pa.list_(pa.int32()),
-    }
-)
+from megaprune.schema import samples_schema
+
 CONFIG = "model: org/a-model\nseed: 7\nsteps: 4\nrollout:\n  max_response_length: 1000\n  n: 2\n"
 
 # (problem, number): (length, right) before and after. Each problem's mean length before is 800, 400,
@@ -94,7 +76,7 @@ def rows_of(step, answers, cut=()):
 
 def write_rows(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=samples_schema()), path)
 
 
 def training_line(step, **other):
@@ -102,10 +84,10 @@ def training_line(step, **other):
         "step": step,
         "reward": 0.4 + step / 10,
         "accuracy": 0.5 + step / 10,
-        "length/mean": 500.0 - 50 * step,
-        "length/p50": 450.0 - 50 * step,
-        "length/p95": 900.0 - 50 * step,
-        "cut_off": 0.1,
+        "response_length/mean": 500.0 - 50 * step,
+        "response_length/p50": 450.0 - 50 * step,
+        "response_length/p95": 900.0 - 50 * step,
+        "truncated": 0.1,
         "no_signal": 0.25,
         "entropy": 0.3,
         "kl": 0.001,
@@ -175,12 +157,12 @@ def write_long_run(folder, steps=40, problems=120, n=8):
                 training_line(
                     step,
                     **{
-                        "length/mean": lengths.mean(),
-                        "length/p50": np.median(lengths),
-                        "length/p95": np.percentile(lengths, 95),
+                        "response_length/mean": lengths.mean(),
+                        "response_length/p50": np.median(lengths),
+                        "response_length/p95": np.percentile(lengths, 95),
                         "accuracy": right,
                         "reward": right - 0.02,
-                        "cut_off": float((lengths == 4000).mean()),
+                        "truncated": float((lengths == 4000).mean()),
                         "no_signal": 0.2 + 0.2 * rng.random(),
                         "entropy": 0.4 - 0.004 * step + 0.02 * rng.normal(),
                         "grad_norm": 0.8 + 0.2 * rng.random(),
@@ -200,7 +182,9 @@ def write_long_run(folder, steps=40, problems=120, n=8):
                 {
                     "step": step,
                     "validation/accuracy": float(np.mean([one["match"] for one in rows])),
-                    "validation/length/mean": float(np.mean([one["length"] for one in rows])),
+                    "validation/response_length/mean": float(
+                        np.mean([one["length"] for one in rows])
+                    ),
                 }
             )
     write_lines(folder / "metrics.jsonl", lines)

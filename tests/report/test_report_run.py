@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from megaprune import schema
 from megaprune.cli import main as cli
 from megaprune.errors import InputError
 from megaprune.report.answers import read_answers, read_first_answers, read_texts
@@ -122,3 +123,14 @@ def test_a_folder_named_like_a_partition_adds_no_column(run):
     first = read_first_answers(path)
     assert {row["number"] for row in first.values()} == {0}
     assert read_texts(first["sums", "b"] | {"number": 1})["length"] == 500
+
+
+def test_a_run_with_older_names_is_read_as_one_of_today(run):
+    today = read_run(run)
+    older = {new: old for old, new in schema.OLD_METRICS.items()}
+    text = (run / "metrics.jsonl").read_text()
+    for new, old in older.items():
+        text = text.replace(f'"{new}"', f'"{old}"').replace(f'/{new}"', f'/{old}"')
+    (run / "metrics.jsonl").write_text(text)
+    assert '"length/mean"' in text
+    assert read_run(run).metrics == today.metrics
