@@ -51,7 +51,7 @@ setup(
         "megaprune.recipes.overthinker": ["model/*", "data/*"],
     },
     # What plans, checks and launches; whatever holds weights needs torch too.
-    install_requires=["numpy", "rich>=13", "omegaconf>=2.3", "pyyaml"],
+    install_requires=["numpy", "rich>=13", "omegaconf>=2.3", "pydantic>=2.7", "pyyaml"],
     extras_require={
         "convert": ["torch>=2.7"],
         # To submit from, in an environment of its own: it cannot be installed beside vLLM. Newer

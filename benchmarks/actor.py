@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.loss_metrics import combine
 from megaprune.algorithms.records import LossOutput
+from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed import device, world
 from megaprune.recipes.tiny_models import make_tiny
 
@@ -57,7 +58,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     vocab = SHAPES[options.shape]["vocab_size"]
     lengths = rng.lognormal(6, 0.6, options.samples).astype(int).clip(64, 1500)
     samples = [Sample(rng.integers(0, vocab, n), 32) for n in lengths]
-    actor = Actor(folder, ActorSettings(dtype=dtype, max_tokens=MAX_TOKENS))
+    actor = Actor(folder, ActorConfig(max_tokens=MAX_TOKENS), OptimizerConfig(), dtype)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device.device())
     model.train()
 

@@ -28,8 +28,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from megaprune.config.run import EngineConfig
 from megaprune.distributed import device, world
-from megaprune.generation.generator import Generator, GeneratorConfig
+from megaprune.generation.generator import Generator
 from megaprune.recipes.tiny_models import make_tiny
 from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import Pipeline, hf_layout, megatron_layout
@@ -63,10 +64,10 @@ def main() -> None:
     dist.broadcast_object_list(scratch)
     folder = Path(scratch[0])
     model = Model.from_config(read_config(folder))
-    config = GeneratorConfig(
-        options.vllm_tp or ranks, dtype, max_length=256, eager=True, kv_cache_bytes=1 << 28
+    config = EngineConfig(
+        tp=options.vllm_tp or ranks, enforce_eager=True, kv_cache_memory_bytes=1 << 28
     )
-    rollout = Generator(folder, config)
+    rollout = Generator(folder, config, dtype, max_length=256)
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from megaprune import schema
-from megaprune.config.run import Config, at_limit
+from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.evaluate.config import EvaluateConfig
@@ -51,7 +51,6 @@ class Run(loop.Run):
 
     def __init__(self, config: Config, out: str | Path | None = None):
         config = _with_out(config, out)
-        config = replace(config, data=at_limit(config.data, config.rollout.max_response_length))
         _start(lambda processes: check_run(config, processes))
         super().__init__(config)
 
@@ -63,7 +62,6 @@ def train(config: Config, out: str | Path | None = None) -> Path:
         The folder of the run.
     """
     config = _with_out(config, out)
-    config = replace(config, data=at_limit(config.data, config.rollout.max_response_length))
     _start(lambda processes: check_run(config, processes))
     loop.train(config)
     return Path(config.out)

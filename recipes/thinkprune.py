@@ -112,7 +112,7 @@ def _test(pruning: PruneConfig, family: str, n: int | None) -> EvaluateConfig:
         n=n,
         max_prompt_length=pruning.data.max_prompt_length,
         template=family,
-        rollout=EngineConfig(tp=pruning.rollout.tp, gpu_memory_utilization=0.9),
+        rollout=EngineConfig(tp=pruning.rollout.tp),
     )
 
 

@@ -20,15 +20,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
-from megaprune.actor.parallel import Parallel
 from megaprune.algorithms.records import LossBatch, LossOutput
+from megaprune.config.run import ActorConfig, EngineConfig, OptimizerConfig
 from megaprune.distributed import world
-from megaprune.generation.generator import Generator, GeneratorConfig, Prompt, SamplingOptions
+from megaprune.generation.generator import Generator, Prompt, SamplingOptions
 from megaprune.recipes.tiny_models import make_tiny
 from megaprune.weights.copy_plan import plan
-from megaprune.weights.layouts import Pipeline
 from megaprune.weights.sync import WeightSync
 
 PROMPTS = [Prompt([1, 2, 3 + number], f"prompt {number}") for number in range(8)]
@@ -49,10 +48,17 @@ def main() -> None:
         dist.broadcast_object_list(place)
         folder = Path(place[0])
         rollout = Generator(
-            folder, GeneratorConfig(options.vllm_tp, torch.float32, max_length=64, eager=True)
+            folder,
+            EngineConfig(tp=options.vllm_tp, enforce_eager=True),
+            torch.float32,
+            max_length=64,
         )
-        parallel = Parallel(options.tp, Pipeline(options.pp))
-        actor = Actor(folder, ActorSettings(parallel, torch.float32, max_tokens=2048, lr=3e-3))
+        actor = Actor(
+            folder,
+            ActorConfig(tp=options.tp, pp=options.pp, max_tokens=2048),
+            OptimizerConfig(lr=3e-3, weight_decay=0.0),
+            torch.float32,
+        )
         dist.barrier()
         if dist.get_rank() == 0:
             shutil.rmtree(folder)

@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from megaprune.actor.parallel import Parallel
 from megaprune.config.fields import leaves
 from megaprune.config.run import read_config
 from megaprune.evaluate.config import read_evaluate_config
+from megaprune.parallelism import Parallel
 from megaprune.prune.config import read_prune_config
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS

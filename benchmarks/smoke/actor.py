@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.loss_metrics import combine, sum_of
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
-from megaprune.config.run import CheckpointConfig
+from megaprune.config.run import ActorConfig, CheckpointConfig, OptimizerConfig
 from megaprune.distributed import device
 from megaprune.trainer.checkpoint import Checkpoints
 from smoke.models import TINY_LAYER, samples_of, write_model
@@ -67,7 +67,8 @@ def loss(batch: LossBatch) -> LossOutput:
 
 
 def actor_of(folder: Path, dtype: torch.dtype = torch.bfloat16, **options) -> Actor:
-    return Actor(folder, ActorSettings(dtype=dtype, max_tokens=16384, lr=1e-4, **options))
+    optimizer = OptimizerConfig(lr=1e-4, weight_decay=0.0)
+    return Actor(folder, ActorConfig(max_tokens=16384, **options), optimizer, dtype)
 
 
 @dataclass

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
+from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed import device
 from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import vllm_layout
@@ -73,7 +74,7 @@ def turns(
         values["freed_GB"] = (free() - before) / GB
         if device.device().type == "cuda":
             expect(free() - before > 0.99 * pools.nbytes, f"all memory of the pools: {values}")
-        actor = actor or Actor(folder, ActorSettings(max_tokens=8192, lr=1e-3))
+        actor = actor or Actor(folder, ActorConfig(), OptimizerConfig(lr=1e-3), torch.bfloat16)
         timed(values, "step_s", partial(actor.step, samples, loss))
         timed(values, "release_s", device.release_cached)
         timed(values, "wake_weights_s", partial(pools.wake, "weights"))

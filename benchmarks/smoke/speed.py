@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
-from megaprune.actor.parallel import Parallel
+from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed import device
+from megaprune.parallelism import Parallel
 from megaprune.planner.activations import MicroBatch
 from megaprune.planner.machine import PEAK_TFLOPS
 from megaprune.planner.memory import actor_parts, held
@@ -44,7 +45,12 @@ def run(report: Report, scratch: Path, options: argparse.Namespace) -> None:
     for recompute in ("none", "full"):
         gc.collect()
         before = device.held_bytes()
-        actor = Actor(folder, ActorSettings(max_tokens=tokens, recompute=recompute, lr=1e-6))
+        actor = Actor(
+            folder,
+            ActorConfig(max_tokens=tokens, recompute=recompute),
+            OptimizerConfig(),
+            torch.bfloat16,
+        )
         with report.check(f"bytes against the plan, recompute={recompute}") as values:
             values |= bytes_held(actor, before, whole)
         with report.check(f"tokens/s, recompute={recompute}") as values:

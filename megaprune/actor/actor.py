@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from megatron.core import optimizer as megatron_optimizer
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
@@ -28,14 +28,14 @@ from megaprune.actor import build
 from megaprune.actor.attention import stream_of
 from megaprune.actor.logprobs import LogProbs, log_probs
 from megaprune.actor.packing import Array, Packed, Sample, micro_batches, pack
-from megaprune.actor.parallel import Parallel
 from megaprune.actor.pipeline import communication
 from megaprune.actor.state import State, restore, sharded
 from megaprune.algorithms.loss_metrics import Share, combine, to_host
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
+from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.distributed.world import all_gather_object
-from megaprune.errors import InputError
+from megaprune.parallelism import Parallel
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
@@ -46,32 +46,6 @@ Loss = Callable[[LossBatch], LossOutput]
 Shares are summed, over micro-batches and replicas, never averaged, so that neither can change the
 gradient; metrics are combined by `loss_metrics.combine`.
 """
-
-
-@dataclass(frozen=True)
-class ActorSettings:
-    """How a model is trained.
-
-    Args:
-        parallel: its division among ranks.
-        dtype: of parameters and activations; with bfloat16 the optimizer keeps fp32 masters.
-        max_tokens: in a micro-batch.
-        recompute: "none", "core_attention" or "full".
-        frozen_layers: the embedding and so many first layers are not trained, unless 0.
-        distributed_optimizer: replicas divide the optimizer's state among them.
-        lr, weight_decay, betas, clip_grad: of Adam.
-    """
-
-    parallel: Parallel = field(default_factory=Parallel)
-    dtype: torch.dtype = torch.bfloat16
-    max_tokens: int = 8192
-    recompute: str = "none"
-    frozen_layers: int = 0
-    distributed_optimizer: bool = True
-    lr: float = 1e-6
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_grad: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,29 +75,29 @@ class Actor:
 
     Args:
         folder: a Hugging Face folder.
-        config: the rest.
+        config: how it is divided and computed.
+        optimizer: how it is trained.
+        dtype: of parameters and activations; with bfloat16 the optimizer keeps fp32 masters.
 
     Raises:
         InputError: the folder is not a model that can be built, or cannot be divided so.
     """
 
-    def __init__(self, folder: Path, config: ActorSettings):
+    def __init__(
+        self, folder: Path, config: ActorConfig, optimizer: OptimizerConfig, dtype: torch.dtype
+    ):
         weights = HfFolder(folder)
-        self.config = config
-        self.model = weights.model
-        self.layout: Layout = config.parallel.layout(
+        self.config, self.optimizer, self.dtype = config, optimizer, dtype
+        self.model, self.parallel = weights.model, Parallel.of(config)
+        self.layout: Layout = self.parallel.layout(
             weights.model, dist.get_world_size(), build.norms()
         )
         """Where each rank has which weights, as in `parameters()`."""
-        if not 0 <= config.frozen_layers < weights.model.layers:
-            raise InputError(
-                f"frozen_layers={config.frozen_layers}; the model has {weights.model.layers} "
-                f"layers, and the last must be trained"
-            )
+        assert config.frozen_layers < weights.model.layers, "megaprune.rules refuses this"
         transformer = build.transformer_config(
-            weights.model, weights.config, config.parallel, config.dtype, config.recompute
+            weights.model, weights.config, self.parallel, dtype, config.recompute
         )
-        _start_megatron(config.parallel)
+        _start_megatron(self.parallel)
         self._transformer = transformer
         self._chunks = build.build(weights.model, weights.config, transformer)
         build.fill(self._chunks, weights, self.layout)
@@ -136,8 +110,8 @@ class Actor:
 
     def _trained(self) -> tuple[list[torch.nn.Module], Any]:
         """The chunks with their gradient buffers, and the optimizer."""
-        config, transformer = self.config, self._transformer
-        bf16 = config.dtype == torch.bfloat16
+        config, transformer = self.optimizer, self._transformer
+        bf16 = self.dtype == torch.bfloat16
         stages: list[torch.nn.Module] = []
         for chunk in self._chunks:
             module = Float16Module(transformer, chunk) if bf16 else chunk
@@ -146,23 +120,23 @@ class Actor:
                     config=transformer,
                     ddp_config=DistributedDataParallelConfig(
                         grad_reduce_in_fp32=True,
-                        use_distributed_optimizer=config.distributed_optimizer,
+                        use_distributed_optimizer=config.distributed,
                     ),
                     module=module,
                 )
             )
             stages[-1].model_type = chunk.model_type
-        optimizer = get_megatron_optimizer(
-            OptimizerConfig(
+        optimizer = megatron_optimizer.get_megatron_optimizer(
+            megatron_optimizer.OptimizerConfig(
                 optimizer="adam",
                 lr=config.lr,
                 weight_decay=config.weight_decay,
-                adam_beta1=config.betas[0],
-                adam_beta2=config.betas[1],
+                adam_beta1=config.beta1,
+                adam_beta2=config.beta2,
                 clip_grad=config.clip_grad,
                 bf16=bf16,
-                params_dtype=config.dtype,
-                use_distributed_optimizer=config.distributed_optimizer,
+                params_dtype=self.dtype,
+                use_distributed_optimizer=config.distributed,
             ),
             stages,
             use_gloo_process_groups=True,
@@ -250,7 +224,7 @@ class Actor:
         shares, count = self.accumulate(samples, loss, info=info, temperature=temperature)
         total, metrics = combine(shares)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.lr if lr is None else lr
+            group["lr"] = self.optimizer.lr if lr is None else lr
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total}")
         done, grad_norm, _ = self._optimizer.step()
@@ -315,7 +289,7 @@ class Actor:
             What `use` said of each micro-batch (one rank of the last stage has it; the others have
             nothing), and the numbers of the samples in each.
         """
-        parallel = self.config.parallel
+        parallel = self.parallel
         lengths = [len(s.tokens) for s in samples]
         replicas = parallel_state.get_data_parallel_world_size()
         # An interleaved pipeline takes micro-batches by the number of its stages.
@@ -331,7 +305,7 @@ class Actor:
             for numbers in batches
         ]
         # bf16 hidden states leave the last stage as they are: log_probs goes to fp32 itself.
-        as_it_is = {"fp32_output": False} if self.config.dtype == torch.bfloat16 else {}
+        as_it_is = {"fp32_output": False} if self.dtype == torch.bfloat16 else {}
         said: list[Any] = []
 
         def streams() -> Iterator[Packed]:

@@ -24,15 +24,15 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megaprune.actor.attention import PackedAttention, PackedRotary
-from megaprune.actor.parallel import Parallel
 from megaprune.distributed.device import device
-from megaprune.errors import InputError
+from megaprune.parallelism import Parallel
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.folder import Rearranged, Weights
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
 from megaprune.weights.model import Model
+from megaprune.weights.supported import check_supported, rotary
 
 
 @cache
@@ -114,8 +114,6 @@ def transformer_config(
             "recompute_num_layers": 1,
         },
     }
-    if recompute not in recomputing:
-        raise InputError(f"recompute={recompute!r}; expected one of {', '.join(recomputing)}")
     return TransformerConfig(
         num_layers=model.layers,
         hidden_size=model.hidden,
@@ -157,46 +155,6 @@ def transformer_config(
         gradient_accumulation_fusion=device().type == "cuda" and _has_fused_accumulation(),
         **recomputing[recompute],
     )
-
-
-def rotary(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Megatron-core's arguments for the rotation that a config.json asks for.
-
-    Raises:
-        InputError: it is not built here.
-    """
-    parameters = config.get("rope_parameters") or {}
-    rope = config.get("rope_scaling") or parameters  # as in transformers, where both are given
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "llama3":
-        fixed = {
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        }
-        other = {k: rope[k] for k in fixed if k in rope and rope[k] != fixed[k]}
-        if other:
-            raise InputError(
-                f"rope_scaling {other} is not what Megatron-core has built in; expected {fixed}"
-            )
-    elif kind != "default":
-        raise InputError(
-            f"rope_scaling type {kind!r} is not supported; supported are default and llama3"
-        )
-    return {
-        "rotary_base": int(parameters.get("rope_theta", config.get("rope_theta", 10000))),
-        "rope_scaling": kind == "llama3",
-        "rope_scaling_factor": float(rope.get("factor", 8.0)),
-    }
-
-
-def check_supported(config: Mapping[str, Any]) -> None:
-    """Raise an InputError if config.json asks for attention or rotation that is not built here."""
-    rotary(config)
-    if config.get("use_sliding_window"):
-        raise InputError("use_sliding_window=true is not supported; expected full attention")
-    if config.get("hidden_act", "silu") != "silu":
-        raise InputError(f"hidden_act {config['hidden_act']!r} is not supported; expected silu")
 
 
 def _has_fused_accumulation() -> bool:

@@ -26,13 +26,15 @@ def add_parser(commands: Any) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate, on the processes that there are or on new ones."""
-    from megaprune.config.fields import to_yaml
+    from megaprune.config.read import to_yaml
     from megaprune.evaluate.config import read_evaluate_config
     from megaprune.launch.torchrun import smallest_world, start
+    from megaprune.rules import evaluate_problems, refuse
     from megaprune.validate import check_evaluation
 
     fields = [*options.fields, *([f"force={options.budget}"] if options.budget else [])]
     config = read_evaluate_config(fields)
+    refuse(evaluate_problems(config))
     if options.print_config:
         print(to_yaml(config), end="")
         return 0

@@ -47,12 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    from megaprune.cli import analyze, convert, data, doctor, evaluate, grade, plan, report, train
+    from megaprune.cli import (
+        analyze,
+        config,
+        convert,
+        data,
+        doctor,
+        evaluate,
+        grade,
+        plan,
+        report,
+        train,
+    )
 
     parser = argparse.ArgumentParser(prog="megaprune", description=megaprune.__doc__)
     parser.add_argument("--version", action="version", version=megaprune.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, convert, data, evaluate, grade, report, analyze, plan, doctor):
+    for module in (
+        train, convert, data, evaluate, grade, report, analyze, plan, doctor, config
+    ):  # fmt: skip
         module.add_parser(commands)
     options, left = parser.parse_known_args(arguments)
     if hasattr(options, "fields"):  # argparse takes them before an option or behind it, not both

@@ -72,7 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Print a plan; 0 if it fits."""
-    from megaprune.config.fields import to_yaml
+    from megaprune.config.read import to_yaml
     from megaprune.errors import InputError
     from megaprune.planner.outcome import as_json, outcome_of
     from megaprune.planner.show import show

@@ -55,12 +55,14 @@ def add_fields(command: argparse.ArgumentParser) -> None:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train, on the processes that there are or on new ones."""
-    from megaprune.config.fields import to_yaml
+    from megaprune.config.read import to_yaml
     from megaprune.config.run import read_config
     from megaprune.launch.torchrun import start
+    from megaprune.rules import refuse, run_problems
     from megaprune.validate import check_run
 
     config = read_config(options.fields)
+    refuse(run_problems(config))
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
@@ -81,12 +83,14 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_prune(options: argparse.Namespace) -> int:
     """Prune in rounds, on the processes that there are or on new ones."""
-    from megaprune.config.fields import to_yaml
+    from megaprune.config.read import to_yaml
     from megaprune.launch.torchrun import start
     from megaprune.prune.config import read_prune_config
+    from megaprune.rules import prune_problems, refuse
     from megaprune.validate import check_pruning
 
     config = read_prune_config(options.fields)
+    refuse(prune_problems(config))
     if options.print_config:
         print(to_yaml(config), end="")
         return 0

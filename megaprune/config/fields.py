@@ -1,111 +1,217 @@
-"""Dataclasses from a recipe and key=value: typed, and unknown names refused with the nearest."""
+"""Typed fields, declared once: type, default, bounds, unit, doc, and whether they may change.
+
+    @section("optimizer")
+    class OptimizerConfig:
+        lr: float = field(default=1e-6, gt=0, doc="Learning rate, after the warm-up.")
+
+A section is a frozen dataclass that takes its fields by name and refuses values that cannot be,
+with an InputError that names the field as the command line does: `optimizer.lr=-1.0; expected
+more than 0`. pydantic checks; the words are here.
+"""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+import functools
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import pydantic
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.fields import FieldInfo
+from typing_extensions import dataclass_transform
 
+from megaprune.config.renamed import new_name
 from megaprune.errors import InputError
-from megaprune.recipes import RECIPES
 
 T = TypeVar("T")
 
 
-def read_fields(kind: type[T], arguments: Sequence[str]) -> T:
-    """An object from `recipe=NAME` and any field as `key=value`; later ones win.
-
-    A list is given as a,b,c or [a,b,c].
-
-    Args:
-        kind: dataclass of dataclasses, whose fields all have defaults; "???" stands for none.
-        arguments: a recipe is a name, or a YAML file as `to_yaml` makes it. Of a named one the
-            fields that `kind` does not have are left out: training takes a round of a pruning.
-
-    Raises:
-        InputError: no such recipe or field (says the nearest), a value of another type, or a field
-            that needs a value and has none.
-    """
-    given = dict(_pair(argument) for argument in arguments)
-    made = OmegaConf.structured(kind)
-    try:
-        made.merge_with(_recipe(kind, given.pop("recipe", None)))
-        known = _Known(kind)
-        for key in given:
-            known.check(key)
-        made.merge_with_dotlist([f"{k}={known.as_yaml(k, v)}" for k, v in given.items()])
-        missing = sorted(OmegaConf.missing_keys(made))
-        if missing:
-            raise InputError(
-                f"{', '.join(missing)} must be given, as {missing[0]}=...; or begin with a recipe: "
-                f"recipe={next(iter(RECIPES))}"
-            )
-        found: Any = OmegaConf.to_object(made)
-    except OmegaConfBaseException as error:
-        where = f"{error.full_key}: " if error.full_key else ""
-        said = f"{where}{str(error).splitlines()[0]}{_expected(kind, error.full_key)}"
-        raise InputError(said) from error
-    assert isinstance(found, kind)
-    return found
-
-
-def read_recipe(name: str) -> Any:
-    """The fields that a named recipe makes: of a run, a pruning or an evaluation.
-
-    Raises:
-        InputError: there is no such recipe; says the nearest.
-    """
-    if name not in RECIPES:
-        raise InputError(f"there is no recipe {name!r}; {nearest(name, list(RECIPES))}")
-    module, _, function = RECIPES[name].partition(":")
-    return getattr(importlib.import_module(module), function)()
-
-
-def to_yaml(made: Any) -> str:
-    """As a YAML file that `read_fields` takes for a recipe."""
-    return OmegaConf.to_yaml(OmegaConf.structured(made))
-
-
-def differences(made: Any, written: str, may_change: Sequence[str]) -> list[str]:
-    """Fields that differ from those of a folder and must not, since it would be another's.
+def field(
+    *,
+    default: Any = MISSING,
+    doc: str,
+    unit: str | None = None,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    choices: Sequence[str] | None = None,
+    may_change: bool = False,
+) -> Any:
+    """A field of a section.
 
     Args:
-        made: what is asked for now.
-        written: the YAML in the folder.
-        may_change: fields that may differ.
-
-    Raises:
-        InputError, OmegaConfBaseException, YAMLError: the YAML is not that of such an object.
+        default: its value where none is given; without one it must be given. A list or a mapping
+            is copied for each object.
+        doc: what it means, in a sentence.
+        unit: of a number, as in "tokens".
+        gt, ge, lt, le: bounds, as pydantic has them; null is within all of them.
+        choices: the only values of a text.
+        may_change: whether a run that goes on may have another value: it changes how the run is
+            carried out, and not what is learned.
     """
-    before = dict(leaves(OmegaConf.to_object(_typed(type(made), written))))
-    return [
-        f"{name}={now!r} (the run's: {before[name]!r})"
-        for name, now in leaves(made)
-        if name not in may_change and before[name] != now
-    ]
+    given: dict[str, Any] = {} if default is MISSING else {"default": default}
+    if isinstance(default, list | dict):
+        given = {"default_factory": functools.partial(type(default), default)}
+    extra: dict[str, Any] = {
+        "unit": unit,
+        "choices": choices and tuple(choices),
+        "may_change": may_change,
+    }
+    return pydantic.Field(
+        **given, description=doc, gt=gt, ge=ge, lt=lt, le=le, json_schema_extra=extra
+    )
 
 
-def leaves(made: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All fields with their dotted names."""
-    for one in fields(made):
-        value = getattr(made, one.name)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def section(name: str = "", fixed: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
+    """Make a class a section of a configuration, or with no name a whole one.
+
+    Args:
+        name: that its fields have before theirs, in messages.
+        fixed: dotted names of fields, of those that it has from another class or in its sections,
+            that may not change here although they are declared so.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        settings = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+        made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls)
+        made.__section__ = name
+        made.__fixed__ = tuple(fixed)
+        checked: Callable[..., None] = made.__init__
+
+        @functools.wraps(checked)
+        def __init__(self: Any, *args: Any, **values: Any) -> None:
+            if args:
+                raise TypeError(f"{cls.__name__} takes its fields by name")
+            try:
+                checked(self, **values)
+            except pydantic.ValidationError as error:
+                raise _refusal(made, error) from None
+            _check_choices(self)
+
+        made.__init__ = __init__
+        if unknown := set(fixed) - {doc.name for doc in describe(made)}:
+            raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
+        return made  # type: ignore[no-any-return]
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class FieldDoc:
+    """What is said of a field.
+
+    Args:
+        name: with its section, as in rollout.n.
+        type: in words.
+        default: as it is written in YAML; None where it must be given.
+        bounds: in words; empty if it has none.
+        unit, doc, choices, may_change: as `field` takes them.
+        python_type: without its null.
+    """
+
+    name: str
+    type: str
+    default: str | None
+    bounds: str
+    unit: str | None
+    doc: str
+    choices: tuple[str, ...] | None
+    may_change: bool
+    python_type: Any
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its value is a list."""
+        return get_origin(self.python_type) is list
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it takes names of its own, as in grading.graders.aime24."""
+        return get_origin(self.python_type) is dict
+
+
+def describe(kind: type) -> Iterator[FieldDoc]:
+    """All fields of a configuration, those of its sections with dotted names."""
+    yield from _describe(kind, None, "", getattr(kind, "__fixed__", ()))
+
+
+def _describe(kind: type, defaults: Any, prefix: str, fixed: Collection[str]) -> Iterator[FieldDoc]:
+    """The fields of a section; `defaults` is an object of it, if they are others than its own."""
+    for name, info in _infos(kind).items():
+        default = getattr(defaults, name) if defaults is not None else _default(info)
+        inner = _plain_type(info.annotation)
+        if is_section(inner):
+            others = None if default is MISSING else default
+            yield from _describe(inner, others, f"{prefix}{name}.", fixed)
+            continue
+        extra: Any = info.json_schema_extra or {}
+        yield FieldDoc(
+            name=prefix + name,
+            type=type_words(info.annotation),
+            default=None if default is MISSING else shown(default),
+            bounds=" and ".join(_bounds(info).values()),
+            unit=extra.get("unit"),
+            doc=info.description or "",
+            choices=extra.get("choices"),
+            may_change=extra.get("may_change", False) and prefix + name not in fixed,
+            python_type=inner,
+        )
+
+
+def may_change(kind: type) -> frozenset[str]:
+    """Names of the fields that may differ when a run of this configuration goes on."""
+    return frozenset(doc.name for doc in describe(kind) if doc.may_change)
+
+
+def sections(kind: type) -> dict[str, type]:
+    """The sections of a configuration, by name."""
+    inner = {name: _plain_type(info.annotation) for name, info in _infos(kind).items()}
+    return {name: value for name, value in inner.items() if is_section(value)}
+
+
+def is_section(kind: Any) -> bool:
+    """Whether this is a class that `section` made."""
+    return isinstance(kind, type) and hasattr(kind, "__section__")
+
+
+def required(kind: type) -> list[str]:
+    """Names of the fields that must be given, sorted."""
+    return sorted(doc.name for doc in describe(kind) if doc.default is None)
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields of a configuration with their dotted names and values."""
+    for one in fields(config):
+        value = getattr(config, one.name)
         if is_dataclass(value):
             yield from leaves(value, f"{prefix}{one.name}.")
         else:
             yield prefix + one.name, value
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries and lists."""
+    content: dict[str, Any] = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            value = plain(value)
+        elif isinstance(value, list | dict):
+            value = type(value)(value)
+        content[one.name] = value
+    return content
+
+
+def nearest(word: str, known: Collection[str]) -> str:
     """Advice for a misspelt name."""
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    likeness = {k: difflib.SequenceMatcher(None, k, word).ratio() for k in known}
+    enough = max(0.5, max(likeness.values(), default=0.0) - 0.1)
+    close = sorted((k for k in known if likeness[k] >= enough), key=lambda k: -likeness[k])
     last = word.rpartition(".")[2]
     close += [k for k in known if k.rpartition(".")[2] == last and k not in close]
     if close:
@@ -113,128 +219,120 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"expected one of {', '.join(known)}"
 
 
-Rule = tuple[Sequence[str], Callable[[Any], bool], str]
-"""Fields, what must hold of each that is not null, and the words for it."""
+class RenamedFieldError(InputError):
+    """A field is given by a name that it had before."""
 
 
-def more_than_zero(*names: str) -> Rule:
-    """A rule."""
-    return names, lambda value: value > 0, "more than 0"
+def unknown(key: str, known: Collection[str]) -> InputError:
+    """The error for a name that is none of the known ones: with its new name, or the nearest."""
+    if name := new_name(key, known):
+        return RenamedFieldError(f"there is no field {key!r}; its name is {name}")
+    advice = nearest(key, known)
+    if advice.startswith("expected one of"):
+        advice = "--help-fields lists all that there are"
+    return InputError(f"there is no field {key!r}; {advice}")
 
 
-def not_negative(*names: str) -> Rule:
-    """A rule."""
-    return names, lambda value: value >= 0, "0 or more"
+def type_words(annotation: Any) -> str:
+    """What values of a type are, as in "a whole number or null"."""
+    inner = _plain_type(annotation)
+    optional = "" if inner is annotation else " or null"
+    if get_origin(inner) is list:
+        return f"a list of {_PLURAL.get(get_args(inner)[0], 'values')}{optional}"
+    if get_origin(inner) is dict:
+        return f"a mapping of names to text{optional}"
+    if inner in _SINGULAR:
+        return f"{_SINGULAR[inner]}{optional}"
+    return f"{getattr(inner, '__name__', str(inner))}(...){optional}"
 
 
-def one_at_most(*names: str) -> Rule:
-    """A rule."""
-    return names, lambda value: value <= 1, "1 at most"
+def shown(value: Any) -> str:
+    """A value as it is written in YAML and on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    return str(value)
 
 
-def less_than_one(*names: str) -> Rule:
-    """A rule."""
-    return names, lambda value: value < 1, "less than 1"
+_SINGULAR: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+}  # fmt: skip
+_PLURAL: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts"}
+
+_BOUNDS: dict[str, tuple[str, str]] = {
+    "gt": ("greater_than", "more than {:g}"),
+    "ge": ("greater_than_equal", "{:g} or more"),
+    "lt": ("less_than", "less than {:g}"),
+    "le": ("less_than_equal", "{:g} at most"),
+}
+"""Of each bound: pydantic's name for its error, and the words for it."""
 
 
-def one_of(name: str, some: Sequence[str]) -> Rule:
-    """A rule."""
-    return (name,), lambda value: value in some, f"one of {', '.join(some)}"
+def _infos(kind: Any) -> Mapping[str, FieldInfo]:
+    infos: Mapping[str, FieldInfo] = kind.__pydantic_fields__
+    return infos
 
 
-def check_rules(made: Any, rules: Sequence[Rule]) -> None:
-    """See that numbers are finite and all rules hold.
-
-    Raises:
-        InputError: one does not; says the field, what it is and what was expected.
-    """
-    values = dict(leaves(made))
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name}={value}; expected a finite number")
-    for names, fits, words in rules:
-        for name in names:
-            value = values[name]
-            if value is not None and not fits(value):
-                shown = repr(value) if isinstance(value, str) else value
-                raise InputError(f"{name}={shown}; expected {words}")
+def _default(info: FieldInfo) -> Any:
+    return MISSING if info.is_required() else info.get_default(call_default_factory=True)
 
 
-class _Known:
-    """The fields of a dataclass, by dotted name."""
-
-    def __init__(self, kind: type):
-        self._blank = dict(leaves(kind()))
-
-    def check(self, key: str) -> None:
-        of_a_table = [n for n, v in self._blank.items() if isinstance(v, dict)]
-        if key in self._blank or any(key.startswith(f"{name}.") for name in of_a_table):
-            return
-        raise InputError(f"there is no field {key!r}; {nearest(key, list(self._blank))}")
-
-    def as_yaml(self, key: str, value: str) -> str:
-        is_list = isinstance(self._blank.get(key), list)
-        return f"[{value}]" if is_list and not value.startswith("[") else value
+def _plain_type(annotation: Any) -> Any:
+    """A type without its null."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        (inner,) = (kind for kind in get_args(annotation) if kind is not type(None))
+        return inner
+    return annotation
 
 
-def _pair(argument: str) -> tuple[str, str]:
-    key, equals, value = argument.partition("=")
-    if not equals or not key:
-        raise InputError(f"{argument!r} is not of the form key=value, as in steps=2")
-    return key, value
+def _bounds(info: FieldInfo) -> dict[str, str]:
+    """Words for the bounds of a field, by pydantic's names for their errors."""
+    return {
+        error: words.format(getattr(bound, name))
+        for bound in info.metadata
+        for name, (error, words) in _BOUNDS.items()
+        if getattr(bound, name, None) is not None
+    }
 
 
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-
-
-def _expected(kind: type, key: str | None) -> str:
-    """What a field takes, for a message; nothing where that is not simple to say."""
-    at: Any = kind()
-    *path, last = (key or "").split(".")
-    for name in path:
-        at = getattr(at, name, None)
-    kinds = {f.name: _name(f.type) for f in fields(at)} if is_dataclass(at) else {}
-    word, optional, _ = kinds.get(last, "").partition(" | None")
-    return f"; expected {_WORDS[word]}{' or null' if optional else ''}" if word in _WORDS else ""
-
-
-def _name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
-def _recipe(kind: type, name: str | None) -> Any:
-    if name is None:
-        return {}
-    if name.endswith((".yaml", ".yml")):
-        try:
-            return _typed(kind, Path(name).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"recipe {name} cannot be read: {error.strerror}") from error
-        except (YAMLError, UnicodeDecodeError) as error:
-            said = " ".join(str(error).split())
+def _check_choices(config: Any) -> None:
+    for name, info in _infos(type(config)).items():
+        extra: Any = info.json_schema_extra or {}
+        choices, value = extra.get("choices"), getattr(config, name)
+        if choices and value is not None and value not in choices:
             raise InputError(
-                f"recipe {name} is no YAML ({said}); expected what --print-config prints"
-            ) from error
-    made = read_recipe(name)
-    content = OmegaConf.to_container(OmegaConf.structured(made))
-    assert isinstance(content, dict)
-    wanted = {one.name for one in fields(kind)}
-    return {key: value for key, value in content.items() if key in wanted}
+                f"{_dotted(type(config), name)}={value!r}; expected one of {', '.join(choices)}"
+            )
 
 
-def _typed(kind: type, text: str) -> Any:
-    content = OmegaConf.create(text)
-    if not isinstance(content, Mapping):
-        raise InputError("a recipe is a YAML mapping of fields to values")
-    known = _Known(kind)
-    for key in _dotted(OmegaConf.to_container(content)):
-        known.check(key)
-    return OmegaConf.merge(OmegaConf.structured(kind), content)
+def _dotted(kind: Any, name: str) -> str:
+    return f"{kind.__section__}.{name}" if kind.__section__ else name
 
 
-def _dotted(content: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _dotted(value, f"{prefix}{key}.")
-        elif value != {}:
-            yield f"{prefix}{key}"
+def _refusal(kind: Any, error: pydantic.ValidationError) -> InputError:
+    """One error in our words, of all that pydantic says of an object of this class."""
+    errors = error.errors(include_url=False)
+    infos = _infos(kind)
+    if strange := [name for e in errors if (name := str(e["loc"][0])) not in infos]:
+        return unknown(_dotted(kind, strange[0]), [_dotted(kind, known) for known in infos])
+    if lacking := [_dotted(kind, str(e["loc"][0])) for e in errors if e["type"] == "missing"]:
+        return InputError(f"{', '.join(sorted(lacking))} must be given, as {min(lacking)}=...")
+    first = errors[0]
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, InputError):
+        return own
+    name = str(first["loc"][0])
+    key, info = _dotted(kind, name), infos[name]
+    words = "a finite number" if first["type"] == "finite_number" else type_words(info.annotation)
+    words = _bounds(info).get(first["type"], words)
+    # Of a list, all of it is shown: the place of a wrong one alone says little.
+    value = first["input"] if len(first["loc"]) == 1 else None
+    if value is None and len(first["loc"]) > 1:
+        return InputError(f"{key}: {first['input']!r} is in it; expected {words}")
+    if _plain_type(info.annotation) is float and type(value) is int:
+        value = float(value)
+    seen = repr(value) if isinstance(value, str) else shown(value)
+    return InputError(f"{key}={seen}; expected {words}")

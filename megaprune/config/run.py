@@ -1,394 +1,356 @@
-"""A whole run as typed fields, refused where it cannot be."""
+"""The configuration of a run, section by section."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from megaprune.config.fields import (
-    check_rules,
-    less_than_one,
-    more_than_zero,
-    not_negative,
-    one_at_most,
-    one_of,
-    read_fields,
-)
-from megaprune.errors import InputError
+from megaprune.config.fields import field, section
+from megaprune.config.read import read_fields
 
 
-@dataclass
+@section("data")
 class DataConfig:
-    """Problems.
+    """The problems that are trained on and measured on."""
 
-    Args:
-        train: parquet file or folder, in verl's columns; {limit} in it stands for the limit.
-        validation: the same, to measure on; none if null.
-        train_batch_size: prompts of a step.
-        order: of the problems: shuffled (each once an epoch), or a class of your own, as
-            module:Class or path/to/file.py:Class (see `data.order.ProblemOrder`).
-        rollouts: folder of an evaluation or a run whose responses are learned from; null: new
-            ones are drawn.
-        max_prompt_length: tokens; longer prompts are dropped, and counted.
-    """
+    train: str = field(
+        doc="Parquet file or folder with verl's columns. {limit} in it stands for "
+        "rollout.max_response_length."
+    )
+    validation: str | None = field(
+        default=None, doc="The same, for the problems that validation measures on. Null for none."
+    )
+    train_batch_size: int = field(default=128, gt=0, unit="problems", doc="Problems of a step.")
+    order: str = field(
+        default="shuffled",
+        doc="Order of the problems: shuffled (each once an epoch), or a class of your own, as "
+        "module:Class or path/to/file.py:Class (see `data.order.ProblemOrder`).",
+    )
+    rollouts: str | None = field(
+        default=None,
+        doc="Folder of an evaluation or a run whose responses are learned from. Null: new ones are "
+        "drawn.",
+    )
+    max_prompt_length: int = field(
+        default=1024,
+        gt=0,
+        unit="tokens",
+        doc="Problems with longer prompts are dropped, and counted.",
+    )
 
-    train: str = "???"
-    validation: str | None = None
-    train_batch_size: int = 128
-    order: str = "shuffled"
-    rollouts: str | None = None
-    max_prompt_length: int = 1024
 
-
-@dataclass
+@section("rollout")
 class EngineConfig:
-    """Engines that draw responses; as many as the ranks allow.
+    """The vLLM engines that generate responses; there are as many as the ranks allow."""
 
-    Args:
-        tp: ranks of an engine.
-        max_num_seqs: responses that an engine works on at once.
-        kv_cache_memory_bytes: of a rank's key-value cache; null for what gpu_memory_utilization
-            leaves (CPU: 1 GiB).
-        gpu_memory_utilization: share of a GPU's memory, that an engine may take.
-        enforce_eager: without CUDA graphs.
-    """
+    tp: int = field(
+        default=1, gt=0, unit="ranks", may_change=True, doc="Tensor parallel size of an engine."
+    )
+    max_num_seqs: int = field(
+        default=256, gt=0, unit="responses", may_change=True, doc="What an engine works on at once."
+    )
+    kv_cache_memory_bytes: int | None = field(
+        default=None,
+        gt=0,
+        unit="bytes",
+        may_change=True,
+        doc="Size of a rank's key-value cache. Null for what gpu_memory_utilization leaves, or on "
+        "a CPU for 1 GiB.",
+    )
+    gpu_memory_utilization: float = field(
+        default=0.9,
+        gt=0,
+        le=1,
+        may_change=True,
+        doc="Share of a GPU's memory that an engine may take; here it has the GPU to itself.",
+    )
+    enforce_eager: bool = field(
+        default=False, may_change=True, doc="Whether vLLM does without CUDA graphs and compilation."
+    )
 
-    tp: int = 1
-    max_num_seqs: int = 256
-    kv_cache_memory_bytes: int | None = None
-    gpu_memory_utilization: float = 0.6
-    enforce_eager: bool = False
 
-
-@dataclass
+@section("rollout")
 class RolloutConfig(EngineConfig):
-    """Responses to train on, and the engines that draw them.
+    """The responses that are learned from, and the vLLM engines that generate them."""
 
-    Args:
-        n: responses to each prompt.
-        max_response_length: tokens of a response; what is not finished by then earns nothing.
-        temperature: of the distribution.
-        carry_over: groups that a step drew and did not need are the first of the next step, though
-            older weights drew them; else their problems are drawn anew.
-    """
+    n: int = field(default=16, gt=0, unit="responses", doc="Responses to each prompt: a group.")
+    max_response_length: int = field(
+        default=4000,
+        gt=0,
+        unit="tokens",
+        doc="Length limit of a response. What is not finished by then earns nothing.",
+    )
+    temperature: float = field(default=1.0, gt=0, doc="Temperature that responses are drawn with.")
+    carry_over: bool = field(
+        default=False,
+        doc="Whether groups that a step drew and did not need are the first of the next step, "
+        "though older weights drew them. Else their problems are drawn anew.",
+    )
+    gpu_memory_utilization: float = field(
+        default=0.6,
+        gt=0,
+        le=1,
+        may_change=True,
+        doc="Share of a GPU's memory that an engine may take beside the model in training.",
+    )
 
-    n: int = 16
-    max_response_length: int = 4000
-    temperature: float = 1.0
-    carry_over: bool = False
 
-
-@dataclass
+@section("grading")
 class GradingConfig:
-    """Who says whether an answer is right.
+    """Who says whether an answer is right."""
 
-    Args:
-        default: name of the grader: strict, lenient, olympiad, or a function of your own, as
-            module:function or path/to/file.py:function.
-        graders: others, by data_source; known sets have theirs (`megaprune data --list`).
-        workers: processes of each engine.
-        seconds: for an answer, at most.
-        memory_bytes: of a worker.
-    """
+    default: str = field(
+        default="strict",
+        doc="Name of the grader: strict, lenient, olympiad, or a function of your own, as "
+        "module:function or path/to/file.py:function.",
+    )
+    graders: dict[str, str] = field(
+        default={},
+        doc="Other graders by data_source. Known sets have theirs (`megaprune data --list`).",
+    )
+    workers: int = field(
+        default=2, gt=0, unit="processes", may_change=True, doc="Grading processes of each engine."
+    )
+    seconds: float = field(
+        default=5.0, gt=0, unit="seconds", may_change=True, doc="Time limit for one answer."
+    )
+    memory_bytes: int = field(
+        default=2 << 30,
+        gt=0,
+        unit="bytes",
+        may_change=True,
+        doc="Memory limit of a grading process.",
+    )
 
-    default: str = "strict"
-    graders: dict[str, str] = field(default_factory=dict)
-    workers: int = 2
-    seconds: float = 5.0
-    memory_bytes: int = 2 << 30
 
-
-@dataclass
+@section("algorithm")
 class AlgorithmConfig:
-    """What is learned from graded responses.
+    """What is learned from graded responses."""
 
-    Args:
-        objective: what a response is worth.
-        estimator: how much better than its group: group_std, group_mean or batch_std.
-        refills: how often groups without signal are replaced by other problems, at most.
-        updates: optimizer steps on the responses of a step.
-        clip_low, clip_high: of the ratio to the policy that drew the tokens.
-        kl: coefficient of the divergence from the model that the run began with.
-        entropy: coefficient of the entropy bonus.
-        importance_cap: weigh tokens by how likely the trained model and the engine find them, up to
-            this; null: do not.
-    """
+    objective: str = field(
+        default="truncate", choices=("truncate",), doc="The reward of a response."
+    )
+    estimator: str = field(
+        default="group_std",
+        choices=("group_std", "group_mean", "batch_std"),
+        doc="How a reward is compared with those of its group or batch.",
+    )
+    refills: int = field(
+        default=0, ge=0, unit="rounds", doc="How often groups without signal are replaced, at most."
+    )
+    updates: int = field(
+        default=1, gt=0, unit="optimizer steps", doc="Optimizer steps on the responses of a step."
+    )
+    clip_low: float = field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        doc="The ratio to the policy that drew the tokens counts from 1 - this.",
+    )
+    clip_high: float = field(default=0.2, ge=0, doc="The ratio counts up to 1 + this.")
+    kl: float = field(
+        default=0.0,
+        ge=0,
+        doc="Coefficient of the divergence from the model that the run began with.",
+    )
+    entropy: float = field(default=0.0, doc="Coefficient of the entropy bonus.")
+    importance_cap: float | None = field(
+        default=None,
+        gt=0,
+        doc="Tokens are weighted by how likely the trained model and the engine find them, up to "
+        "this. Null for no weights.",
+    )
 
-    objective: str = "truncate"
-    estimator: str = "group_std"
-    refills: int = 0
-    updates: int = 1
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl: float = 0.0
-    entropy: float = 0.0
-    importance_cap: float | None = None
 
-
-@dataclass
+@section("optimizer")
 class OptimizerConfig:
-    """Adam.
+    """Adam, with a constant learning rate after a linear warm-up."""
 
-    Args:
-        lr: constant, after a linear warm-up.
-        warmup_steps: of the warm-up; 0 begins with lr.
-        weight_decay, beta1, beta2: of Adam.
-        clip_grad: largest norm of the gradient.
-        distributed: replicas divide the optimizer's state among them.
-    """
+    lr: float = field(default=1e-6, gt=0, doc="Learning rate.")
+    warmup_steps: int = field(
+        default=0,
+        ge=0,
+        unit="steps",
+        doc="Length of the warm-up; with 0 the first step has all of lr.",
+    )
+    weight_decay: float = field(default=0.01, ge=0, doc="Decoupled weight decay.")
+    beta1: float = field(default=0.9, ge=0, lt=1, doc="Adam's decay of the mean of gradients.")
+    beta2: float = field(
+        default=0.999, ge=0, lt=1, doc="Adam's decay of the mean of their squares."
+    )
+    clip_grad: float = field(
+        default=1.0, ge=0, doc="Largest norm of the gradient; with 0 it is not clipped."
+    )
+    distributed: bool = field(
+        default=True, doc="Whether data-parallel replicas divide the optimizer's state among them."
+    )
 
-    lr: float = 1e-6
-    warmup_steps: int = 0
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip_grad: float = 1.0
-    distributed: bool = True
 
-
-@dataclass
+@section("actor")
 class ActorConfig:
-    """The model in training, over the ranks that there are; replicas take what tp x pp leaves.
+    """The model in training, a Megatron model; replicas take the ranks that tp x pp leaves."""
 
-    Args:
-        tp: tensor parallel.
-        pp: pipeline stages.
-        vpp: chunks of a stage.
-        num_layers_in_first_pipeline_stage, num_layers_in_last_pipeline_stage: null for an even
-            share.
-        sequence_parallel: divide activations between tensor-parallel layers too.
-        max_tokens: of a micro-batch.
-        recompute: none, core_attention or full.
-        frozen_layers: the embedding and so many first layers are not trained.
-    """
+    tp: int = field(default=1, gt=0, unit="ranks", may_change=True, doc="Tensor parallel size.")
+    pp: int = field(default=1, gt=0, unit="stages", may_change=True, doc="Pipeline parallel size.")
+    vpp: int = field(
+        default=1,
+        gt=0,
+        unit="chunks",
+        may_change=True,
+        doc="Virtual stages of each pipeline stage.",
+    )
+    num_layers_in_first_pipeline_stage: int | None = field(
+        default=None, gt=0, unit="layers", may_change=True, doc="Null for an even share."
+    )
+    num_layers_in_last_pipeline_stage: int | None = field(
+        default=None, gt=0, unit="layers", may_change=True, doc="Null for an even share."
+    )
+    sequence_parallel: bool = field(
+        default=False,
+        may_change=True,
+        doc="Whether activations between tensor-parallel layers are divided too; needs tp > 1.",
+    )
+    max_tokens: int = field(
+        default=8192, gt=0, unit="tokens", may_change=True, doc="Size of a micro-batch, at most."
+    )
+    recompute: str = field(
+        default="none",
+        choices=("none", "core_attention", "full"),
+        may_change=True,
+        doc="Which activations are computed again in the backward pass.",
+    )
+    frozen_layers: int = field(
+        default=0,
+        ge=0,
+        unit="layers",
+        doc="The embedding and this many first layers are not trained; with 0 all is.",
+    )
 
-    tp: int = 1
-    pp: int = 1
-    vpp: int = 1
-    num_layers_in_first_pipeline_stage: int | None = None
-    num_layers_in_last_pipeline_stage: int | None = None
-    sequence_parallel: bool = False
-    max_tokens: int = 8192
-    recompute: str = "none"
-    frozen_layers: int = 0
 
-
-@dataclass
+@section("validation")
 class ValidationConfig:
-    """Measured on data.validation.
+    """How the model is measured on data.validation."""
 
-    Args:
-        every: steps; also after the last. 0: never.
-        first: before the first step too.
-        n: samples of each problem.
-        temperature, top_p, max_response_length: how they are drawn; null length: that of training.
-    """
+    every: int = field(
+        default=20,
+        ge=0,
+        unit="steps",
+        may_change=True,
+        doc="Steps between; also after the last. 0: never.",
+    )
+    first: bool = field(default=True, doc="Whether to measure before the first step too.")
+    n: int = field(default=1, gt=0, unit="responses", doc="Responses to each problem.")
+    temperature: float = field(default=0.6, ge=0, doc="With 0 the likeliest token is taken.")
+    top_p: float = field(
+        default=0.95, gt=0, le=1, doc="Share of the distribution that is drawn from."
+    )
+    max_response_length: int | None = field(
+        default=None,
+        gt=0,
+        unit="tokens",
+        doc="Length limit of a response. Null for rollout.max_response_length.",
+    )
 
-    every: int = 20
-    first: bool = True
-    n: int = 1
-    temperature: float = 0.6
-    top_p: float = 0.95
-    max_response_length: int | None = None
 
-
-@dataclass
+@section("checkpoint")
 class CheckpointConfig:
-    """Checkpoints.
+    """When checkpoints are written, and which are kept."""
 
-    Args:
-        every: steps; also after the last.
-        keep_last: how many.
-        keep_best: keep the one that validation found best, too.
-        tie: points (of 100) that accuracies may differ by and be equal: the shorter is better.
-        wait: do not train on before they are on disk.
-    """
+    every: int = field(
+        default=20, gt=0, unit="steps", may_change=True, doc="Steps between; also after the last."
+    )
+    keep_last: int = field(
+        default=2, gt=0, unit="checkpoints", may_change=True, doc="How many of the newest are kept."
+    )
+    keep_best: bool = field(
+        default=True, may_change=True, doc="Whether the one that validation found best is kept too."
+    )
+    tie: float = field(
+        default=0.0,
+        ge=0,
+        unit="points of 100",
+        doc="Accuracies that differ by this or less are equal: the shorter responses win.",
+    )
+    wait: bool = field(
+        default=False, may_change=True, doc="Whether training waits until a checkpoint is on disk."
+    )
 
-    every: int = 20
-    keep_last: int = 2
-    keep_best: bool = True
-    tie: float = 0.0
-    wait: bool = False
 
-
-@dataclass
+@section("wandb")
 class WandbConfig:
-    """Weights & Biases.
+    """Weights & Biases."""
 
-    Args:
-        mode: disabled, offline or online.
-        project: there.
-        name: of the run; null for the name of its folder.
-    """
+    mode: str = field(
+        default="disabled",
+        choices=("disabled", "offline", "online"),
+        may_change=True,
+        doc="Whether metrics go there, or to files for later.",
+    )
+    project: str = field(default="megaprune", may_change=True, doc="Project there.")
+    name: str | None = field(
+        default=None, may_change=True, doc="Name of the run. Null for the name of its folder."
+    )
 
-    mode: str = "disabled"
-    project: str = "megaprune"
-    name: str | None = None
 
-
-@dataclass
+@section()
 class Config:
-    """A run.
+    """A training run."""
 
-    Args:
-        model: Hugging Face folder to begin with.
-        out: folder of the run. A run that is there already goes on.
-        steps: in all.
-        seed: of data order and samples.
-        dtype: bfloat16 or float32.
-        processes: to start on this host, where torchrun has not; null: one for each GPU, or on a
-            CPU as few as the division needs.
-        max_mismatch: the run stops when the engines' log-probs are further apart, on average, in
-            nats; null: never.
-    """
+    model: str = field(doc="Hugging Face folder that the run begins with.")
+    out: str = field(may_change=True, doc="Folder of the run. A run that is there already goes on.")
+    steps: int = field(default=200, gt=0, unit="steps", may_change=True, doc="Steps in all.")
+    seed: int = field(default=0, ge=0, doc="Seed of the order of problems and of the responses.")
+    dtype: str = field(
+        default="bfloat16", choices=("bfloat16", "float32"), doc="Type of weights and activations."
+    )
+    processes: int | None = field(
+        default=None,
+        gt=0,
+        unit="processes",
+        may_change=True,
+        doc="How many to start on this host, where torchrun has not. Null for one for each GPU, or "
+        "on a CPU as few as the parallelism needs.",
+    )
+    max_mismatch: float | None = field(
+        default=0.5,
+        gt=0,
+        unit="nats",
+        may_change=True,
+        doc="The run stops when the log-probs of both engines differ by more, on average. Null: "
+        "never.",
+    )
+    strict: bool = field(
+        default=False,
+        may_change=True,
+        doc="Whether a run is refused, and not only warned of, that will likely lack memory or "
+        "disk.",
+    )
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    grading: GradingConfig = GradingConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    actor: ActorConfig = ActorConfig()
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    wandb: WandbConfig = WandbConfig()
 
-    model: str = "???"
-    out: str = "???"
-    steps: int = 200
-    seed: int = 0
-    dtype: str = "bfloat16"
-    processes: int | None = None
-    max_mismatch: float | None = 0.5
-    data: DataConfig = field(default_factory=DataConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    grading: GradingConfig = field(default_factory=GradingConfig)
-    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    actor: ActorConfig = field(default_factory=ActorConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-
-
-MAY_CHANGE = (
-    "out",
-    "steps",
-    "processes",
-    "max_mismatch",
-    "actor.tp",
-    "actor.pp",
-    "actor.vpp",
-    "actor.num_layers_in_first_pipeline_stage",
-    "actor.num_layers_in_last_pipeline_stage",
-    "actor.sequence_parallel",
-    "actor.max_tokens",
-    "actor.recompute",
-    "rollout.tp",
-    "rollout.max_num_seqs",
-    "rollout.kv_cache_memory_bytes",
-    "rollout.gpu_memory_utilization",
-    "rollout.enforce_eager",
-    "grading.workers",
-    "grading.seconds",
-    "grading.memory_bytes",
-    "checkpoint.every",
-    "checkpoint.keep_last",
-    "checkpoint.keep_best",
-    "checkpoint.wait",
-    "wandb.mode",
-    "wandb.project",
-    "wandb.name",
-    "validation.every",
-)
-"""What may differ when a run goes on: how it is carried out, not what is learned."""
+    def __post_init__(self) -> None:
+        """Put the length limit into the names of files that stand for it with {limit}."""
+        limit = str(self.rollout.max_response_length)
+        train, validation = self.data.train, self.data.validation
+        data = replace(
+            self.data,
+            train=train.replace("{limit}", limit),
+            validation=validation and validation.replace("{limit}", limit),
+        )
+        object.__setattr__(self, "data", data)
 
 
 def read_config(arguments: Sequence[str]) -> Config:
-    """A run's configuration, as `fields.read_fields` reads it.
+    """Read a run's configuration from a recipe and key=value, as `config.read.read_fields` does.
 
     Raises:
-        InputError: as it does, and if a value or two together cannot be.
+        InputError: as there.
     """
-    config = read_fields(Config, arguments)
-    check_config(config)
-    return replace(config, data=at_limit(config.data, config.rollout.max_response_length))
-
-
-def at_limit(data: DataConfig, limit: int) -> DataConfig:
-    """The files whose prompts say this limit."""
-    train, validation = (
-        path and path.replace("{limit}", str(limit)) for path in (data.train, data.validation)
-    )
-    return replace(data, train=train or "", validation=validation)
-
-
-def check_config(config: Config) -> None:
-    """See what can be said of the fields alone.
-
-    Raises:
-        InputError: a value or two together cannot be.
-    """
-    from megaprune.algorithms.registry import components
-
-    check_rules(
-        config,
-        (
-            *_RULES,
-            one_of("algorithm.objective", tuple(components("reward"))),
-            one_of("algorithm.estimator", tuple(components("advantage"))),
-        ),
-    )
-    if config.data.train_batch_size % config.algorithm.updates:
-        raise InputError(
-            f"algorithm.updates={config.algorithm.updates} does not divide "
-            f"data.train_batch_size={config.data.train_batch_size}"
-        )
-    if config.rollout.n == 1 and config.algorithm.estimator.startswith("group_"):
-        raise InputError(
-            f"rollout.n=1 with algorithm.estimator={config.algorithm.estimator}; expected n=2 or "
-            f"more: a response that is alone is no better than its group, and nothing is learned"
-        )
-
-
-_RULES = (
-    more_than_zero(
-        "steps",
-        "data.train_batch_size",
-        "data.max_prompt_length",
-        "rollout.n",
-        "rollout.max_response_length",
-        "rollout.tp",
-        "rollout.max_num_seqs",
-        "grading.workers",
-        "grading.seconds",
-        "algorithm.updates",
-        "actor.tp",
-        "actor.pp",
-        "actor.vpp",
-        "actor.max_tokens",
-        "validation.n",
-        "checkpoint.every",
-        "checkpoint.keep_last",
-        "optimizer.lr",
-        "rollout.temperature",
-        "rollout.gpu_memory_utilization",
-        "validation.top_p",
-        "optimizer.clip_grad",
-        "grading.memory_bytes",
-        "processes",
-        "rollout.kv_cache_memory_bytes",
-        "validation.max_response_length",
-        "algorithm.importance_cap",
-        "max_mismatch",
-    ),
-    not_negative(
-        "seed",
-        "validation.every",
-        "validation.temperature",
-        "algorithm.clip_low",
-        "algorithm.clip_high",
-        "algorithm.kl",
-        "optimizer.warmup_steps",
-        "optimizer.weight_decay",
-        "optimizer.beta1",
-        "optimizer.beta2",
-        "actor.frozen_layers",
-        "checkpoint.tie",
-        "algorithm.refills",
-    ),
-    one_at_most("rollout.gpu_memory_utilization", "validation.top_p"),
-    less_than_one("optimizer.beta1", "optimizer.beta2"),
-    one_of("dtype", ("bfloat16", "float32")),
-    one_of("wandb.mode", ("disabled", "offline", "online")),
-    one_of("actor.recompute", ("none", "core_attention", "full")),
-)
+    return read_fields(Config, arguments)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from rich.console import Console
 
@@ -23,12 +24,11 @@ from megaprune.data.sets import SETS
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.evaluate import samples, summary
-from megaprune.evaluate.config import MAY_CHANGE, EvaluateConfig
+from megaprune.evaluate.config import EvaluateConfig
 from megaprune.evaluate.force import EarlyExit
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
 from megaprune.trainer.batch import sample_row
-from megaprune.trainer.engines import rollout_config
 from megaprune.trainer.run_lock import RunLock, writing
 from megaprune.weights.files.checkpoint_index import is_checkpoint
 from megaprune.weights.files.staging import replace_text
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> None:
         InputError: the model, the problems or the folder cannot be used.
     """
     with world.phase("start"):
-        own = RunLock(Path(config.out), config, MAY_CHANGE)
+        own = RunLock(Path(config.out), config)
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0:
                 _export(config)
@@ -229,8 +229,8 @@ class EvaluationRun:
             return self._worker
         config = self._config
         length = config.max_prompt_length + config.max_response_length
-        settings = rollout_config(config.rollout, config.dtype, length)
-        generator = Generator(model_folder(config), settings)
+        dtype = getattr(torch, config.dtype)
+        generator = Generator(model_folder(config), config.rollout, dtype, length)
         self._worker = RolloutWorker(generator, config.grading, self._tokenizer)
         if self._worker.grades:
             self._writer = samples.Writer(self._folder, generator.engine, config.write_seconds)

@@ -14,36 +14,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from megaprune.config.run import EngineConfig
 from megaprune.distributed.device import random_numbers_kept
 from megaprune.errors import InputError
 from megaprune.generation import memory, process
+from megaprune.parallelism import engine_layout
 from megaprune.weights.files.hf_folder import HfFolder
-from megaprune.weights.layouts import Layout, vllm_layout
-from megaprune.weights.layouts.base import divisors
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """How engines are built.
-
-    Args:
-        tp: ranks of an engine; a world of N ranks has N / tp engines.
-        dtype: of weights and activations.
-        max_length: tokens of prompt and response together, at most.
-        max_sequences: that an engine works on at once.
-        kv_cache_bytes: of the key-value cache of a rank; None for what `gpu_share` leaves on a GPU,
-            1 GiB on a CPU.
-        gpu_share: of a GPU's memory that the engine may take while it is awake.
-        eager: do without CUDA graphs.
-    """
-
-    tp: int = 1
-    dtype: torch.dtype = torch.bfloat16
-    max_length: int = 8192
-    max_sequences: int = 256
-    kv_cache_bytes: int | None = None
-    gpu_share: float = 0.85
-    eager: bool = False
+from megaprune.weights.layouts import Layout
 
 
 @dataclass(frozen=True)
@@ -128,49 +105,43 @@ class Generator:
 
     Args:
         folder: a Hugging Face folder, whose weights the engine starts with.
-        config: the rest.
+        config: how the engines are built.
+        dtype: of weights and activations.
+        max_length: tokens of prompt and response together, at most.
 
     Raises:
         InputError: vLLM is not installed, or the model or world cannot be divided so.
     """
 
-    def __init__(self, folder: Path, config: GeneratorConfig):
+    def __init__(self, folder: Path, config: EngineConfig, dtype: torch.dtype, max_length: int):
         process.check_installed()
         model = HfFolder(folder).model
         world = dist.get_world_size()
-        if config.tp < 1 or world % config.tp:
-            raise InputError(
-                f"vLLM tp={config.tp} does not divide the {world} ranks of the job; "
-                f"choose {divisors(world)}"
-            )
-        self.config = config
+        self.layout: Layout = engine_layout(model, config.tp, world)
+        self.config, self.max_length = config, max_length
         self._calls = 0
         self.engines = world // config.tp
         self.engine = dist.get_rank() // config.tp
         """The number of this rank's engine."""
-        try:
-            self.layout: Layout = vllm_layout(model, config.tp, self.engines)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         with process.unchanged():
             process.prepare()
             from vllm import LLM
 
             self._llm = LLM(
                 model=str(folder),
-                dtype=str(config.dtype).removeprefix("torch."),
+                dtype=str(dtype).removeprefix("torch."),
                 tensor_parallel_size=config.tp,
                 distributed_executor_backend="external_launcher",
-                max_model_len=config.max_length,
-                max_num_seqs=config.max_sequences,
-                enforce_eager=config.eager,
+                max_model_len=max_length,
+                max_num_seqs=config.max_num_seqs,
+                enforce_eager=config.enforce_eager,
                 # Of the distribution that is drawn from, temperature included.
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",  # the folder's own temperature and top_p stay out
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 seed=0,
-                **memory.options(config.kv_cache_bytes, config.gpu_share, config.max_length),
+                **memory.options(config, max_length),
             )
 
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -277,7 +248,7 @@ class Generator:
         from vllm.sampling_params import RequestOutputKind
 
         for prompt in prompts:
-            _check(prompt, prompt.limit or sampling.limit, self.config.max_length)
+            _check(prompt, prompt.limit or sampling.limit, self.max_length)
         numbers = {}
         self._calls += 1
         for index, prompt in enumerate(prompts):

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from megaprune.config.run import EngineConfig
 from megaprune.distributed.device import device
 
 _CPU_TOKENS = 8192
 """Of prompts that are read at once."""
 
 
-def options(kv_cache_bytes: int | None, share: float, max_length: int) -> dict[str, Any]:
-    """Engine settings of memory.
+def options(config: EngineConfig, max_length: int) -> dict[str, Any]:
+    """vLLM's settings of memory.
 
     Args:
         max_length: tokens of prompt and response together, at most.
-        kv_cache_bytes: of the key-value cache; on a GPU, None takes `share` of the memory.
-        share: of the GPU's memory that the engine may take.
     """
+    kv_cache_bytes = config.kv_cache_memory_bytes
     chosen: dict[str, Any] = {}
     if device().type == "cuda":
-        chosen |= {"enable_sleep_mode": True, "gpu_memory_utilization": share}
+        chosen |= {
+            "enable_sleep_mode": True,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+        }
     else:
         # A prompt in parts draws a token after each, and takes back all but the last: vLLM cannot
         # take back what a request's own generator drew on a CPU.

@@ -18,24 +18,32 @@ from typing import Any
 import fiddle
 import nemo_run as run
 
-from megaprune.config.fields import read_recipe, to_yaml
+from megaprune.config.read import read_recipe, to_yaml
 from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
 from megaprune.evaluate.config import EvaluateConfig, read_evaluate_config
-from megaprune.planner.divisions import division_problems, field_problems
 from megaprune.planner.machine import Machine
+from megaprune.planner.nearest import field_problems
 from megaprune.planner.subject import find_shape, read_plan_config
 from megaprune.prune.config import PruneConfig, read_prune_config
 from megaprune.recipes.thinkprune import GPUS
+from megaprune.rules import (
+    evaluate_problems,
+    parallelism_problems,
+    prune_problems,
+    refuse,
+    run_problems,
+)
 
 CONVERT = "convert"
 """The name of a conversion's job."""
 
-_COMMANDS: dict[type, tuple[str, Any]] = {
-    Config: ("train", read_config),
-    PruneConfig: ("prune", read_prune_config),
-    EvaluateConfig: ("evaluate", read_evaluate_config),
+_COMMANDS: dict[type, tuple[str, Any, Any]] = {
+    Config: ("train", read_config, run_problems),
+    PruneConfig: ("prune", read_prune_config, prune_problems),
+    EvaluateConfig: ("evaluate", read_evaluate_config, evaluate_problems),
 }
+"""Of each kind of recipe: its command, how its fields are read, and the rules of them."""
 
 # Tasks: what a job does.
 
@@ -54,15 +62,14 @@ def task(
     Raises:
         InputError: a field is not known, or cannot be so.
     """
-    command, read = _COMMANDS[type(read_recipe(recipe))]
     words = [f"recipe={recipe}", *fields]
-    read(words)
+    command, _ = _checked(recipe, fields)
     return _script(venv, "megaprune" if local else "megaprune-node", [command, *words])
 
 
 def evaluation(fields: Sequence[str], venv: str = ".venv", local: bool = False) -> run.Script:
     """An evaluation without a recipe; as `task`."""
-    read_evaluate_config(fields)
+    refuse(evaluate_problems(read_evaluate_config(fields)))
     return _script(venv, "megaprune" if local else "megaprune-node", ["evaluate", *fields])
 
 
@@ -74,6 +81,14 @@ def conversion(megatron: str, out: str, venv: str = ".venv") -> run.Script:
     """
     words = ["convert", "to-hf", "--megatron", megatron, "--out", out]
     return _script(venv, "megaprune", words, f"[ -d {shlex.quote(out)} ] || ")
+
+
+def _checked(recipe: str, fields: Sequence[str]) -> tuple[str, Any]:
+    """The command of a recipe, and its configuration, whose fields can be so together."""
+    command, read, problems = _COMMANDS[type(read_recipe(recipe))]
+    config = read([f"recipe={recipe}", *fields])
+    refuse(problems(config))
+    return command, config
 
 
 def _script(venv: str, program: str, words: Sequence[str], before: str = "") -> run.Script:
@@ -347,8 +362,7 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
     per_node = options["gpus_per_node"]
     options["nodes"] = options["nodes"] or -(-GPUS.get(recipe, 1) // max(per_node, 1))
     try:
-        _, read = _COMMANDS[type(read_recipe(recipe))]
-        config = read([f"recipe={recipe}", *fields])
+        _, config = _checked(recipe, fields)
         jobs = jobs_of(recipe, fields, test, checkpoint, venv, is_local)
         if not is_local:
             check_division(recipe, fields, options["nodes"], per_node)
@@ -388,7 +402,7 @@ def check_division(recipe: str, fields: Sequence[str], nodes: int, per_node: int
         return
     machine = Machine(gpus=nodes * max(per_node, 1), gpus_per_node=max(per_node, 1))
     problems = [
-        *division_problems(config, shape, machine),
+        *parallelism_problems(config, shape.model, machine.gpus),
         *field_problems(config, shape, machine),
     ]
     if problems:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import lcm
 
-from megaprune.actor.parallel import Parallel
+from megaprune.parallelism import Parallel
 from megaprune.planner.activations import MicroBatch, in_flight
-from megaprune.planner.divisions import parallel_of
 from megaprune.planner.machine import (
     ELEMENT_BYTES,
     ENGINE_BATCH_TOKENS,
@@ -294,7 +293,11 @@ def actor_phases(
     Raises:
         InputError, ValueError: the model cannot be divided so.
     """
-    parallel, actor, distributed = parallel_of(config), config.actor, config.optimizer.distributed
+    parallel, actor, distributed = (
+        Parallel.of(config.actor),
+        config.actor,
+        config.optimizer.distributed,
+    )
     dp, size = parallel.dp(machine.gpus), ELEMENT_BYTES[config.dtype]
     batch = MicroBatch(
         shape.model, actor.max_tokens, actor.tp, actor.sequence_parallel, actor.recompute, size
@@ -330,7 +333,7 @@ def host_of(config: PlanConfig, shape: Shape, machine: Machine) -> dict[str, int
     replicas and write a copy of it and of the weights. Without it that copy alone, of 12 N (8 N
     with float32). graders: at most. processes: assumed.
     """
-    parallel = parallel_of(config)
+    parallel = Parallel.of(config.actor)
     dp, size = parallel.dp(machine.gpus), ELEMENT_BYTES[config.dtype]
     distributed, frozen = config.optimizer.distributed, config.actor.frozen_layers
     one = max(held(shape.model, parallel, dp, frozen, distributed), key=lambda h: h.parameters)

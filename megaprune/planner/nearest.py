@@ -8,13 +8,6 @@ from itertools import product
 from typing import Any
 
 from megaprune.errors import InputError
-from megaprune.planner.divisions import (
-    actor_problems,
-    division_problems,
-    engine_problems,
-    field_problems,
-    length_problems,
-)
 from megaprune.planner.machine import Machine
 from megaprune.planner.memory import (
     PHASES,
@@ -26,6 +19,13 @@ from megaprune.planner.memory import (
     memory_problems,
 )
 from megaprune.planner.subject import PlanConfig, Shape
+from megaprune.rules import (
+    context_problems,
+    frozen_problems,
+    node_problems,
+    parallelism_problems,
+    training_problems,
+)
 
 _MOST_NODES = 64
 _TRIED = 500  # of divisions whose GPUs suffice, where those of a host may not
@@ -57,9 +57,19 @@ class Nearest:
 
 def problems_of(config: PlanConfig, shape: Shape, machine: Machine) -> list[str]:
     """All that keeps a run from these GPUs; of memory only what can be divided has figures."""
-    divided = division_problems(config, shape, machine)
+    divided = list(parallelism_problems(config, shape.model, machine.gpus))
     found = divided + field_problems(config, shape, machine)
     return found if divided else found + memory_problems(config, shape, machine)
+
+
+def field_problems(config: PlanConfig, shape: Shape, machine: Machine) -> list[str]:
+    """What cannot be although it divides: each would end a run, some of them late."""
+    return [
+        *context_problems(config, shape.context),
+        *training_problems(config),
+        *frozen_problems(config, shape.model),
+        *node_problems(config.rollout.tp, machine.on_a_node),
+    ]
 
 
 def nearest_of(config: PlanConfig, shape: Shape, machine: Machine) -> Nearest | None:
@@ -69,7 +79,7 @@ def nearest_of(config: PlanConfig, shape: Shape, machine: Machine) -> Nearest | 
     or pp counts for three), then the one that takes least memory. With another number of stages,
     virtual and uneven ones are given up.
     """
-    if length_problems(config, shape):
+    if list(context_problems(config, shape.context)):
         return None
     actors = list(_actors(config, shape, machine))
     engines = list(_engines(config, shape, machine))
@@ -155,7 +165,7 @@ def _actors(config: PlanConfig, shape: Shape, machine: Machine) -> Iterator[_Hal
         if "actor.pp" in changes:
             changes |= _even(config)
         made = _with(config, changes)
-        if actor_problems(made, shape):
+        if [*training_problems(made), *frozen_problems(made, shape.model)]:
             continue
         try:
             stages = actor_phases(made, shape, machine)
@@ -171,7 +181,7 @@ def _engines(config: PlanConfig, shape: Shape, machine: Machine) -> Iterator[_Ha
         ladders["rollout.gpu_memory_utilization"] = _SHARES
     for changes, far in _choices(config, ladders):
         made = _with(config, changes)
-        if machine.gpus % made.rollout.tp or engine_problems(made, machine):
+        if machine.gpus % made.rollout.tp or made.rollout.tp > machine.on_a_node:
             continue
         try:
             engine = engine_of(made, shape, machine)

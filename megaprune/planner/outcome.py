@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megaprune.errors import InputError
-from megaprune.planner.divisions import division_problems, notes, parallel_of
+from megaprune.parallelism import Parallel
 from megaprune.planner.machine import ELEMENT_BYTES, GB, Machine
 from megaprune.planner.memory import Engine, Gpu, engine_of, gpu_of, host_of
 from megaprune.planner.nearest import Nearest, nearest_of, nearest_with_more, problems_of
 from megaprune.planner.subject import PlanConfig, Shape, find_shape
 from megaprune.planner.timing import Round, round_of
 from megaprune.planner.traffic import Traffic, traffic_of
+from megaprune.rules import parallelism_problems
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def outcome_of(config: PlanConfig, machine: Machine) -> Outcome:
         nearest = nearest_of(config, shape, machine) or nearest_with_more(config, shape, machine)
     figures: dict[str, Any] = dict.fromkeys(("gpu", "engine", "host", "traffic"))
     rounds: list[Round] = []
-    if not division_problems(config, shape, machine):
+    if not list(parallelism_problems(config, shape.model, machine.gpus)):
         try:
             traffic = traffic_of(config, shape, machine)
             figures = {
@@ -83,11 +84,39 @@ def outcome_of(config: PlanConfig, machine: Machine) -> Outcome:
     )  # fmt: skip
 
 
+def notes(config: PlanConfig, machine: Machine) -> list[str]:
+    """What is possible and wastes something."""
+    found = []
+    if machine.gpus % machine.on_a_node:
+        found.append(f"{machine.gpus} GPUs are not whole nodes of {machine.gpus_per_node}")
+    if config.actor.tp > machine.on_a_node:
+        found.append(f"actor.tp={config.actor.tp} crosses nodes, and will be slow")
+    engines = machine.gpus // config.rollout.tp
+    if engines and config.data.train_batch_size % engines:
+        found.append(
+            f"{config.data.train_batch_size} prompts over {engines} engines: some have one "
+            f"more than others"
+        )
+    samples = config.data.train_batch_size * config.rollout.n // config.algorithm.updates
+    size = config.actor.tp * config.actor.pp
+    if machine.gpus % size == 0 and samples % (machine.gpus // size):
+        found.append(
+            f"{samples} samples of an update over {machine.gpus // size} replicas: some have more "
+            f"than others"
+        )
+    if config.algorithm.refills:
+        found.append(
+            f"algorithm.refills={config.algorithm.refills}: what is drawn again takes more time "
+            f"than is said here, up to {1 + config.algorithm.refills} times that to generate"
+        )
+    return found
+
+
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """All figures, in bytes and seconds, and what they were computed from."""
     config, shape, machine = outcome.config, outcome.shape, outcome.machine
     size = config.actor.tp * config.actor.pp
-    parallel = parallel_of(config)
+    parallel = Parallel.of(config.actor)
     weights = shape.parameters * ELEMENT_BYTES[config.dtype]
     nearest = outcome.nearest
     return {

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from megaprune.config.fields import check_rules, nearest, not_negative, read_fields
-from megaprune.config.run import DataConfig, check_config
+from megaprune.config.fields import field, nearest, section
+from megaprune.config.read import read_fields
+from megaprune.config.run import DataConfig
 from megaprune.errors import InputError
 from megaprune.prune.config import PruneConfig
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
+from megaprune.rules import falling_problems, learning_problems, refuse
 from megaprune.weights.model import Model, read_config
+from megaprune.weights.supported import check_supported
 
 
-@dataclass
+@section()
 class PlanConfig(PruneConfig):
     """The fields of a pruning, or of a single run if `limits` is empty; a plan wants no files."""
 
-    out: str = ""
-    data: DataConfig = field(default_factory=lambda: DataConfig(train=""))
+    out: str = field(default="", may_change=True, doc="Not used: a plan writes nothing.")
+    data: DataConfig = DataConfig(train="")
 
     @property
     def rounds(self) -> list[int]:
@@ -43,25 +46,17 @@ class PlanConfig(PruneConfig):
 
 
 def read_plan_config(arguments: Sequence[str]) -> PlanConfig:
-    """What is to be planned, as `fields.read_fields` reads it.
+    """Read what is to be planned, as `config.read.read_fields` does.
 
     Raises:
-        InputError: as it does; a value or two together cannot be; limits do not fall.
+        InputError: as there; what is learned cannot be so, or limits do not fall.
     """
     config = read_fields(PlanConfig, arguments)
-    check_config(config)
-    check_rules(config, [not_negative("max_drop")])
-    limits = config.limits
-    if limits and any(
-        argument.startswith("rollout.max_response_length=") for argument in arguments
-    ):
+    if config.limits and any(a.startswith("rollout.max_response_length=") for a in arguments):
         raise InputError(
             "rollout.max_response_length is each round's own; give limits=4000,3000,2000"
         )
-    if any(a <= b for a, b in zip(limits, [*limits, 0][1:], strict=True)):
-        raise InputError(
-            f"limits={limits}; expected numbers of tokens that fall, as in limits=4000,3000,2000"
-        )
+    refuse([*falling_problems(config.limits), *learning_problems(config)])
     return config
 
 
@@ -108,6 +103,7 @@ def find_shape(model: str) -> Shape:
         config = read_config(path)
         context = config.get("max_position_embeddings")
         found = Model.from_config(config, str(path / "config.json"))
+        check_supported(config)
         return Shape(model, found, context if isinstance(context, int) else 0)
     if path.name in CONFIGS:
         return Shape(path.name, Model.from_config(CONFIGS[path.name], path.name))

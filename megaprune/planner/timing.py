@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megaprune.planner.divisions import parallel_of
+from megaprune.parallelism import Parallel
 from megaprune.planner.machine import GB, Machine
 from megaprune.planner.memory import actor_parts, engine_of, held, micro_batches_of
 from megaprune.planner.subject import PlanConfig, Shape
@@ -167,7 +167,7 @@ def optimizer_seconds(config: PlanConfig, shape: Shape, machine: Machine) -> flo
     (gradients + weights) x (dp - 1) / dp / bandwidth; else gradients x 2 x (dp - 1) / dp. And
     gradients, optimizer state and weights read and written: 2 x their bytes / memory bandwidth.
     """
-    dp = parallel_of(config).dp(machine.gpus)
+    dp = Parallel.of(config.actor).dp(machine.gpus)
     parts = _resident(config, shape, machine)
     moved = parts["gradients"] * (1 if config.optimizer.distributed else 2)
     moved += parts["weights"] if config.optimizer.distributed else 0
@@ -178,7 +178,7 @@ def optimizer_seconds(config: PlanConfig, shape: Shape, machine: Machine) -> flo
 
 def _resident(config: PlanConfig, shape: Shape, machine: Machine) -> dict[str, int]:
     """`actor_parts` of the stage that has most."""
-    parallel, distributed = parallel_of(config), config.optimizer.distributed
+    parallel, distributed = Parallel.of(config.actor), config.optimizer.distributed
     dp = parallel.dp(machine.gpus)
     stages = held(shape.model, parallel, dp, config.actor.frozen_layers, distributed)
     most = max(stages, key=lambda one: one.parameters)
@@ -193,7 +193,7 @@ def _tokens(config: PlanConfig, machine: Machine, limit: int) -> tuple[float, fl
 
 def _bubble(config: PlanConfig, machine: Machine) -> float:
     actor = config.actor
-    dp = parallel_of(config).dp(machine.gpus)
+    dp = Parallel.of(config.actor).dp(machine.gpus)
     return (actor.pp - 1) / (micro_batches_of(config, machine, dp) * actor.vpp)
 
 

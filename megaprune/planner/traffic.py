@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megaprune.planner.divisions import layouts
+from megaprune.parallelism import engine_layout
 from megaprune.planner.machine import ELEMENT_BYTES, GB, TRANSFER_BUFFER_BYTES, Machine
 from megaprune.planner.subject import PlanConfig, Shape
+from megaprune.rules import actor_layout
 from megaprune.weights.copy_plan import plan
 
 
@@ -48,7 +49,10 @@ def traffic_of(config: PlanConfig, shape: Shape, machine: Machine) -> Traffic:
         InputError: the model or the ranks cannot be divided so.
     """
     size = ELEMENT_BYTES[config.dtype]
-    made = plan(*layouts(config, shape, machine))
+    made = plan(
+        actor_layout(config, shape.model, machine.gpus),
+        engine_layout(shape.model, config.rollout.tp, machine.gpus),
+    )
     received, sent, bound = (
         [elements * size for elements in side]
         for side in (made.received(), made.sent(), made.lower_bound())

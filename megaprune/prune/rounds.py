@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from megaprune import schema
-from megaprune.config.run import Config, at_limit
+from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
-from megaprune.prune.config import MAY_CHANGE, PruneConfig
+from megaprune.prune.config import PruneConfig
 from megaprune.weights.files.staging import replace_text
 
 
@@ -40,7 +40,7 @@ def prune(config: PruneConfig) -> None:
     from megaprune.trainer.loop import train
     from megaprune.trainer.run_lock import RunLock
 
-    own = RunLock(Path(config.out), config, MAY_CHANGE)
+    own = RunLock(Path(config.out), config)
     rounds = world.broadcast_from_rank0(Rounds(config))
     while (number := rounds.next) is not None:
         run = rounds.config(number, rounds.model)
@@ -113,7 +113,6 @@ class Rounds:
             "model": model,
             "out": str(self._folder / schema.round_folder(number, limit)),
             "seed": made.seed + number - 1,
-            "data": at_limit(made.data, limit),
             "rollout": replace(made.rollout, max_response_length=limit),
             # Losses are measured from the model before all rounds.
             "validation": replace(made.validation, first=number == 1 or made.validation.first),

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megaprune.evaluate.config import MAY_CHANGE
+from megaprune.config.fields import may_change
+from megaprune.evaluate.config import EvaluateConfig
 from megaprune.report.evaluation import SUMMARY, Evaluation, compare, read_evaluation
 from megaprune.report.inputs import each_once
 
 # Settings that may differ between two evaluations without a word on the page.
-_AS_IT_LIKES = {*MAY_CHANGE, "model", "data", "seed"}
+_AS_IT_LIKES = {*may_change(EvaluateConfig), "model", "data", "seed"}
 
 
 @dataclass(frozen=True)

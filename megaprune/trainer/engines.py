@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 
-from megaprune.actor.actor import Actor, ActorSettings
-from megaprune.actor.parallel import Parallel
-from megaprune.config.run import Config, EngineConfig
+from megaprune.actor.actor import Actor
+from megaprune.config.run import Config
 from megaprune.distributed.device import release_cached
-from megaprune.generation.generator import Generator, GeneratorConfig
+from megaprune.generation.generator import Generator
 from megaprune.weights.copy_plan import plan
-from megaprune.weights.layouts import Pipeline
 from megaprune.weights.sync import SyncStats, WeightSync
 
 
@@ -33,10 +31,10 @@ class Engines:
         # vLLM wants its memory to be free when it starts.
         limit = max(config.rollout.max_response_length, config.validation.max_response_length or 0)
         length = config.data.max_prompt_length + limit
-        self.generator = Generator(model, rollout_config(config.rollout, config.dtype, length))
-        self.generator.sleep()
-        self.actor = Actor(model, _actor_config(config))
         self._dtype = getattr(torch, config.dtype)
+        self.generator = Generator(model, config.rollout, self._dtype, length)
+        self.generator.sleep()
+        self.actor = Actor(model, config.actor, config.optimizer, self._dtype)
         self._transfer: WeightSync | None = None
 
     def sync(self) -> SyncStats:
@@ -54,42 +52,3 @@ class Engines:
         self.generator.weights_changed()
         self.generator.wake_cache()
         return sent
-
-
-def rollout_config(engine: EngineConfig, dtype: str, max_length: int) -> GeneratorConfig:
-    """What a rollout is built with.
-
-    Args:
-        max_length: tokens of prompt and response together.
-    """
-    return GeneratorConfig(
-        tp=engine.tp,
-        dtype=getattr(torch, dtype),
-        max_length=max_length,
-        max_sequences=engine.max_num_seqs,
-        kv_cache_bytes=engine.kv_cache_memory_bytes,
-        gpu_share=engine.gpu_memory_utilization,
-        eager=engine.enforce_eager,
-    )
-
-
-def _actor_config(config: Config) -> ActorSettings:
-    actor, optimizer = config.actor, config.optimizer
-    pipeline = Pipeline(
-        actor.pp,
-        actor.vpp,
-        actor.num_layers_in_first_pipeline_stage,
-        actor.num_layers_in_last_pipeline_stage,
-    )
-    return ActorSettings(
-        parallel=Parallel(actor.tp, pipeline, actor.sequence_parallel),
-        dtype=getattr(torch, config.dtype),
-        max_tokens=actor.max_tokens,
-        recompute=actor.recompute,
-        frozen_layers=actor.frozen_layers,
-        distributed_optimizer=optimizer.distributed,
-        lr=optimizer.lr,
-        weight_decay=optimizer.weight_decay,
-        betas=(optimizer.beta1, optimizer.beta2),
-        clip_grad=optimizer.clip_grad,
-    )

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch.distributed as dist
 
 from megaprune import schema
-from megaprune.config.run import MAY_CHANGE, Config
+from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.trainer.run_lock import RunLock, writing
@@ -70,7 +70,7 @@ class RunDir:
         self._retention = retention or SampleRetention()
         self._metrics = self.path / schema.METRICS_FILE
         self._first = dist.get_rank() == 0
-        self._own = RunLock(self.path, config, MAY_CHANGE)
+        self._own = RunLock(self.path, config)
         with world.raise_on_all_ranks():
             if self._first:
                 with writing(self.path):

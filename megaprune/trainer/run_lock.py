@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from megaprune.config.fields import differences, to_yaml
+from megaprune.config.fields import RenamedFieldError
+from megaprune.config.read import differences, to_yaml
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.weights.files.staging import replace_text
@@ -25,24 +25,23 @@ class RunLock:
 
     Args:
         path: made if it is not there.
-        made: the fields of the job that is to begin here or go on (see `megaprune.config.fields`).
-        may_change: those that may be others than before.
+        config: of the job that is to begin here or go on (see `megaprune.config.fields`).
 
     Raises:
         InputError: the folder is another job's, or is no job's and not empty, or another process
             is at it, or it cannot be written.
     """
 
-    def __init__(self, path: Path, made: Any, may_change: Sequence[str]):
+    def __init__(self, path: Path, config: Any):
         self._lock: int | None = None
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0:
                 with writing(path):
                     path.mkdir(parents=True, exist_ok=True)
-                    self._lock = _lock(path)
-                _belongs(path, made, may_change)
+                    self._lock = lock(path)
+                _belongs(path, config)
                 with writing(path):
-                    replace_text(path / "config.yaml", to_yaml(made))
+                    replace_text(path / "config.yaml", to_yaml(config))
 
     def close(self) -> None:
         """Let other processes have it."""
@@ -51,7 +50,7 @@ class RunLock:
             self._lock = None
 
 
-def check_folder(path: Path, made: Any, may_change: Sequence[str]) -> None:
+def check_folder(path: Path, config: Any) -> None:
     """See that a job can begin or go on in its folder, as far as that shows without writing.
 
     Raises:
@@ -59,8 +58,8 @@ def check_folder(path: Path, made: Any, may_change: Sequence[str]) -> None:
     """
     with writing(path):
         if path.is_dir():
-            os.close(_lock(path))
-            _belongs(path, made, may_change)
+            os.close(lock(path))
+            _belongs(path, config)
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
@@ -81,18 +80,18 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _lock(path: Path) -> int:
+def lock(path: Path) -> int:
     """A folder's handle, which holds its lock while it is open."""
-    lock = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(lock)
+        os.close(handle)
         raise InputError(f"another process is running {path}; wait, or end it") from error
-    return lock
+    return handle
 
 
-def _belongs(path: Path, made: Any, may_change: Sequence[str]) -> None:
+def _belongs(path: Path, config: Any) -> None:
     written = path / "config.yaml"
     if not written.exists():
         if others := [p.name for p in path.iterdir()]:
@@ -102,8 +101,13 @@ def _belongs(path: Path, made: Any, may_change: Sequence[str]) -> None:
             )
         return
     try:
-        found = differences(made, written.read_text(encoding="utf-8"), may_change)
-    except (InputError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        found = differences(config, written.read_text(encoding="utf-8"))
+    except RenamedFieldError as error:
+        raise InputError(
+            f"{written} has fields by other names ({error}); to go on with this run, write it "
+            f"anew with: megaprune config upgrade {path}"
+        ) from error
+    except (InputError, YAMLError, UnicodeDecodeError) as error:
         raise InputError(
             f"{written} cannot be read as a run's configuration "
             f"({' '.join(str(error).split())}); give another out=..., or mend it"

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.losses import SftLoss
-from megaprune.config.run import CheckpointConfig
+from megaprune.config.run import ActorConfig, CheckpointConfig, OptimizerConfig
 from megaprune.distributed import world
 from megaprune.recipes.overthinker.problems import (
     Arithmetic,
@@ -117,9 +117,9 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(work)
     actor = Actor(
         work,
-        ActorSettings(
-            dtype=torch.float32, max_tokens=4096, betas=(0.9, 0.98), distributed_optimizer=False
-        ),
+        ActorConfig(max_tokens=4096),
+        OptimizerConfig(beta2=0.98, weight_decay=0.0, distributed=False),
+        torch.float32,
     )
     problems = lessons()
     rng, start = random.Random(3), time.perf_counter()

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from actors import build_actor
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
-from megaprune.actor.parallel import Parallel
 from megaprune.algorithms.loss_metrics import (
     maximum,
     mean_by_sequence,
@@ -30,6 +30,7 @@ from megaprune.algorithms.loss_metrics import (
 )
 from megaprune.algorithms.records import LossOutput
 from megaprune.distributed import world
+from megaprune.parallelism import Parallel
 from megaprune.weights.layouts import Pipeline
 
 CASES = {
@@ -79,16 +80,14 @@ def check(root: Path, name: str, case: Parallel) -> None:
     expected = torch.load(root / f"{name}.pt")
     samples = samples_of(expected["samples"])
     for budget in BUDGETS:
-        make = partial(
-            ActorSettings, case, dtype=torch.float32, max_tokens=budget, lr=LR, clip_grad=1.0
-        )
-        actor = Actor(root / name, make(distributed_optimizer=False))
+        make = partial(build_actor, root / name, case, max_tokens=budget, lr=LR, clip_grad=1.0)
+        actor = make(distributed=False)
         said = actor.log_probs(samples, TEMPERATURE)
         seen = torch.from_numpy(np.concatenate(said))
         actor.accumulate(samples, loss, temperature=TEMPERATURE)
         gradient = compared(actor, actor.gradients(), expected["gradients"])
         step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
-        other = Actor(root / name, make(distributed_optimizer=True))
+        other = make(distributed=True)
         other.step(samples, loss, temperature=TEMPERATURE, lr=None)
         weights = [
             max(compared(a, a.parameters(), expected["weights"], expected["gradients"]).values())
@@ -144,7 +143,7 @@ def compared(actor: Actor, mine: dict, expected: dict, gradients=None) -> dict[s
 def not_finite(root: Path, name: str) -> None:
     """A loss of one rank that is not a number ends the step on all, and changes nothing."""
     samples = samples_of(torch.load(root / f"{name}.pt")["samples"])
-    actor = Actor(root / name, ActorSettings(Parallel(), dtype=torch.float32, max_tokens=32))
+    actor = build_actor(root / name, max_tokens=32)
     before = {n: p.clone() for n, p in actor.parameters().items()}
 
     def odd(batch):
@@ -172,11 +171,10 @@ def frozen(root: Path, name: str) -> None:
         (Parallel(2), 1, "none"),
         (Parallel(1, Pipeline(2)), 1, "full"),
     ):
-        config = ActorSettings(
-            case, dtype=torch.float32, max_tokens=32, lr=LR, clip_grad=0.0, frozen_layers=layers,
-            recompute=recompute, distributed_optimizer=False,
+        actor = build_actor(
+            root / name, case, max_tokens=32, lr=LR, clip_grad=0.0, frozen_layers=layers,
+            recompute=recompute, distributed=False,
         )  # fmt: skip
-        actor = Actor(root / name, config)
         before = {n: p.clone() for n, p in actor.parameters().items()}
         trained = set(actor.gradients())
         actor.accumulate(samples, loss, temperature=TEMPERATURE)
@@ -198,8 +196,7 @@ def few(root: Path, name: str) -> None:
     samples = samples_of(expected["samples"])
     count = samples[0].scored
     for case in (Parallel(), Parallel(1, Pipeline(2)), Parallel(1, Pipeline(2, 2))):
-        config = ActorSettings(case, dtype=torch.float32, max_tokens=32, clip_grad=0.0)
-        actor = Actor(root / name, config)
+        actor = build_actor(root / name, case, max_tokens=32, clip_grad=0.0)
         one = np.concatenate(actor.log_probs(samples[:1], TEMPERATURE))
 
         def sometimes(batch):
@@ -224,10 +221,9 @@ def bf16(root: Path, name: str) -> None:
     samples = samples_of(expected["samples"])
     steps = {}
     for recompute in ("none", "core_attention", "full"):
-        config = ActorSettings(
-            Parallel(2), dtype=torch.bfloat16, max_tokens=32, lr=1e-5, recompute=recompute
+        actor = build_actor(
+            root / name, Parallel(2), torch.bfloat16, max_tokens=32, lr=1e-5, recompute=recompute
         )
-        actor = Actor(root / name, config)
         before = torch.cat([p.flatten() for p in actor.parameters().values()])
         losses = [
             actor.step(samples, loss, temperature=TEMPERATURE, lr=None).loss for _ in range(20)

@@ -13,7 +13,6 @@ import pyarrow.parquet  # noqa: F401
 import torch  # noqa: F401
 from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
 
-import megaprune.actor.parallel
 import megaprune.data
 import megaprune.grading
 import megaprune.trainer.run_dir

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from actors import build_actor
 
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
-from megaprune.actor.parallel import Parallel
 from megaprune.algorithms.records import LossOutput
 from megaprune.distributed import world
+from megaprune.parallelism import Parallel
 from megaprune.weights.layouts import Pipeline
 
 DIVISIONS = {
@@ -110,8 +111,7 @@ def optimizer_bytes(actor: Actor) -> int:
 
 
 def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
-    config = ActorSettings(parallel, max_tokens=TOKENS, lr=1e-3, **options)
-    actor = Actor(root / name, config)
+    actor = build_actor(root / name, parallel, max_tokens=TOKENS, lr=1e-3, **options)
     saved = Saved(actor)
     samples = batch(parallel.dp(dist.get_world_size()))
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda held: held.tensor):
@@ -130,8 +130,8 @@ def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
         line = {
             "model": name, "tp": parallel.tp, "pp": pipeline.stages, "vpp": pipeline.chunks,
             "first": pipeline.first, "sequence": parallel.sequence,
-            "dtype": str(config.dtype).removeprefix("torch."), "recompute": config.recompute,
-            "distributed": config.distributed_optimizer, "frozen": config.frozen_layers,
+            "dtype": str(actor.dtype).removeprefix("torch."), "recompute": actor.config.recompute,
+            "distributed": actor.optimizer.distributed, "frozen": actor.config.frozen_layers,
             "micro_batches": step.micro_batches, "ranks": everyone,
         }  # fmt: skip
         print(json.dumps(line), flush=True)
@@ -144,7 +144,7 @@ def job() -> None:
         with world.phase(str(parallel)):
             for dtype in (torch.float32, torch.bfloat16):
                 for distributed in (True, False):
-                    measure(root, name, parallel, dtype=dtype, distributed_optimizer=distributed)
+                    measure(root, name, parallel, dtype=dtype, distributed=distributed)
             for recompute in ("core_attention", "full"):
                 measure(root, name, parallel, dtype=torch.bfloat16, recompute=recompute)
             measure(root, tied, parallel, dtype=torch.bfloat16)

@@ -22,18 +22,20 @@ ASKED = json.loads(sys.argv[1])
 def job() -> None:
     folder = Path(ASKED["folder"])
     if "vllm_tp" in ASKED:
-        from megaprune.generation.generator import Generator, GeneratorConfig
+        from megaprune.config.run import EngineConfig
+        from megaprune.generation.generator import Generator
 
         with world.phase("start vLLM"):
-            Generator(folder, GeneratorConfig(tp=ASKED["vllm_tp"], dtype=torch.float32))
-    from megaprune.actor.actor import Actor, ActorSettings
-    from megaprune.actor.parallel import Parallel
+            Generator(folder, EngineConfig(tp=ASKED["vllm_tp"]), torch.float32, max_length=64)
+    from actors import build_actor
+
+    from megaprune.parallelism import Parallel
 
     with world.phase("build the actor"):
         pipeline = Pipeline(ASKED.get("pp", 1), ASKED.get("vpp", 1))
         parallel = Parallel(ASKED.get("tp", 1), pipeline)
         options = ASKED.get("options", {})
-        actor = Actor(folder, ActorSettings(parallel, dtype=torch.float32, **options))
+        actor = build_actor(folder, parallel, **options)
     with world.phase("train"):
         if dist.get_rank() == ASKED.get("dies"):
             print("READY", flush=True)

@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from actors import build_actor
 
 import reference
-from megaprune.actor.actor import Actor, ActorSettings
+from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
-from megaprune.actor.parallel import Parallel
 from megaprune.algorithms.records import LossOutput
+from megaprune.config.run import EngineConfig
 from megaprune.distributed import world
-from megaprune.generation.generator import Generator, GeneratorConfig, Prompt, SamplingOptions
+from megaprune.generation.generator import Generator, Prompt, SamplingOptions
+from megaprune.parallelism import Parallel
 from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import Pipeline
 from megaprune.weights.model import Model, read_config
@@ -63,10 +65,8 @@ def everyone(mine):
     return out
 
 
-def actor_config(case: Parallel, **options) -> ActorSettings:
-    return ActorSettings(
-        case, dtype=torch.float32, max_tokens=200, distributed_optimizer=False, **options
-    )
+def actor_of(folder: Path, case: Parallel, **options) -> Actor:
+    return build_actor(folder, case, max_tokens=200, distributed=False, **options)
 
 
 def random_weights(model: Model, seed: int) -> dict[str, np.ndarray]:
@@ -77,7 +77,7 @@ def random_weights(model: Model, seed: int) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def set_actor(actor: Actor, arrays: dict[str, np.ndarray]) -> None:
     """Other weights, put where Megatron-core has them by the formulas of reference.py."""
-    model, case, ranks = actor.model, actor.config.parallel, dist.get_world_size()
+    model, case, ranks = actor.model, actor.parallel, dist.get_world_size()
     rank = dist.get_rank()
     stage = rank // (ranks // case.pipeline.stages)
     padded = -(-model.vocab // case.tp) * case.tp
@@ -112,7 +112,7 @@ def _same_but_for_padding(loaded: torch.Tensor, held: torch.Tensor) -> bool:
 
 
 def check_sync(folder: Path, rollout: Generator, case: Parallel, seed: int) -> None:
-    actor = Actor(folder, actor_config(case))
+    actor = actor_of(folder, case)
     arrays = random_weights(actor.model, seed)
     transfer = WeightSync(
         plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(),
@@ -181,7 +181,7 @@ def tokens(responses) -> list[list[int]]:
 
 def check_agreement(folder: Path, rollout: Generator, case: Parallel, before: torch.Tensor) -> None:
     """Sample, train on the samples, sync, sample again: both engines agree before and after."""
-    actor = Actor(folder, actor_config(case, lr=3e-3))
+    actor = actor_of(folder, case, lr=3e-3)
     transfer = WeightSync(
         plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
     )
@@ -268,7 +268,7 @@ def save(actor: Actor, path: Path) -> None:
 
 def check_casting(folder: Path, rollout: Generator) -> None:
     """fp32 weights into other tensors of bf16: cast once, half the bytes."""
-    actor = Actor(folder, actor_config(Parallel(1, Pipeline(2))))
+    actor = actor_of(folder, Parallel(1, Pipeline(2)))
     target = {n: p.bfloat16().fill_(7) for n, p in rollout.parameters().items()}
     transfer = WeightSync(
         plan(actor.layout, rollout.layout), actor.parameters(), target, torch.bfloat16
@@ -297,11 +297,10 @@ def job() -> None:
                 # Every layout with the first model; with the others one that divides all.
                 rollout = Generator(
                     folder,
-                    GeneratorConfig(
-                        tp=tp, dtype=torch.float32, max_length=64, eager=True,
-                        kv_cache_bytes=1 << 26,
-                    ),
-                )  # fmt: skip
+                    EngineConfig(tp=tp, enforce_eager=True, kv_cache_memory_bytes=1 << 26),
+                    torch.float32,
+                    max_length=64,
+                )
                 cases = CASES[ranks] if number == 0 else CASES[ranks][-1:]
                 for seed, case in enumerate(cases):
                     if case.tp <= 2 or kv_heads <= case.tp:

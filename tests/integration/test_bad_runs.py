@@ -28,7 +28,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from launch import HERE, environment
-from megaprune.config.fields import to_yaml
+from megaprune.config.read import to_yaml
 from megaprune.config.run import read_config
 from megaprune.recipes.tiny import FOLDER
 
@@ -167,6 +167,16 @@ def files(tmp_path_factory):
 
     shutil.copytree(FOLDER / "model", folder / "speechless")
     (folder / "speechless" / "chat_template.jinja").unlink()
+    for name, changes in {
+        "yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        "window": {"use_sliding_window": True, "sliding_window": 8},
+        "gelu": {"hidden_act": "gelu"},
+        "scaled": {"logit_scale": 0.5},
+        "mamba": {"architectures": ["MambaForCausalLM"]},
+    }.items():
+        shutil.copytree(FOLDER / "model", folder / name)
+        config = json.loads((folder / name / "config.json").read_text())
+        (folder / name / "config.json").write_text(json.dumps({**config, **changes}))
     shutil.copytree(FOLDER / "model", folder / "short")
     weights = folder / "short" / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 100)
@@ -176,7 +186,8 @@ def files(tmp_path_factory):
         "tab.yaml": "steps:\n\t- 3",
         "twice.yaml": "steps: 1\nsteps: 2\n",
         "list.yaml": "- steps\n",
-        "unknown.yaml": "rollout:\n  lmit: 3\n",
+        "unknown.yaml": "rollout:\n  temprature: 3\n",
+        "renamed.yaml": "data:\n  prompts: 3\n",
         "type.yaml": "steps: many\n",
         "null.yaml": "steps: null\n",
         "syntax.py": "def grade(gold, response, finished)\n    return True\n",
@@ -235,21 +246,29 @@ REFUSED = {
     ),
     # Fields.
     "field": (
-        ["rollout.lmit=3"],
-        ["no field 'rollout.lmit'", "did you mean rollout.max_response_length"],
+        ["rollout.max_reponse_length=3"],
+        ["no field 'rollout.max_reponse_length'; did you mean rollout.max_response_length"],
+    ),
+    "another name": (
+        ["rollout.limit=3"],
+        ["there is no field 'rollout.limit'; its name is rollout.max_response_length"],
+    ),
+    "another name in YAML": (
+        ["recipe=renamed.yaml"],
+        ["there is no field 'data.prompts'; its name is data.train_batch_size"],
     ),
     "section": (["data=3"], ["no field 'data'", "did you mean data."]),
     "no value": (["steps"], ["'steps' is not of the form key=value"]),
     "no name": (["=3"], ["'=3' is not of the form key=value"]),
-    "whole number": (["steps=many"], ["steps: ", "'many'", "expected a whole number"]),
-    "a part": (["steps=1.5"], ["steps: ", "'1.5'", "expected a whole number"]),
-    "number": (["optimizer.lr=fast"], ["optimizer.lr: ", "'fast'", "expected a number"]),
+    "whole number": (["steps=many"], ["steps='many'; expected a whole number"]),
+    "a part": (["steps=1.5"], ["steps=1.5; expected a whole number"]),
+    "number": (["optimizer.lr=fast"], ["optimizer.lr='fast'; expected a number"]),
     "yes or no": (
         ["rollout.enforce_eager=maybe"],
-        ["rollout.enforce_eager: ", "expected true or false"],
+        ["rollout.enforce_eager='maybe'; expected true or false"],
     ),
-    "null text": (["model="], ["model: ", "expected text"]),
-    "null number": (["steps="], ["steps: ", "expected a whole number"]),
+    "null text": (["model="], ["model=null; expected text"]),
+    "null number": (["steps="], ["steps=null; expected a whole number"]),
     "no steps": (["steps=0"], ["steps=0; expected more than 0"]),
     "seed": (["seed=-1"], ["seed=-1; expected 0 or more"]),
     "processes": (["processes=0"], ["processes=0; expected more than 0"]),
@@ -275,17 +294,38 @@ REFUSED = {
     # Divisions.
     "processes and tp": (
         ["processes=2", "actor.tp=3"],
-        ["tp=3 x pp=1 is 3 ranks", "the 2 that the job has"],
+        ["actor.tp=3 x actor.pp=1 is 3 ranks", "the 2 that the job has"],
     ),
     "heads and tp": (
         ["processes=3", "actor.tp=3"],
-        ["tp=3", "num_attention_heads=4", "choose 1, 2 or 4"],
+        ["actor: tp=3", "num_attention_heads=4", "choose 1, 2 or 4"],
     ),
     "layers and pp": (["processes=3", "actor.pp=3"], ["4", "choose 1, 2 or 4"]),
     "processes and engines": (
         ["processes=2", "rollout.tp=4"],
         ["rollout.tp=4 does not divide the 2 processes", "choose 1 or 2"],
     ),
+    "sequences and one rank": (
+        ["actor.sequence_parallel=true"],
+        ["actor.sequence_parallel=true with actor.tp=1; expected actor.tp=2 or more"],
+    ),
+    "samples and micro-batches": (
+        ["actor.max_tokens=64"],
+        ["actor.max_tokens=64, and a sample may have 136 tokens", "expected 136 or more"],
+    ),
+    "nothing trained": (
+        ["actor.frozen_layers=4"],
+        ["actor.frozen_layers=4; the model has 4 layers, and the last must be trained"],
+    ),
+    "clip": (["algorithm.clip_low=1.5"], ["algorithm.clip_low=1.5; expected less than 1"]),
+    "YaRN": (["model=yarn"], ["rope_scaling type 'yarn' is not supported"]),
+    "window": (["model=window"], ["sliding window", "expected full attention"]),
+    "activation": (["model=gelu"], ["hidden_act 'gelu' is not supported; expected silu"]),
+    "a key of config.json": (
+        ["model=scaled"],
+        ["config.json has logit_scale=0.5, which is not known here"],
+    ),
+    "architecture": (["model=mamba"], ["architecture MambaForCausalLM is not supported"]),
     "heads and engines": (
         ["processes=3", "rollout.tp=3"],
         ["num_attention_heads=4", "choose 1, 2 or 4"],
@@ -301,9 +341,9 @@ REFUSED = {
     "twice": (["recipe=twice.yaml"], ["twice.yaml is no YAML", "duplicate key steps"]),
     "Latin": (["recipe=latin.yaml"], ["latin.yaml is no YAML", "utf-8"]),
     "list": (["recipe=list.yaml"], ["a YAML mapping of fields to values"]),
-    "field in YAML": (["recipe=unknown.yaml"], ["'rollout.lmit'", "rollout.max_response_length"]),
-    "type in YAML": (["recipe=type.yaml"], ["steps: ", "'many'", "expected a whole number"]),
-    "null in YAML": (["recipe=null.yaml"], ["steps: ", "expected a whole number"]),
+    "field in YAML": (["recipe=unknown.yaml"], ["'rollout.temprature'", "rollout.temperature"]),
+    "type in YAML": (["recipe=type.yaml"], ["steps='many'; expected a whole number"]),
+    "null in YAML": (["recipe=null.yaml"], ["steps=null; expected a whole number"]),
     # Graders.
     "grader": (["grading.default=strickt"], ["no grader 'strickt'; did you mean strict?"]),
     "grader of a source": (["grading.graders.sums=nope"], ["no grader 'nope'", "strict, lenient"]),
@@ -393,6 +433,17 @@ def test_out_is_another_runs(command_line, other):
 def test_out_has_a_broken_configuration(command_line, other, content):
     (other / "config.yaml").write_bytes(content)
     leaves_alone(command_line, other, f"{other}/config.yaml cannot be read", "another out=")
+
+
+def test_out_has_fields_by_other_names(command_line, other):
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("train_batch_size", "prompts"))
+    leaves_alone(
+        command_line,
+        other,
+        "there is no field 'data.prompts'; its name is data.train_batch_size",
+        f"write it anew with: megaprune config upgrade {other}",
+    )
 
 
 def test_out_is_in_use(command_line, other):

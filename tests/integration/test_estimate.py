@@ -3,7 +3,7 @@
 import pytest
 
 from launch import launch
-from megaprune.actor.parallel import Parallel
+from megaprune.parallelism import Parallel
 from megaprune.planner.activations import MicroBatch, in_flight
 from megaprune.planner.machine import ELEMENT_BYTES
 from megaprune.planner.memory import actor_parts, held

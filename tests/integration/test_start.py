@@ -40,15 +40,14 @@ def errors(text):
 
 
 BAD = {
-    "tp and heads": (3, {"tp": 3}, ["tp=3", "num_attention_heads=4", "choose 1, 2 or 4"]),
-    "world": (2, {"tp": 2, "pp": 2}, ["tp=2 x pp=2 is 4 ranks", "2 that the job has"]),
+    "tp and heads": (3, {"tp": 3}, ["actor: tp=3", "num_attention_heads=4", "choose 1, 2 or 4"]),
+    "world": (2, {"tp": 2, "pp": 2}, ["actor.tp=2 x actor.pp=2 is 4 ranks", "2 that the job has"]),
     "layers": (2, {"pp": 2, "vpp": 3}, ["vpp=3", "choose"]),
-    "vllm tp": (2, {"vllm_tp": 3}, ["vLLM tp=3", "2 ranks", "choose 1 or 2"]),
-    "frozen": (1, {"options": {"frozen_layers": 4}}, ["frozen_layers=4", "4 layers"]),
+    "vllm tp": (2, {"vllm_tp": 3}, ["rollout.tp=3", "2 processes", "choose 1 or 2"]),
     "recompute": (
         1,
         {"options": {"recompute": "some"}},
-        ["recompute='some'", "none, core_attention"],
+        ["actor.recompute='some'", "none, core_attention"],
     ),
 }
 

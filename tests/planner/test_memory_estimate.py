@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from megaprune.actor import logprobs
-from megaprune.actor.parallel import Parallel
+from megaprune.parallelism import Parallel
 from megaprune.planner import machine as constants
 from megaprune.planner.activations import MicroBatch, in_flight
 from megaprune.planner.machine import Machine

@@ -6,16 +6,14 @@ import sys
 
 import pytest
 
-from megaprune import validate as checks
 from megaprune.cli.main import main
 from megaprune.config.fields import leaves
-from megaprune.errors import InputError
-from megaprune.planner.divisions import division_problems
 from megaprune.planner.machine import Machine
 from megaprune.planner.nearest import nearest_of, nearest_with_more, problems_of
 from megaprune.planner.subject import find_shape, gpus_of_recipe, read_plan_config
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS, shape_of
+from megaprune.rules import parallelism_problems
 
 QWQ = find_shape("QwQ-32B")
 FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
@@ -120,29 +118,28 @@ def test_a_folder_and_a_name_have_the_same_shape(tmp_path):
     assert shape_of("DeepScaleR-1.5B-Preview") == shape_of("DeepSeek-R1-Distill-Qwen-1.5B")
 
 
-def test_the_words_are_those_of_a_runs_own_checks():
-    """As training refuses it."""
-    machine = Machine(gpus=32)
-    for tp in (3, 16, 5):
-        (said,) = division_problems(read_plan_config([*FIELDS, f"rollout.tp={tp}"]), QWQ, machine)
-        with pytest.raises(InputError) as refused:
-            checks._check_engines(tp, QWQ.model, 32)
-        assert said == str(refused.value)
-    (said,) = division_problems(read_plan_config([*FIELDS, "actor.pp=3"]), QWQ, machine)
-    assert said == (
-        "tp=8 x pp=3 is 24 ranks, which does not divide the 32 that the job has; tp x pp can be 1, "
-        "2, 4, 8, 16 or 32, or start a multiple of 24 ranks"
+def test_what_does_not_divide_is_said_in_the_words_of_a_run():
+    def said(*words):
+        return list(parallelism_problems(read_plan_config([*FIELDS, *words]), QWQ.model, 32))
+
+    (words,) = said("rollout.tp=3")
+    assert words == (
+        "rollout.tp=3 does not divide the 32 processes of the job; choose 1, 2, 4, 8, 16 or 32"
     )
-    both = division_problems(
-        read_plan_config([*FIELDS, "actor.pp=3", "rollout.tp=3"]), QWQ, machine
+    (words,) = said("rollout.tp=16")
+    assert "does not divide num_attention_heads=40" in words
+    (words,) = said("actor.pp=3")
+    assert words == (
+        "actor.tp=8 x actor.pp=3 is 24 ranks, which does not divide the 32 that the job has; tp x "
+        "pp can be 1, 2, 4, 8, 16 or 32, or start a multiple of 24 ranks"
     )
-    assert len(both) == 2
+    assert len(said("actor.pp=3", "rollout.tp=3")) == 2
 
 
 def test_wrong_usage(capsys):
     for words, said in (
         (["model=QwQ-32B", "actor.tpp=1"], "there is no field 'actor.tpp'; did you mean actor.tp"),
-        (["model=QwQ-32B", "actor.tp=x"], "actor.tp: "),
+        (["model=QwQ-32B", "actor.tp=x"], "actor.tp='x'; expected a whole number"),
         (["model=QwQ-33B"], "did you mean QwQ-32B"),
         (["model=models/nothing"], "expected one of " + ", ".join(CONFIGS)),
         (["actor.tp=1"], "model must be given"),

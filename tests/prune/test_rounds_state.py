@@ -9,6 +9,7 @@ import pytest
 from megaprune.errors import InputError
 from megaprune.prune.config import read_prune_config
 from megaprune.prune.rounds import Rounds
+from megaprune.rules import prune_problems, refuse
 
 TINY = ["recipe=tiny_overthinker", "limits=160,112,72"]
 
@@ -103,4 +104,4 @@ def test_rounds_that_cannot_be_read(config):
 )
 def test_refused(fields, words):
     with pytest.raises(InputError, match=words):
-        read_prune_config([*TINY, *fields])
+        refuse(prune_problems(read_prune_config([*TINY, *fields])))

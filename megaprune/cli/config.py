@@ -1,0 +1,59 @@
+"""`megaprune config`: what concerns the configurations of runs that are there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add `config`."""
+    parser = commands.add_parser(
+        "config",
+        help="bring the config.yaml of an older run up to date",
+        description="Look after the config.yaml in the folders of runs.",
+    )
+    inner = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    upgrade = inner.add_parser(
+        "upgrade",
+        help="write a run's config.yaml with the names that fields have",
+        description="Write the config.yaml of a run, a pruning and its rounds, or an evaluation "
+        "with the names that fields have. Nothing else is changed; the run can then go on.",
+    )
+    upgrade.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
+    upgrade.set_defaults(run=run_upgrade)
+
+
+def run_upgrade(options: argparse.Namespace) -> int:
+    """Write config.yaml files anew; say what changed."""
+    from yaml import YAMLError
+
+    from megaprune.config.run import Config
+    from megaprune.config.upgrade import upgraded
+    from megaprune.errors import InputError
+    from megaprune.evaluate.config import EvaluateConfig
+    from megaprune.prune.config import PruneConfig
+    from megaprune.trainer.run_lock import lock, writing
+    from megaprune.weights.files.staging import replace_text
+
+    run: Path = options.folder
+    if not (run / "config.yaml").is_file():
+        raise InputError(f"{run} has no config.yaml; expected the folder of a run")
+    for folder in (run, *sorted(path.parent for path in run.glob("round_*/config.yaml"))):
+        path = folder / "config.yaml"
+        handle = lock(folder)
+        try:
+            text = path.read_text(encoding="utf-8")
+            new, changes = upgraded(text, (Config, PruneConfig, EvaluateConfig))
+            with writing(path):
+                replace_text(path, new)
+        except (YAMLError, InputError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path} cannot be read as a run's configuration ({' '.join(str(error).split())})"
+            ) from error
+        finally:
+            os.close(handle)
+        print(f"megaprune: {path}: {'; '.join(changes) or 'nothing to change'}")
+    return 0

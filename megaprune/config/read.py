@@ -1,0 +1,221 @@
+"""Configurations from a recipe and key=value: typed, and unknown names refused with the nearest."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from megaprune.config.fields import (
+    FieldDoc,
+    describe,
+    leaves,
+    may_change,
+    nearest,
+    plain,
+    required,
+    sections,
+    unknown,
+)
+from megaprune.errors import InputError
+from megaprune.recipes import RECIPES
+
+T = TypeVar("T")
+
+
+def read_fields(kind: type[T], arguments: Sequence[str]) -> T:
+    """An object from `recipe=NAME` and any field as `key=value`; later ones win.
+
+    A list is given as a,b,c or [a,b,c].
+
+    Args:
+        kind: a configuration's class (see `config.fields`).
+        arguments: a recipe is a name, or a YAML file as `to_yaml` makes it. Of a named one the
+            fields that `kind` does not have are left out: training takes a round of a pruning.
+
+    Raises:
+        InputError: no such recipe or field (says the nearest), a value that a field cannot have, or
+            a field that needs a value and has none.
+    """
+    given = dict(_pair(argument) for argument in arguments)
+    content = OmegaConf.create(_recipe(kind, given.pop("recipe", None)))
+    docs = {doc.name: doc for doc in describe(kind)}
+    for key, text in given.items():
+        _check_known(docs, key)
+        try:
+            OmegaConf.update(content, key, _value(docs.get(key), text))
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise InputError(f"{key}={text} cannot be read: {_first_line(error)}") from error
+    return _object(kind, content)
+
+
+def read_recipe(name: str) -> Any:
+    """The configuration that a named recipe makes: of a run, a pruning or an evaluation.
+
+    Raises:
+        InputError: there is no such recipe; says the nearest.
+    """
+    if name not in RECIPES:
+        raise InputError(f"there is no recipe {name!r}; {nearest(name, list(RECIPES))}")
+    module, _, function = RECIPES[name].partition(":")
+    return getattr(importlib.import_module(module), function)()
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration as a YAML file that `read_fields` takes for a recipe."""
+    return OmegaConf.to_yaml(OmegaConf.create(plain(config)))
+
+
+def from_yaml(kind: type[T], text: str) -> T:
+    """A configuration from the text of a YAML file.
+
+    Raises:
+        InputError: it is not that of such a configuration.
+        YAMLError: it is no YAML.
+    """
+    return _object(kind, _content(kind, text))
+
+
+def differences(config: Any, text: str) -> list[str]:
+    """Fields that differ from those of a run's YAML and may not, since it would be another run.
+
+    Args:
+        config: what is asked for now.
+        text: the YAML in the run's folder.
+
+    Raises:
+        InputError: the YAML is not that of such a configuration.
+        YAMLError: it is no YAML.
+    """
+    free = may_change(type(config))
+    before = dict(leaves(from_yaml(type(config), text)))
+    return [
+        f"{name}={value!r} (the run's: {before[name]!r})"
+        for name, value in leaves(config)
+        if name not in free and before[name] != value
+    ]
+
+
+def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted names and values; an empty mapping says nothing."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _pair(argument: str) -> tuple[str, str]:
+    key, equals, value = argument.partition("=")
+    if not equals or not key:
+        raise InputError(f"{argument!r} is not of the form key=value, as in steps=2")
+    return key, value
+
+
+def _check_known(docs: Mapping[str, FieldDoc], key: str) -> None:
+    tables = [name for name, doc in docs.items() if doc.is_table]
+    if key not in docs and not any(key.startswith(f"{name}.") for name in tables):
+        raise unknown(key, list(docs))
+
+
+def _value(doc: FieldDoc | None, text: str) -> Any:
+    """What a text on the command line stands for: YAML, but text stays text."""
+    if doc is not None and doc.is_list and not text.startswith("["):
+        text = f"[{text}]"
+    content: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    value = content["value"]
+    if doc is not None and doc.python_type is str:
+        return value if isinstance(value, str) or value is None else text
+    if doc is not None and doc.python_type is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # nan and inf, which YAML writes .nan and .inf
+    return value
+
+
+def _recipe(kind: type, name: str | None) -> dict[str, Any]:
+    """The content of a recipe, by name or of a file."""
+    if name is None:
+        return {}
+    if name.endswith((".yaml", ".yml")):
+        try:
+            return _content(kind, Path(name).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"recipe {name} cannot be read: {error.strerror}") from error
+        except (YAMLError, UnicodeDecodeError) as error:
+            words = " ".join(str(error).split())
+            raise InputError(
+                f"recipe {name} is no YAML ({words}); expected what --print-config prints"
+            ) from error
+    config = read_recipe(name)
+    wanted = {one.name for one in fields(kind)}
+    return {key: value for key, value in plain(config).items() if key in wanted}
+
+
+def _content(kind: type, text: str) -> dict[str, Any]:
+    """The mapping in a YAML text, whose keys are all fields."""
+    content: Any = OmegaConf.to_container(OmegaConf.create(text))
+    if not isinstance(content, Mapping):
+        raise InputError("a recipe is a YAML mapping of fields to values")
+    docs = {doc.name: doc for doc in describe(kind)}
+    for key, _ in dotted(content):
+        _check_known(docs, key)
+    return dict(content)
+
+
+def _object(kind: type[T], content: Any) -> T:
+    """The configuration that has this content, with defaults for the rest."""
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{where}{_first_line(error)}") from error
+    there = {key for key, _ in dotted(given)}
+    missing = [name for name in required(kind) if name not in there]
+    # What is given is looked at first: text that is missing is left empty for that.
+    for name in missing:
+        _put(given, name, "")
+    config = _build(kind, given, None)
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)} must be given, as {missing[0]}=...; or begin with a recipe: "
+            f"recipe={next(iter(RECIPES))}"
+        )
+    return config
+
+
+def _put(content: dict[str, Any], name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    for section in path:
+        content = content.setdefault(section, {})
+    content[last] = value
+
+
+def _build(kind: type[T], content: Mapping[str, Any], default: T | None) -> T:
+    """An object of a section, from the inside out.
+
+    Args:
+        default: the object whose values the other fields have; None for the class's own.
+    """
+    inner = sections(kind)
+    values = dict(content)
+    for name, section in inner.items():
+        if name in content:
+            other = getattr(default, name) if default is not None else _default(kind, name)
+            values[name] = _build(section, content[name], other)
+    return kind(**values) if default is None else replace(default, **values)  # type: ignore[type-var]
+
+
+def _default(kind: Any, name: str) -> Any:
+    info = kind.__pydantic_fields__[name]
+    return None if info.is_required() else info.get_default(call_default_factory=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,87 @@
+"""How a model is divided among the ranks of a job: in training, and over engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from megaprune.config.run import ActorConfig
+from megaprune.errors import InputError
+from megaprune.weights.layouts.base import Layout, divisors
+from megaprune.weights.layouts.megatron import Pipeline, megatron_layout
+from megaprune.weights.layouts.vllm import vllm_layout
+from megaprune.weights.model import Model
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Sizes of the parallelism; data-parallel replicas take the ranks that are left.
+
+    Args:
+        tp: tensor_model_parallel_size.
+        pipeline: stages, virtual stages, and their layers.
+        sequence: sequence parallelism: activations between the tensor-parallel layers are divided
+            among the tp ranks too.
+    """
+
+    tp: int = 1
+    pipeline: Pipeline = field(default_factory=Pipeline)
+    sequence: bool = False
+
+    @staticmethod
+    def of(actor: ActorConfig) -> Parallel:
+        """The parallelism that an actor's fields ask for."""
+        pipeline = Pipeline(
+            actor.pp,
+            actor.vpp,
+            actor.num_layers_in_first_pipeline_stage,
+            actor.num_layers_in_last_pipeline_stage,
+        )
+        return Parallel(actor.tp, pipeline, actor.sequence_parallel)
+
+    def dp(self, world: int) -> int:
+        """Number of data-parallel replicas in a world of so many ranks.
+
+        Raises:
+            InputError: tp x pp does not divide the world.
+        """
+        size = self.tp * self.pipeline.stages
+        if size < 1 or world % size:
+            raise InputError(
+                f"actor.tp={self.tp} x actor.pp={self.pipeline.stages} is {size} ranks, which does "
+                f"not divide the {world} that the job has; tp x pp can be {divisors(world)}, or "
+                f"start a multiple of {size} ranks"
+            )
+        return world // size
+
+    def layout(self, model: Model, world: int, norms: str) -> Layout:
+        """Where each rank of the world has which weights.
+
+        Raises:
+            InputError: the model or the world cannot be divided so; says what can.
+        """
+        dp = self.dp(world)
+        try:
+            return megatron_layout(
+                model, self.tp, self.pipeline, dp, norms="local" if norms == "local" else "te"
+            )
+        except ValueError as error:
+            raise InputError(f"actor: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def engine_layout(model: Model, tp: int, world: int) -> Layout:
+    """Where the ranks of the engines have which weights.
+
+    Raises:
+        InputError: the model or the world cannot be divided so; says what can.
+    """
+    if tp < 1 or world % tp:
+        raise InputError(
+            f"rollout.tp={tp} does not divide the {world} processes of the job; "
+            f"choose {divisors(world)}"
+        )
+    try:
+        return vllm_layout(model, tp, world // tp)
+    except ValueError as error:
+        raise InputError(f"rollout: {error}") from error

@@ -1,0 +1,198 @@
+"""What fields cannot be: by themselves, together, with a model, on so many processes.
+
+Each rule is here once, as a function that gives its words, with the fields' names in them. They
+need no file but a model's config.json. `validate` asks them all before a run; a plan asks them for
+each machine that it tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from megaprune.config.run import Config
+from megaprune.errors import InputError
+from megaprune.parallelism import Parallel, engine_layout
+from megaprune.weights.layouts import Layout
+from megaprune.weights.layouts.base import divisors
+from megaprune.weights.model import Model
+
+if TYPE_CHECKING:
+    from megaprune.evaluate.config import EvaluateConfig
+    from megaprune.prune.config import PruneConfig
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise an InputError that has all problems in its words, if there are any."""
+    if words := "; ".join(problems):
+        raise InputError(words)
+
+
+# Fields alone.
+
+
+def run_problems(config: Config) -> Iterator[str]:
+    """What fields of a run cannot be together."""
+    yield from learning_problems(config)
+    yield from training_problems(config)
+
+
+def learning_problems(config: Config) -> Iterator[str]:
+    """Of those that say what is learned."""
+    algorithm = config.algorithm
+    if config.data.train_batch_size % algorithm.updates:
+        yield (
+            f"algorithm.updates={algorithm.updates} does not divide "
+            f"data.train_batch_size={config.data.train_batch_size}"
+        )
+    if config.rollout.n == 1 and algorithm.estimator.startswith("group_"):
+        yield (
+            f"rollout.n=1 with algorithm.estimator={algorithm.estimator}; expected n=2 or more: a "
+            f"response that is alone is no better than its group, and nothing is learned"
+        )
+
+
+def training_problems(config: Config) -> Iterator[str]:
+    """Of those that say how the model in training is computed."""
+    actor = config.actor
+    if actor.sequence_parallel and actor.tp == 1:
+        yield (
+            "actor.sequence_parallel=true with actor.tp=1; expected actor.tp=2 or more: there is "
+            "nothing to divide activations among"
+        )
+    longest = config.data.max_prompt_length + max(limits_of(config))
+    if longest > actor.max_tokens:
+        yield (
+            f"actor.max_tokens={actor.max_tokens}, and a sample may have {longest} tokens "
+            f"(data.max_prompt_length={config.data.max_prompt_length} and the length limit); "
+            f"expected {longest} or more"
+        )
+
+
+def limits_of(config: Config) -> list[int]:
+    """The length limits that a configuration trains under: those of its rounds, or its own."""
+    limits: list[int] = getattr(config, "limits", [])
+    return limits or [config.rollout.max_response_length]
+
+
+def falling_problems(limits: list[int]) -> Iterator[str]:
+    """Length limits of rounds that do not fall."""
+    if any(a <= b for a, b in zip(limits, [*limits, 0][1:], strict=True)):
+        yield f"limits={limits}; expected numbers of tokens that fall, as in limits=4000,3000,2000"
+
+
+def prune_problems(config: PruneConfig) -> Iterator[str]:
+    """What fields of a pruning cannot be together."""
+    if not config.limits:
+        yield "limits=[]; expected numbers of tokens that fall, as in limits=4000,3000,2000"
+    yield from falling_problems(config.limits)
+    yield from run_problems(config)
+    if config.data.validation is None or not config.validation.every:
+        yield (
+            "each round's model is chosen by validation; give data.validation=FILE.parquet (not "
+            "what the model will be tested on) and validation.every=STEPS"
+        )
+    if not config.checkpoint.keep_best:
+        yield "each round's best model is taken; leave checkpoint.keep_best=true"
+
+
+def evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
+    """What fields of an evaluation cannot be together."""
+    if not config.data:
+        yield "data must be given, as data=FILE.parquet,...; make some: megaprune data"
+    limit = config.max_response_length
+    if any(budget < 1 for budget in config.budgets):
+        yield f"budgets={config.budgets}; expected numbers of tokens above 0"
+    if any(not 0 < budget < limit for budget in config.force):
+        yield (
+            f"force={config.force}; expected numbers of tokens above 0 and less than "
+            f"max_response_length={limit}"
+        )
+
+
+# Fields and a model.
+
+
+def context_problems(config: Config, context: int) -> Iterator[str]:
+    """Responses that are too long for a model; no parallelism helps.
+
+    Args:
+        context: tokens that the model can take; 0 if that is not known.
+    """
+    name = "limits" if getattr(config, "limits", []) else "rollout.max_response_length"
+    for field, limit in (
+        (name, max(limits_of(config))),
+        ("validation.max_response_length", config.validation.max_response_length),
+    ):
+        yield from length_problems(
+            field, limit or 0, "data.max_prompt_length", config.data.max_prompt_length, context
+        )
+
+
+def length_problems(
+    limit_field: str, limit: int, prompt_field: str, prompt: int, context: int
+) -> Iterator[str]:
+    """A length limit and a prompt's that together are more than a model's context, if known."""
+    if context and prompt + limit > context:
+        yield (
+            f"{limit_field}={limit} and {prompt_field}={prompt} are more than the model's context "
+            f"of {context} tokens; lower one of them"
+        )
+
+
+def frozen_problems(config: Config, model: Model) -> Iterator[str]:
+    """A model of which nothing would be trained."""
+    frozen = config.actor.frozen_layers
+    if frozen >= model.layers:
+        yield (
+            f"actor.frozen_layers={frozen}; the model has {model.layers} layers, and the last must "
+            f"be trained"
+        )
+
+
+# Ranks.
+
+
+def parallelism_problems(config: Config, model: Model, processes: int) -> Iterator[str]:
+    """What of heads, layers and ranks does not divide."""
+    try:
+        actor_layout(config, model, processes)
+    except InputError as error:
+        yield str(error)
+    yield from engine_problems(config.rollout.tp, model, processes)
+
+
+def engine_problems(tp: int, model: Model, processes: int) -> Iterator[str]:
+    """The same of the engines alone."""
+    try:
+        engine_layout(model, tp, processes)
+    except InputError as error:
+        yield str(error)
+
+
+def node_problems(tp: int, on_a_node: int) -> Iterator[str]:
+    """Engines that would be on several nodes.
+
+    Args:
+        on_a_node: GPUs of one.
+    """
+    if tp > on_a_node:
+        yield (
+            f"rollout.tp={tp} is more than the {on_a_node} GPUs of a node; "
+            f"choose {divisors(on_a_node)}"
+        )
+
+
+def actor_layout(config: Config, model: Model, processes: int) -> Layout:
+    """Where the actor's ranks have which weights.
+
+    Raises:
+        InputError: it cannot be divided so.
+    """
+    return _megatron(model, Parallel.of(config.actor), processes)
+
+
+@lru_cache(maxsize=4)
+def _megatron(model: Model, parallel: Parallel, processes: int) -> Layout:
+    return parallel.layout(model, processes, "te")
