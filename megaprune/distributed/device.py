@@ -10,14 +10,14 @@ import torch
 
 
 def device() -> torch.device:
-    """This process's device: its GPU (by LOCAL_RANK), or the CPU where torch sees no GPU."""
+    """Return this process's device: its GPU (by LOCAL_RANK), or the CPU without any."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def backend() -> str:
-    """The torch.distributed backend of the device."""
+    """Return the torch.distributed backend of the device."""
     return "nccl" if device().type == "cuda" else "gloo"
 
 
@@ -34,12 +34,12 @@ def release_cached() -> None:
 
 
 def random_numbers_kept() -> AbstractContextManager[None]:
-    """torch's random numbers are afterwards as they were before."""
+    """Leave torch's random numbers afterwards as they were before."""
     return torch.random.fork_rng(devices=[device()] if device().type == "cuda" else [])
 
 
 def peak_bytes() -> int:
-    """Most bytes held since `reset_peak`: allocated on the GPU; resident in the CPU's process."""
+    """Return the most bytes held since `reset_peak`: on the GPU, or resident in this process."""
     if device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -53,7 +53,7 @@ def peak_bytes() -> int:
 
 
 def held_bytes() -> int:
-    """Bytes held now: allocated on the GPU; resident in the CPU's process (0 if not known)."""
+    """Return the bytes held now: on the GPU, or resident in this process (0 if not known)."""
     if device().type == "cuda":
         return torch.cuda.memory_allocated()
     try:

@@ -29,13 +29,13 @@ _phase = "starting"
 
 
 def rank() -> int:
-    """This process's number in the job."""
+    """Return this process's number in the job."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Say what this process is doing: errors and signals then name it."""
+    """Name what this process is doing: errors and signals then say it."""
     global _phase, _failed
     before, _phase = _phase, name
     try:
@@ -53,57 +53,57 @@ _failed: tuple[BaseException, str] | None = None
 
 
 class Stopped(Exception):
-    """A job ended before it was done, since it was told to; says what was kept."""
+    """Raised by a job that ends before it is done, as it was told to; says what was kept."""
 
 
-_told_to_stop: bool | None = None
+_stop_requested: bool | None = None
 """Whether SIGUSR1 came; None while nobody would ask."""
 
 
 def stop_requested() -> bool:
-    """Whether any rank got SIGUSR1, which batch systems send before the time is up. Collective.
+    """Say whether any rank got SIGUSR1, which batch systems send before time is up. Collective.
 
     Until this is called for the first time SIGUSR1 ends the process at once, as SIGTERM does.
     """
-    global _told_to_stop
-    if _told_to_stop is None:
-        _told_to_stop = False
-    return any(all_gather_object(_told_to_stop))
+    global _stop_requested
+    if _stop_requested is None:
+        _stop_requested = False
+    return any(all_gather_object(_stop_requested))
 
 
 T = TypeVar("T")
 
 
 def all_gather_object(mine: T) -> list[T]:
-    """What each rank has, on all ranks. Collective."""
+    """Gather the object of each rank on all ranks. Collective."""
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     return everyone
 
 
 def broadcast_from_rank0(mine: T) -> T:
-    """What rank 0 has, on all ranks. Collective."""
-    said = [mine]
-    dist.broadcast_object_list(said)
-    return said[0]
+    """Give the object of rank 0 to all ranks. Collective."""
+    box = [mine]
+    dist.broadcast_object_list(box)
+    return box[0]
 
 
 def say(text: str) -> None:
-    """A line of words on the console, from rank 0."""
+    """Print a line on the console, from rank 0."""
     if dist.get_rank() == 0:
         Console(highlight=False, soft_wrap=True).print(Text(text, "dim"))
 
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """An InputError within, on any rank, is raised on all of them. Collective."""
+    """Raise an InputError of any rank within on all of them. Collective."""
     error: InputError | None = None
     try:
         yield
-    except InputError as found:
-        error = found
-    if said := [text for text in all_gather_object(str(error) if error else "") if text]:
-        raise InputError(said[0]) from error
+    except InputError as raised:
+        error = raised
+    if texts := [text for text in all_gather_object(str(error) if error else "") if text]:
+        raise InputError(texts[0]) from error
 
 
 def ensure_process_group(timeout: timedelta = timedelta(minutes=30)) -> None:
@@ -165,7 +165,7 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
         return status
     except InputError as error:
         if rank() != 0:
-            # All ranks found the same: the first says so, and its end ends the others, in silence.
+            # All ranks have the same error: the first tells it, and its end ends the others silently.
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
@@ -209,16 +209,16 @@ def _watch_for_signals() -> None:
     # From a thread: the main one may be inside a collective, where Python handles no signals.
     read, write = os.pipe()
     os.set_blocking(write, False)
-    for one in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(one, lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(write)
 
     def watch() -> None:
-        global _told_to_stop
+        global _stop_requested
         while True:
             came = os.read(read, 1)[0]
-            if came == signal.SIGUSR1 and _told_to_stop is not None:
-                _told_to_stop = True
+            if came == signal.SIGUSR1 and _stop_requested is not None:
+                _stop_requested = True
             elif came in (signal.SIGTERM, signal.SIGUSR1):
                 print(
                     f"megaprune: rank {rank()} was ended by {signal.Signals(came).name} in phase "

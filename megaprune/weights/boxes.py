@@ -21,7 +21,7 @@ class Box(NamedTuple):
 
     @staticmethod
     def whole(shape: Shape) -> Box:
-        """The box that holds every element of a tensor of this shape."""
+        """Return the box that holds every element of a tensor of this shape."""
         return Box((0,) * len(shape), tuple(shape))
 
     @property
@@ -43,7 +43,7 @@ class Box(NamedTuple):
         return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True)) + "]"
 
     def intersect(self, other: Box) -> Box | None:
-        """The elements in both, or None where there are none."""
+        """Return the elements in both, or None where there are none."""
         # Most pairs that a plan looks at lie apart in their rows: tell those quickly.
         if self.stop[:1] <= other.start[:1] or other.stop[:1] <= self.start[:1]:
             return None
@@ -52,7 +52,7 @@ class Box(NamedTuple):
         return Box(start, stop) if all(map(lt, start, stop)) else None
 
     def subtract(self, other: Box) -> list[Box]:
-        """Disjoint boxes that hold the elements of this box that are not in `other`."""
+        """Return disjoint boxes with the elements of this box that are not in `other`."""
         common = self.intersect(other)
         if common is None:
             return [self]
@@ -69,17 +69,17 @@ class Box(NamedTuple):
         return rest
 
     def shift(self, offset: Shape) -> Box:
-        """The same box moved by `offset` elements along each dimension."""
+        """Move the box by `offset` elements along each dimension."""
         return Box(tuple(map(add, self.start, offset)), tuple(map(add, self.stop, offset)))
 
     def within(self, outer: Box) -> Box:
-        """This box in coordinates that count from the start of `outer`."""
+        """Return this box in coordinates that count from the start of `outer`."""
         return Box(
             tuple(map(sub, self.start, outer.start)), tuple(map(sub, self.stop, outer.start))
         )
 
     def carried(self, outer: Box, to: Box) -> Box:
-        """Where this box lies, given that `outer`, of which it is a part, lies at `to`.
+        """Return where this box lies, given that `outer`, of which it is a part, lies at `to`.
 
         `outer` and `to` may differ in the number of leading dimensions of extent 1.
         """
@@ -92,7 +92,7 @@ class Box(NamedTuple):
         return inner.shift(to.start)
 
     def is_one_run(self, shape: Shape) -> bool:
-        """Whether the box is one contiguous run of memory in a tensor of this shape."""
+        """Say whether the box is one contiguous run of memory in a tensor of this shape."""
         extents = self.shape
         first = next((d for d, extent in enumerate(extents) if extent != 1), len(extents))
         return extents[first + 1 :] == tuple(shape[first + 1 :])

@@ -1,4 +1,4 @@
-"""Convert a folder of weights to the other format: streamed, verified, and whole or not there."""
+"""Conversions of a folder to the other format: streamed, verified, and whole or not there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was done: the folder written, its tensors and bytes, and notes on the input."""
+    """A conversion that was made: the folder, its tensors and bytes, and notes on the input."""
 
     out: Path
     tensors: int
@@ -122,13 +122,13 @@ def megatron_to_hf(
 
 def _proved(source: Folder, written: Folder, begin: Begin, dtype: torch.dtype | None) -> None:
     """Compare what was written with its source and leave the manifest, or raise."""
-    verdict = compare(source, written, begin, dtype)
-    if verdict.differences:
+    result = compare(source, written, begin, dtype)
+    if result.differences:
         raise InputError(
             f"what was written to {written.path} is not what {source.path} holds (a failing disk "
-            f"or memory?): {'; '.join(verdict.differences[:5])}"
+            f"or memory?): {'; '.join(result.differences[:5])}"
         )
-    Manifest.of(source.path, verdict.digests).write(written.path)
+    Manifest.of(source.path, result.digests).write(written.path)
 
 
 def _state_dtype(config: Path, weights: Rearranged) -> list[str]:

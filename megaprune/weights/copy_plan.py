@@ -1,4 +1,4 @@
-"""From one layout to another: which bytes go where, each exactly once.
+"""Plans of copies from one layout to another: which bytes go where, each exactly once.
 
 A plan is made on paper. It knows boxes and ranks; files, processes and devices are the business of
 whoever executes it. Source and target ranks with the same number are one process: what it already
@@ -46,7 +46,7 @@ class Copy(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class CopyPlan:
     """Everything that must be copied to turn one layout into another.
 
     Args:
@@ -69,25 +69,25 @@ class Plan:
         return dict(elements)
 
     def received(self) -> list[int]:
-        """Elements that each target rank gets from other ranks."""
+        """Count the elements that each target rank gets from other ranks."""
         totals = [0] * len(self.target.ranks)
         for (_, target), elements in self.traffic.items():
             totals[target] += elements
         return totals
 
     def sent(self) -> list[int]:
-        """Elements that each source rank sends to other ranks."""
+        """Count the elements that each source rank sends to other ranks."""
         totals = [0] * len(self.source.ranks)
         for (source, _), elements in self.traffic.items():
             totals[source] += elements
         return totals
 
     def messages(self) -> int:
-        """Pairs of ranks between which anything travels: one coalesced message each."""
+        """Count the pairs of ranks between which anything travels: a coalesced message each."""
         return len(self.traffic)
 
     def lower_bound(self) -> list[int]:
-        """Elements that each target rank needs and does not hold: no plan can receive fewer."""
+        """Count the elements that each target rank needs and does not hold: the least it can get."""
         held: list[dict[str, list[Box]]] = []
         for shard in self.source.ranks:
             boxes = defaultdict(list)
@@ -117,7 +117,7 @@ class Plan:
         return dict(groups)
 
     def permuting(self) -> int:
-        """Parameter-to-parameter transfers that are more than one block of memory on either side.
+        """Count the transfers of a parameter that are more than one block of memory on either side.
 
         Zero means that every transfer is a plain memory copy: the source's local arrangement is the
         target's.
@@ -136,8 +136,8 @@ class Plan:
         return sum(not one_block(copies) for copies in self.transfers.values())
 
 
-def plan(source: Layout, target: Layout) -> Plan:
-    """Plan how to fill `target` from `source`.
+def plan(source: Layout, target: Layout) -> CopyPlan:
+    """Make the plan that fills `target` from `source`.
 
     What a rank holds already, it copies locally. Every other element comes from one source rank:
     one that sends to this target rank already if there is one (few messages), else the one that has
@@ -159,7 +159,7 @@ def plan(source: Layout, target: Layout) -> Plan:
             parts_of[id(shard)] = _parts(shard, holders)
         chosen: dict[int, int] = {}
         senders: set[int] = set()
-        found: list[list[Copy]] = [[] for _ in shard]
+        into: list[list[Copy]] = [[] for _ in shard]
         for part in parts_of[id(shard)]:
             if rank in part.places:
                 sender = rank
@@ -173,26 +173,26 @@ def plan(source: Layout, target: Layout) -> Plan:
                 sender = chosen[group]
                 load[sender] += part.size
             to = Place(rank, shard[part.into].name, part.to)
-            found[part.into].append(Copy(part.places[sender], to))
-        for group_of_copies in found:
+            into[part.into].append(Copy(part.places[sender], to))
+        for group_of_copies in into:
             copies.extend(_joined(group_of_copies) if len(group_of_copies) > 1 else group_of_copies)
-    return Plan(source, target, tuple(copies))
+    return CopyPlan(source, target, tuple(copies))
 
 
 class _Held(NamedTuple):
-    """Some box of a tensor, and where all of it is held."""
+    """A box of a tensor, and the places where all of it is held."""
 
     box: Box
     places: dict[int, Place]
 
 
 class _Part(NamedTuple):
-    """Some of a target parameter, all of which each of some source ranks holds.
+    """A part of a target parameter, all of which each of its source ranks holds.
 
     Args:
         into: which parameter of its shard, by number.
         to: the part's box of it.
-        ranks: who holds the part; one and the same object for all parts with the same holders.
+        ranks: who holds the part; the same object for all parts with the same holders.
         places: where in the holders' parameters it is, by rank.
     """
 
@@ -204,7 +204,7 @@ class _Part(NamedTuple):
 
 
 def _holders(source: Layout) -> dict[str, list[_Held]]:
-    """For each tensor: the boxes it is held in, and by whom."""
+    """Return, for each tensor, the boxes it is held in, and by whom."""
     holders: dict[str, dict[Box, dict[int, Place]]] = defaultdict(dict)
     for rank, shard in enumerate(source.ranks):
         for parameter in shard:
@@ -253,7 +253,7 @@ def _subtract(box: Box, others: Iterable[Box]) -> list[Box]:
 
 
 def _joined(copies: list[Copy]) -> list[Copy]:
-    """The same copies, those that continue each other on both sides made one."""
+    """Join the copies that continue each other on both sides."""
     joined: list[Copy] = []
     for copy in sorted(copies, key=lambda c: c.target.box.start):
         longer = _continued(joined[-1], copy) if joined else None
@@ -264,10 +264,10 @@ def _joined(copies: list[Copy]) -> list[Copy]:
     return joined
 
 
-def _continued(one: Copy, other: Copy) -> Copy | None:
+def _continued(copy: Copy, following: Copy) -> Copy | None:
     places = []
     axes = set()
-    for a, b in ((one.source, other.source), (one.target, other.target)):
+    for a, b in ((copy.source, following.source), (copy.target, following.target)):
         if (a.rank, a.parameter) != (b.rank, b.parameter):
             return None
         differing = [

@@ -30,7 +30,7 @@ class Split(Enum):
 
 
 @dataclass(frozen=True)
-class Tensor:
+class HfTensor:
     """A Hugging Face tensor: its name (within its layer, if it is in one) and symbolic shape."""
 
     name: str
@@ -46,7 +46,7 @@ class TableRow:
     """
 
     split: Split
-    parts: tuple[Tensor, ...]
+    parts: tuple[HfTensor, ...]
     megatron: str
     vllm: str
 
@@ -81,34 +81,34 @@ LOCAL_NORMS = {
 
 _EMBEDDING = TableRow(
     Split.VOCAB,
-    (Tensor("model.embed_tokens.weight", ("vocab", "hidden")),),
+    (HfTensor("model.embed_tokens.weight", ("vocab", "hidden")),),
     "embedding.word_embeddings.weight",
     "model.embed_tokens.weight",
 )
 _FINAL_NORM = TableRow(
     Split.REPLICATED,
-    (Tensor("model.norm.weight", ("hidden",)),),
+    (HfTensor("model.norm.weight", ("hidden",)),),
     "decoder.final_layernorm.weight",
     "model.norm.weight",
 )
 _HEAD = TableRow(
     Split.VOCAB,
-    (Tensor("lm_head.weight", ("vocab", "hidden")),),
+    (HfTensor("lm_head.weight", ("vocab", "hidden")),),
     "output_layer.weight",
     "lm_head.weight",
 )
 _INPUT_NORM = TableRow(
     Split.REPLICATED,
-    (Tensor("input_layernorm.weight", ("hidden",)),),
+    (HfTensor("input_layernorm.weight", ("hidden",)),),
     "self_attention.linear_qkv.layer_norm_weight",
     "input_layernorm.weight",
 )
 _QKV_WEIGHT = TableRow(
     Split.QKV,
     (
-        Tensor("self_attn.q_proj.weight", ("query", "hidden")),
-        Tensor("self_attn.k_proj.weight", ("key_value", "hidden")),
-        Tensor("self_attn.v_proj.weight", ("key_value", "hidden")),
+        HfTensor("self_attn.q_proj.weight", ("query", "hidden")),
+        HfTensor("self_attn.k_proj.weight", ("key_value", "hidden")),
+        HfTensor("self_attn.v_proj.weight", ("key_value", "hidden")),
     ),
     "self_attention.linear_qkv.weight",
     "self_attn.qkv_proj.weight",
@@ -116,49 +116,49 @@ _QKV_WEIGHT = TableRow(
 _QKV_BIAS = TableRow(
     Split.QKV,
     (
-        Tensor("self_attn.q_proj.bias", ("query",)),
-        Tensor("self_attn.k_proj.bias", ("key_value",)),
-        Tensor("self_attn.v_proj.bias", ("key_value",)),
+        HfTensor("self_attn.q_proj.bias", ("query",)),
+        HfTensor("self_attn.k_proj.bias", ("key_value",)),
+        HfTensor("self_attn.v_proj.bias", ("key_value",)),
     ),
     "self_attention.linear_qkv.bias",
     "self_attn.qkv_proj.bias",
 )
 _QUERY_NORM = TableRow(
     Split.REPLICATED,
-    (Tensor("self_attn.q_norm.weight", ("head",)),),
+    (HfTensor("self_attn.q_norm.weight", ("head",)),),
     "self_attention.q_layernorm.weight",
     "self_attn.q_norm.weight",
 )
 _KEY_NORM = TableRow(
     Split.REPLICATED,
-    (Tensor("self_attn.k_norm.weight", ("head",)),),
+    (HfTensor("self_attn.k_norm.weight", ("head",)),),
     "self_attention.k_layernorm.weight",
     "self_attn.k_norm.weight",
 )
 _ATTENTION_OUTPUT = TableRow(
     Split.ROW,
-    (Tensor("self_attn.o_proj.weight", ("hidden", "query")),),
+    (HfTensor("self_attn.o_proj.weight", ("hidden", "query")),),
     "self_attention.linear_proj.weight",
     "self_attn.o_proj.weight",
 )
 _MLP_NORM = TableRow(
     Split.REPLICATED,
-    (Tensor("post_attention_layernorm.weight", ("hidden",)),),
+    (HfTensor("post_attention_layernorm.weight", ("hidden",)),),
     "mlp.linear_fc1.layer_norm_weight",
     "post_attention_layernorm.weight",
 )
 _MLP_IN = TableRow(
     Split.GATED,
     (
-        Tensor("mlp.gate_proj.weight", ("ffn", "hidden")),
-        Tensor("mlp.up_proj.weight", ("ffn", "hidden")),
+        HfTensor("mlp.gate_proj.weight", ("ffn", "hidden")),
+        HfTensor("mlp.up_proj.weight", ("ffn", "hidden")),
     ),
     "mlp.linear_fc1.weight",
     "mlp.gate_up_proj.weight",
 )
 _MLP_OUT = TableRow(
     Split.ROW,
-    (Tensor("mlp.down_proj.weight", ("hidden", "ffn")),),
+    (HfTensor("mlp.down_proj.weight", ("hidden", "ffn")),),
     "mlp.linear_fc2.weight",
     "mlp.down_proj.weight",
 )

@@ -16,7 +16,7 @@ from megaprune.weights.files.megatron_folder import MegatronFolder
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredEntry:
     """A stored tensor: its name, shape, type, bytes and the files it lies in."""
 
     name: str
@@ -27,13 +27,13 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a folder holds.
+class FolderContents:
+    """The list of what a folder holds.
 
     Args:
         path: the folder, a run's latest checkpoint resolved.
         format: "hugging-face" or "megatron-torch_dist".
-        architecture: from config.json, or a word on why it is not known.
+        architecture: from config.json, or why it is not known.
         entries: every stored tensor.
         notes: what a user should know.
     """
@@ -41,11 +41,11 @@ class Contents:
     path: Path
     format: str
     architecture: str
-    entries: list[Entry]
+    entries: list[StoredEntry]
     notes: list[str]
 
 
-def inspect(path: Path) -> Contents:
+def inspect(path: Path) -> FolderContents:
     """List a folder of either format; a checkpoint needs no configuration for it.
 
     Raises:
@@ -55,7 +55,7 @@ def inspect(path: Path) -> Contents:
         return _checkpoint(path)
     folder = HfFolder(path)
     entries = [
-        Entry(
+        StoredEntry(
             name,
             stored.shape,
             dtype_name(stored.dtype),
@@ -65,13 +65,13 @@ def inspect(path: Path) -> Contents:
         for name, stored in folder.tensors.items()
     ]
     notes = [*folder.notes, _manifest_note(path)]
-    return Contents(path, HfFolder.format, folder.model.family.architecture, entries, notes)
+    return FolderContents(path, HfFolder.format, folder.model.family.architecture, entries, notes)
 
 
-def _checkpoint(path: Path) -> Contents:
+def _checkpoint(path: Path) -> FolderContents:
     index = CheckpointIndex(path)
     entries = [
-        Entry(
+        StoredEntry(
             name,
             tuple(stored.size),
             dtype_name(stored.properties.dtype),
@@ -90,7 +90,7 @@ def _checkpoint(path: Path) -> Contents:
         except InputError as error:  # it is looked at because something may be wrong with it
             architecture = "unknown"
             notes.append(f"it cannot be converted: {error}")
-    return Contents(index.path, MegatronFolder.format, architecture, entries, notes)
+    return FolderContents(index.path, MegatronFolder.format, architecture, entries, notes)
 
 
 def _manifest_note(path: Path) -> str:

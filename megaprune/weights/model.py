@@ -15,7 +15,7 @@ from megaprune.weights.families import FAMILIES, Family, TableRow, config_proble
 
 @dataclass(frozen=True)
 class Model:
-    """The numbers that fix the shape of every weight.
+    """The family of a model, and the numbers that fix the shape of every weight.
 
     Args:
         family: the table of the architecture.
@@ -35,7 +35,7 @@ class Model:
 
     @staticmethod
     def from_config(config: Mapping[str, Any], where: str = "config.json") -> Model:
-        """Read the content of a config.json; `where` names it in errors.
+        """Make a model from the content of a config.json; `where` names it in errors.
 
         Raises:
             InputError: an architecture without a table, a key that its family does not know or
@@ -90,7 +90,7 @@ class Model:
         )
 
     def shape(self, symbols: tuple[str, ...]) -> Shape:
-        """Numbers for the symbols of `families.Tensor.shape`."""
+        """Return the numbers for the symbols of `families.HfTensor.shape`."""
         numbers = {
             "hidden": self.hidden,
             "ffn": self.ffn,
@@ -102,7 +102,7 @@ class Model:
         return tuple(numbers[symbol] for symbol in symbols)
 
     def rows(self) -> Iterator[tuple[TableRow, int | None]]:
-        """Every parameter of the model with its layer number, from the embedding to the head."""
+        """Yield every parameter with its layer's number, from the embedding to the head."""
         yield self.family.embedding, None
         for layer in range(self.layers):
             for row in self.family.layer:
@@ -112,17 +112,17 @@ class Model:
             yield self.family.head, None
 
     def parts(self, row: TableRow, layer: int | None) -> list[tuple[str, Shape]]:
-        """Full names and shapes of the Hugging Face tensors of one row."""
+        """Return the full names and shapes of the Hugging Face tensors of a row."""
         prefix = "" if layer is None else f"model.layers.{layer}."
         return [(prefix + part.name, self.shape(part.shape)) for part in row.parts]
 
     def tensors(self) -> dict[str, Shape]:
-        """Every Hugging Face tensor of the model, by name, in the model's order."""
+        """Return the shape of every Hugging Face tensor by name, in the model's order."""
         return {name: shape for row in self.rows() for name, shape in self.parts(*row)}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a config.json, given the file or its folder.
+    """Read a config.json, given the file or its folder.
 
     Raises:
         InputError: there is no such file, or it is not a JSON object.
@@ -170,13 +170,13 @@ _DEFAULTS = {
 }
 
 
-def config_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Fields that mean another model, as "field: seen in `one`, seen in `other`"; empty if none.
+def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """List the fields that mean another model, as "field: in `first`, in `second`".
 
     Both spellings of the rotary settings (`rope_theta`, `rope_parameters`) count as the same. A
     field that only one side has counts where its absence stands for another value.
     """
-    a, b = _normalised(one), _normalised(other)
+    a, b = _normalised(first), _normalised(second)
     return [
         f"{key}: {a[key]!r} against {b[key]!r}"
         for key in sorted(a.keys() & b.keys())

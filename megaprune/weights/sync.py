@@ -1,4 +1,4 @@
-"""Carry out a plan among running processes: weights go from where they are to where they belong.
+"""Weight syncs among running processes: a plan of copies, carried out.
 
 Every rank holds a source shard (the model in training) and a target shard (the engine that
 generates). What a rank has already is copied in place; the rest travels in few large messages
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from megaprune.distributed.device import device, synchronize
 from megaprune.weights.boxes import Box
-from megaprune.weights.copy_plan import Copy, Plan
+from megaprune.weights.copy_plan import Copy, CopyPlan
 
 BUFFER_BYTES = 240 << 20
 """Bytes of all messages that a rank has under way at once, in and out."""
@@ -34,12 +34,12 @@ class WeightsDiffer(RuntimeError):
 
 @dataclass
 class SyncStats:
-    """What one run of a transfer did on this rank.
+    """What a sync has moved on this rank.
 
     Args:
         bytes_sent, bytes_received: counted at the messages themselves, buffers that were handed
             over and filled; local copies are not among them.
-        messages: sent.
+        messages: how many were sent.
         rounds: of messages; the messages of a round are under way together.
         seconds: by stage: "local" copies, "pack" and "unpack" buffers, "travel".
     """
@@ -51,14 +51,14 @@ class SyncStats:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def over_all_ranks(self) -> dict[str, int]:
-        """Bytes and messages that all ranks sent. Collective."""
+        """Sum the bytes and messages that all ranks sent. Collective."""
         sums = torch.tensor([self.bytes_sent, self.messages], device=device())
         dist.all_reduce(sums)
         return dict(zip(("sync/bytes", "sync/messages"), sums.tolist(), strict=True))
 
 
 class WeightSync:
-    """A plan, bound to this rank's tensors.
+    """A plan of copies, bound to this rank's tensors, to be carried out again and again.
 
     Args:
         plan: from the layout of the sources to the layout of the targets, one rank per process.
@@ -75,7 +75,7 @@ class WeightSync:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: CopyPlan,
         source: Tensors,
         target: Tensors,
         dtype: torch.dtype,
@@ -124,7 +124,7 @@ class WeightSync:
             raise ValueError(f"targets are not {self._dtype}: {wrong}")
 
     def _message_elements(self, buffer_bytes: int) -> int:
-        """The same on all ranks: the buffers' share of one of a rank's concurrent messages."""
+        """Return the buffers' share of one of a rank's concurrent messages, alike on all ranks."""
         degree: dict[int, int] = {}
         for pair in self.plan.traffic:
             for rank in pair:
@@ -138,15 +138,15 @@ class WeightSync:
         Raises:
             WeightsDiffer: as `verify` does, where this run ends with it.
         """
-        sent = self._move()
+        stats = self._move()
         self._runs += 1
         if self._verify_every and self._runs % self._verify_every == 0:
             self.verify()
-        return sent
+        return stats
 
     def _move(self) -> SyncStats:
-        sent = SyncStats(seconds=dict.fromkeys(("local", "pack", "travel", "unpack"), 0.0))
-        clock = _Clock(sent.seconds)
+        stats = SyncStats(seconds=dict.fromkeys(("local", "pack", "travel", "unpack"), 0.0))
+        clock = _Clock(stats.seconds)
         with clock("local"):
             for copy in self._local:
                 _part(self._target, copy.target.parameter, copy.target.box).copy_(
@@ -154,22 +154,22 @@ class WeightSync:
                 )
             for name, box in self._padding:
                 _part(self._target, name, box).zero_()
-        sent.rounds = max(map(len, (*self._out.values(), *self._in.values())), default=0)
-        for number in range(sent.rounds):
+        stats.rounds = max(map(len, (*self._out.values(), *self._in.values())), default=0)
+        for number in range(stats.rounds):
             operations, arriving = [], []
             with clock("pack"):
                 for peer, messages in self._out.items():
                     if number < len(messages):
                         buffer = self._packed(messages[number])
                         operations.append(self._operation(dist.isend, buffer, peer))
-                        sent.bytes_sent += buffer.nbytes
-                        sent.messages += 1
+                        stats.bytes_sent += buffer.nbytes
+                        stats.messages += 1
                 for peer, messages in self._in.items():
                     if number < len(messages):
                         buffer = self._buffer(messages[number])
                         operations.append(self._operation(dist.irecv, buffer, peer))
                         arriving.append((messages[number], buffer))
-                        sent.bytes_received += buffer.nbytes
+                        stats.bytes_received += buffer.nbytes
             with clock("travel"):
                 for request in dist.batch_isend_irecv(operations) if operations else ():
                     request.wait()
@@ -177,7 +177,7 @@ class WeightSync:
                 for message, buffer in arriving:
                     self._unpack(message, buffer)
             del operations, arriving
-        return sent
+        return stats
 
     @torch.no_grad()
     def verify(self) -> None:
@@ -220,12 +220,12 @@ class WeightSync:
                 differing.append(f"rank {self._rank}: padding {name}{box} is not zero")
         everyone: list[list[str]] = [[] for _ in range(dist.get_world_size(self._group))]
         dist.all_gather_object(everyone, differing, self._group)
-        found = [line for rank in everyone for line in rank]
-        if found:
-            more = f"\n... and {len(found) - 20} more" if len(found) > 20 else ""
+        lines = [line for rank in everyone for line in rank]
+        if lines:
+            more = f"\n... and {len(lines) - 20} more" if len(lines) > 20 else ""
             raise WeightsDiffer(
-                f"{len(found)} parts of the weights differ after a sync:\n"
-                + "\n".join(found[:20])
+                f"{len(lines)} parts of the weights differ after a sync:\n"
+                + "\n".join(lines[:20])
                 + more
             )
 
@@ -254,7 +254,7 @@ class WeightSync:
 
 
 def digest(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A number that changes if any element does, once converted to `dtype`: int64, shape [].
+    """Return a number that changes if any element does, once converted to `dtype`: int64, [].
 
     The sum of the 8-byte words of the elements, each mixed and times an odd number that depends on
     its place, modulo 2^64: one word that differs always shows; that several cancel out has a chance
@@ -291,7 +291,7 @@ def _factors(count: int, device: torch.device) -> torch.Tensor:
 
 
 def _messages(copies: list[Copy], limit: int) -> Iterator[list[Copy]]:
-    """Fill messages of at most `limit` elements; both ends of a pair find the same ones."""
+    """Fill messages of at most `limit` elements; both ends of a pair make the same ones."""
     message: list[Copy] = []
     held = 0
     for copy in copies:
@@ -322,7 +322,7 @@ def _part(tensors: Tensors, name: str, box: Box) -> torch.Tensor:
 
 
 class _Clock:
-    """Adds up the seconds of each stage, on the device."""
+    """A clock that adds up the seconds of each stage, on the device."""
 
     def __init__(self, seconds: dict[str, float]):
         self._seconds = seconds

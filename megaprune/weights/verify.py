@@ -1,4 +1,4 @@
-"""Are the same weights in two folders? Read from disk, compared byte by byte."""
+"""Comparisons of two folders of weights: read from disk, byte by byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from megaprune.weights.layouts import hf_layout
 from megaprune.weights.model import Model, config_differences
 
 Progress = Callable[[str, int, bool], None]
-"""Told (tensor, bytes, whether the tensor is complete) as work goes on."""
+"""Called with (tensor, bytes, whether the tensor is complete) as work goes on."""
 
 Begin = Callable[[str, int, int], Progress]
 """Called with (what is done, tensors, bytes) when a pass over the weights begins."""
@@ -44,13 +44,15 @@ class VerifyResult:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(one: Path, other: Path, begin: Begin, dtype: torch.dtype | None = None) -> VerifyResult:
+def verify(
+    first: Path, second: Path, begin: Begin, dtype: torch.dtype | None = None
+) -> VerifyResult:
     """Compare a folder with another that it should equal, and with its manifest if it has one.
 
-    Every logical tensor of `other` is compared with that of `one` by its bytes (so that NaN equals
-    NaN, and 0.0 is not -0.0), its padding must be zero (that of `one`, which training may have
-    moved, does not matter), and the configurations must be of one model. If all is well and `other`
-    has no manifest, one is written there.
+    Every logical tensor of `second` is compared with that of `first` by its bytes (so that NaN
+    equals NaN, and 0.0 is not -0.0), its padding must be zero (that of `first`, which training may
+    have moved, does not matter), and the configurations must be of the same model. If all is well
+    and `second` has no manifest, it gets one.
 
     Args:
         dtype: the first folder's elements are converted to this before they are compared.
@@ -58,17 +60,18 @@ def verify(one: Path, other: Path, begin: Begin, dtype: torch.dtype | None = Non
     Raises:
         InputError: a folder cannot be read at all.
     """
-    hf = next((found for path in (one, other) if (found := config_of(path))), None)
-    first, second = open_folder(one, hf), open_folder(other, hf)
-    manifest = Manifest.read(second.path)
-    result = compare(first, second, begin, dtype)
+    configs = (config_of(path) for path in (first, second))
+    hf = next((config for config in configs if config), None)
+    reference, folder = open_folder(first, hf), open_folder(second, hf)
+    manifest = Manifest.read(folder.path)
+    result = compare(reference, folder, begin, dtype)
     if manifest is not None:
         result.differences += _against_manifest(result.digests, manifest)
     elif not result.differences:
         try:
-            note = f"wrote {Manifest.of(first.path, result.digests).write(second.path)}"
+            note = f"wrote {Manifest.of(reference.path, result.digests).write(folder.path)}"
         except OSError as error:  # the folder need only be readable
-            note = f"{second.path / MANIFEST} was not written: {error.strerror}"
+            note = f"{folder.path / MANIFEST} was not written: {error.strerror}"
         result.notes.append(note)
     return result
 
@@ -108,7 +111,7 @@ def compare(
         ]
         if first.model != second.model:
             # What only one file says, and the other leaves to another default, is found here.
-            result.differences = result.differences or _other_model(first.model, second.model)
+            result.differences = result.differences or _model_differences(first.model, second.model)
             return result
     logical = hf_layout(second.model)
     expected = None if first is None else Rearranged(first, logical, dtype)
@@ -134,15 +137,15 @@ def compare(
     return result
 
 
-def _other_model(one: Model, other: Model) -> list[str]:
-    numbers = [(f.name, getattr(one, f.name), getattr(other, f.name)) for f in fields(Model)]
+def _model_differences(first: Model, second: Model) -> list[str]:
+    numbers = [(f.name, getattr(first, f.name), getattr(second, f.name)) for f in fields(Model)]
     return [f"config.json: {name}: {a} against {b}" for name, a, b in numbers if a != b]
 
 
 def _compare_tensor(
     expected: Rearranged | None, seen: Rearranged, tensor: str, progress: Progress
 ) -> tuple[Digest, int, str]:
-    """Digest, bytes, and what differs (nothing: an empty string)."""
+    """Return digest, bytes, and what differs (nothing: an empty string)."""
     whole, dtype = Box.whole(seen.layout.tensors[tensor]), seen.dtype(tensor)
     difference, rows = "", []
     if expected is not None and expected.dtype(tensor) != dtype:
@@ -174,7 +177,7 @@ def _bytes(side: Rearranged, tensor: str, box: Box) -> torch.Tensor:
 
 
 def _described(expected: Rearranged, seen: Rearranged, tensor: str, rows: list[int]) -> str:
-    """Where a tensor differs: how many rows, which, and the first elements that do."""
+    """Say where a tensor differs: how many rows, which, and the first elements that do."""
     whole = Box.whole(seen.layout.tensors[tensor])
     row = Box((rows[0], *whole.start[1:]), (rows[0] + 1, *whole.stop[1:]))
     a, b = (side.read(tensor, row).reshape(-1) for side in (expected, seen))
@@ -189,7 +192,7 @@ def _described(expected: Rearranged, seen: Rearranged, tensor: str, rows: list[i
 
 
 def _padding(folder: Folder) -> list[str]:
-    """Padding that is not zero, one line for each parameter."""
+    """List padding that is not zero, a line for each parameter."""
     differences = []
     for parameter in folder.layout.ranks[0]:
         rows: list[int] = []
@@ -214,10 +217,10 @@ def _against_manifest(digests: dict[str, Digest], manifest: Manifest) -> list[st
             differences.append(f"{tensor}: missing from {where}")
         elif seen != listed:
             differences.append(
-                f"{tensor}: the manifest has {_said(listed)}, the files hold {_said(seen)}"
+                f"{tensor}: the manifest has {_in_words(listed)}, the files hold {_in_words(seen)}"
             )
     return differences
 
 
-def _said(digest: Digest) -> str:
+def _in_words(digest: Digest) -> str:
     return f"{digest.dtype} {digest.shape} sha256 {digest.sha256[:16]}..."

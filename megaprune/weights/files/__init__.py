@@ -12,7 +12,7 @@ from megaprune.weights.files.megatron_folder import MegatronFolder
 
 
 def config_of(path: Path) -> Path | None:
-    """The folder whose config.json describes a folder of either format, if it has one."""
+    """Return the folder whose config.json describes a folder of either format, if there is one."""
     if is_checkpoint(path):
         return kept_config(path)
     return path if (path / "config.json").is_file() else None

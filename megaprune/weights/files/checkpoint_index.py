@@ -1,4 +1,4 @@
-"""What a `torch_dist` checkpoint holds, and where: read without loading any of it.
+"""The index of a `torch_dist` checkpoint: what it holds and where, read without loading it.
 
 The files are torch.distributed.checkpoint's: `.metadata` says which part of which tensor lies at
 which byte of which file, as an archive that torch.save made.
@@ -77,7 +77,7 @@ class CheckpointIndex:
             self._places.setdefault(index.fqn, []).append((index, place))
 
     def chunks(self, tensor: str) -> list[Chunk]:
-        """The stored parts of a tensor, checked to be in files that are long enough."""
+        """Return the stored parts of a tensor, checked to be in files that are long enough."""
         stored = self.tensors[tensor]
         sizes = {tuple(chunk.offsets): tuple(chunk.sizes) for chunk in stored.chunks}
         chunks = []
@@ -113,18 +113,18 @@ class CheckpointIndex:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder looks like a Megatron-core distributed checkpoint, or a run that has one."""
+    """Say whether a folder looks like a Megatron-core checkpoint, or a run that has one."""
     return any((path / name).is_file() for name in ("metadata.json", TRACKER))
 
 
 def kept_config(path: Path) -> Path | None:
-    """The folder of Hugging Face files inside a checkpoint, if it keeps them."""
+    """Return the folder of Hugging Face files inside a checkpoint, if it keeps them."""
     kept = latest_checkpoint(path) / HF_FILES
     return kept if kept.is_dir() else None
 
 
 def latest_checkpoint(path: Path) -> Path:
-    """The checkpoint that a Megatron-LM run folder names as its latest; else the path itself."""
+    """Return the checkpoint that a Megatron-LM run names as its latest; else the path itself."""
     tracker = path / TRACKER
     if (path / "metadata.json").exists() or not tracker.is_file():
         return path

@@ -16,17 +16,17 @@ from megaprune.weights.model import Model
 
 
 class Weights(Protocol):
-    """One model's weights in some layout of a single rank."""
+    """The weights of a model in any layout of a single rank."""
 
     @property
     def layout(self) -> Layout:
-        """Where the logical tensors lie."""
+        """Say where the logical tensors lie."""
 
     def dtype(self, parameter: str) -> torch.dtype:
-        """Element type of a parameter."""
+        """Return the element type of a parameter."""
 
     def read(self, parameter: str, box: Box) -> torch.Tensor:
-        """Elements of a parameter, shape `box.shape`; not to be written to."""
+        """Return elements of a parameter, of shape `box.shape`; not to be written to."""
 
 
 class Folder(Weights, Protocol):
@@ -40,7 +40,7 @@ class Folder(Weights, Protocol):
     """What a user should know about the folder although nothing is wrong."""
 
     def side_files(self) -> dict[str, Path]:
-        """Files that belong to the Hugging Face model besides its weights, by name."""
+        """Return the files of the Hugging Face model besides its weights, by name."""
 
 
 class Rearranged:
@@ -62,35 +62,35 @@ class Rearranged:
             self._copies[copy.target.parameter].append(copy)
 
     def parameters(self) -> list[Parameter]:
-        """Every parameter, in the layout's order."""
+        """Return every parameter, in the layout's order."""
         return list(self._parameters.values())
 
     def nbytes(self) -> int:
-        """Bytes of all parameters, padding included."""
+        """Count the bytes of all parameters, padding included."""
         return sum(p.size * self.dtype(p.name).itemsize for p in self.parameters())
 
     def dtype(self, parameter: str) -> torch.dtype:
-        """Element type of a parameter.
+        """Return the element type of a parameter.
 
         Raises:
             InputError: the parameter would be put together from tensors of different types.
         """
         if self._dtype is not None:
             return self._dtype
-        found: dict[torch.dtype, str] = {}
+        sources: dict[torch.dtype, str] = {}
         for copy in self._copies[parameter]:
             source = copy.source.parameter
-            found.setdefault(self._weights.dtype(source), source)
-        if len(found) > 1:
-            seen = ", ".join(f"{name} is {dtype_name(dtype)}" for dtype, name in found.items())
+            sources.setdefault(self._weights.dtype(source), source)
+        if len(sources) > 1:
+            seen = ", ".join(f"{name} is {dtype_name(dtype)}" for dtype, name in sources.items())
             raise InputError(
                 f"{parameter} is one tensor made of tensors of different types: {seen}. "
                 f"Choose one type for all with --dtype"
             )
-        return next(iter(found))
+        return next(iter(sources))
 
     def read(self, parameter: str, box: Box) -> torch.Tensor:
-        """Elements of a parameter; a view of the source where its memory has the same order."""
+        """Return elements of a parameter; a view of the source where its memory has that order."""
         dtype = self.dtype(parameter)
         parts = [
             (common, copy)
@@ -111,7 +111,7 @@ class Rearranged:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """ "bfloat16" for `torch.bfloat16`."""
+    """Return the name of a type without its module: "bfloat16" for `torch.bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 

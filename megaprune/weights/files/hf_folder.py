@@ -40,7 +40,7 @@ _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: file, first byte, type and shape."""
+    """Where a tensor lies in a file, and its type and shape."""
 
     path: Path
     offset: int
@@ -71,42 +71,42 @@ class HfFolder:
         self.tensors = self._checked(_stored_tensors(path))
 
     def dtype(self, parameter: str) -> torch.dtype:
-        """Element type of a tensor."""
+        """Return the element type of a tensor."""
         return self.tensors[parameter].dtype
 
     def read(self, parameter: str, box: Box) -> torch.Tensor:
-        """Elements of a tensor, on the file's pages."""
+        """Return elements of a tensor, on the file's pages."""
         stored = self.tensors[parameter]
         return read_box(stored.path, stored.offset, stored.dtype, row_major(stored.shape), box)
 
     def side_files(self) -> dict[str, Path]:
-        """config.json, generation_config.json, tokenizer files, licence, by name."""
+        """Return config.json, generation_config.json, tokenizer files and licence, by name."""
         return side_files(self.path)
 
-    def _checked(self, found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    def _checked(self, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
         expected = self.layout.tensors
         for tensor, shape in expected.items():
-            if tensor not in found:
+            if tensor not in stored:
                 raise InputError(
                     f"{self.path}: tensor {tensor} is missing: no weight file lists it, and the "
                     f"{self.model.family.architecture} of config.json has it"
                 )
-            check_shape(str(found[tensor].path), tensor, found[tensor].shape, shape)
-        for tensor in sorted(found.keys() - expected.keys()):
+            check_shape(str(stored[tensor].path), tensor, stored[tensor].shape, shape)
+        for tensor in sorted(stored.keys() - expected.keys()):
             if tensor.endswith("rotary_emb.inv_freq"):
                 continue  # a buffer of old releases, recomputed by every loader
             if tensor == "lm_head.weight" and self.model.tied:
-                _check_tied(found["model.embed_tokens.weight"], found[tensor])
+                _check_tied(stored["model.embed_tokens.weight"], stored[tensor])
                 self.notes.append(
                     "lm_head.weight is stored besides the embedding that it is tied to; they are "
                     "equal, and only the embedding is kept"
                 )
                 continue
             raise InputError(
-                f"{found[tensor].path}: tensor {tensor} is not part of "
+                f"{stored[tensor].path}: tensor {tensor} is not part of "
                 f"{self.model.family.architecture} with this config.json; it would be lost"
             )
-        return {tensor: found[tensor] for tensor in expected}
+        return {tensor: stored[tensor] for tensor in expected}
 
 
 def _check_tied(embedding: StoredTensor, head: StoredTensor) -> None:
@@ -126,7 +126,7 @@ def _check_tied(embedding: StoredTensor, head: StoredTensor) -> None:
 
 
 def side_files(folder: Path) -> dict[str, Path]:
-    """Configuration, tokenizer and licence files of a Hugging Face folder, by relative name."""
+    """Return configuration, tokenizer and licence files of a folder, by relative name."""
     return {
         str(path.relative_to(folder)): path
         for path in sorted([*folder.iterdir(), *folder.glob(f"{CHAT_TEMPLATES}/*")])
@@ -138,7 +138,7 @@ def side_files(folder: Path) -> dict[str, Path]:
 
 
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the folder's weight files, which are those that transformers would load."""
+    """Return every tensor of the folder's weight files, those that transformers would load."""
     index, single = folder / INDEX, folder / SINGLE
     if not index.is_file() and not single.is_file():
         seen = sorted(p.name for p in folder.iterdir() if p.name.endswith(WEIGHT_ENDINGS))
@@ -149,17 +149,17 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         )
     if not index.is_file():
         return read_header(single)
-    found = _indexed_tensors(folder, index)
-    if single.is_file() and single not in {stored.path for stored in found.values()}:
+    tensors = _indexed_tensors(folder, index)
+    if single.is_file() and single not in {stored.path for stored in tensors.values()}:
         raise InputError(
             f"{folder} has both {SINGLE} and {INDEX}, which does not name it: loaders differ in "
             f"which they take. Remove one"
         )
-    return found
+    return tensors
 
 
 def copy_side_files(files: dict[str, Path], folder: Path) -> None:
-    """Copy what `side_files` found into a folder."""
+    """Copy the files that `side_files` lists into a folder."""
     for name, path in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(path.read_bytes())
@@ -171,7 +171,7 @@ def _indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
         shards = {name: folder / name for name in sorted(set(weight_map.values()))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: not an index of safetensors shards: {error!r}") from error
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for name, path in shards.items():
         listed = [tensor for tensor, file in weight_map.items() if file == name]
         if not path.is_file():
@@ -191,12 +191,12 @@ def _indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
                     f"{index}: tensor {tensor} is missing from the index; it is in {name}. "
                     f"The index and the shards are of different downloads"
                 )
-        found.update(stored)
-    return found
+        tensors.update(stored)
+    return tensors
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a safetensors file.
+    """Read where every tensor of a safetensors file lies.
 
     Raises:
         InputError: the file is truncated or is not of this format.
@@ -216,7 +216,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise InputError(f"{path}: the header is not a JSON object. Fetch it again")
     header.pop("__metadata__", None)
-    found = {}
+    tensors = {}
     try:
         for tensor, entry in header.items():
             if entry["dtype"] not in DTYPES:
@@ -236,17 +236,17 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                     f"{path}: truncated: {length} bytes, but tensor {tensor} ends at byte "
                     f"{8 + size + end}. Fetch it again"
                 )
-            found[tensor] = StoredTensor(path, 8 + size + begin, dtype, shape)
+            tensors[tensor] = StoredTensor(path, 8 + size + begin, dtype, shape)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: tensor {tensor} has a malformed header: {error!r}") from error
     _check_places(path, length - 8 - size, {t: e["data_offsets"] for t, e in header.items()})
-    return found
+    return tensors
 
 
 def _check_places(path: Path, length: int, places: dict[str, list[int]]) -> None:
-    """The tensors must lie one after another and fill the data, as the library demands too."""
+    """Refuse tensors that do not fill the data one after another, as the library does too."""
     at = 0
     for tensor, (begin, end) in sorted(places.items(), key=lambda item: item[1]):
         if begin != at:

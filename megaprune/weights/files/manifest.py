@@ -18,7 +18,7 @@ MANIFEST = "megaprune_manifest.json"
 
 @dataclass(frozen=True)
 class Digest:
-    """One logical tensor: sha256 of its row-major bytes, its shape and element type."""
+    """What a logical tensor was: sha256 of its row-major bytes, its shape and element type."""
 
     sha256: str
     shape: list[int]
@@ -42,7 +42,7 @@ class Manifest:
 
     @staticmethod
     def of(source: Path, tensors: dict[str, Digest]) -> Manifest:
-        """A manifest with the versions of this environment."""
+        """Make a manifest with the versions of this environment."""
         versions = {"megaprune": megaprune.__version__, "torch": torch.__version__}
         return Manifest(str(source.resolve()), tensors, versions)
 
@@ -61,7 +61,7 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> Manifest | None:
-        """The manifest of a folder, or None if it has none.
+        """Read the manifest of a folder; None if it has none.
 
         Raises:
             InputError: the file is not a manifest.

@@ -36,12 +36,12 @@ def create(path: Path) -> io.BufferedWriter:
 
 
 def row_major(shape: Shape) -> Shape:
-    """Strides, in elements, of a contiguous tensor of this shape."""
+    """Return the strides, in elements, of a contiguous tensor of this shape."""
     return tuple(prod(shape[d + 1 :]) for d in range(len(shape)))
 
 
 def read_box(path: Path, offset: int, dtype: torch.dtype, strides: Shape, box: Box) -> torch.Tensor:
-    """The elements of `box` of a tensor that begins at byte `offset` of a file.
+    """Return the elements of `box` of a tensor that begins at byte `offset` of a file.
 
     Args:
         strides: of the tensor in the file, in elements.

@@ -14,7 +14,7 @@ from megaprune.errors import InputError
 
 
 def training_arguments(common: Path) -> argparse.Namespace | None:
-    """The `args` that Megatron-LM keeps in common.pt, if it does."""
+    """Read the `args` that Megatron-LM keeps in common.pt, if it does."""
     if not common.is_file():
         return None
     if not zipfile.is_zipfile(common):
@@ -64,7 +64,7 @@ class _InertPickle:
 
 
 def as_config(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
-    """Megatron-LM's arguments in config.json's terms; what they do not say is left as it is."""
+    """Write Megatron-LM's arguments in config.json's terms; what they do not say stays as it is."""
     spelled = {
         "num_hidden_layers": getattr(args, "num_layers", None),
         "hidden_size": getattr(args, "hidden_size", None),

@@ -53,11 +53,11 @@ class MegatronFolder:
         self._chunks = {p.name: self._index.chunks(p.name) for p in self.layout.ranks[0]}
 
     def dtype(self, parameter: str) -> torch.dtype:
-        """Element type of a parameter."""
+        """Return the element type of a parameter."""
         return self._index.tensors[parameter].properties.dtype
 
     def read(self, parameter: str, box: Box) -> torch.Tensor:
-        """Elements of a parameter: on the file's pages where one stored part has them all."""
+        """Return elements of a parameter: on the file's pages where a stored part has them all."""
         dtype = self.dtype(parameter)
         parts = [
             (common, chunk)
@@ -74,7 +74,7 @@ class MegatronFolder:
         return whole
 
     def side_files(self) -> dict[str, Path]:
-        """Configuration, tokenizer and licence files, by name."""
+        """Return configuration, tokenizer and licence files, by name."""
         return side_files(self._hf)
 
     def _stored(self, name: str, chunk: Chunk, box: Box, dtype: torch.dtype) -> torch.Tensor:
@@ -105,7 +105,7 @@ class MegatronFolder:
         return self._agreeing(given, str(hf))
 
     def _agreeing(self, config: dict[str, Any], where: str) -> dict[str, Any]:
-        """The configuration, once compared with the arguments that Megatron-LM stored."""
+        """Return the configuration, once compared with the arguments that Megatron-LM stored."""
         args = training_arguments(self.path / "common.pt")
         if not args and self._hf != self.path / HF_FILES:
             self.notes.append(

@@ -113,7 +113,7 @@ class _Writer(dcp.FileSystemWriter):  # type: ignore[misc]
 
 
 class _Planner(SavePlanner):  # type: ignore[misc]
-    """Writes a layout's parameters part by part, each built on demand."""
+    """Torch's planner for a layout: its parameters are written part by part, built on demand."""
 
     def __init__(
         self, weights: Rearranged, extra: list[str], written: Callable[[str, int, bool], None]

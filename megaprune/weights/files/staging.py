@@ -20,7 +20,7 @@ from megaprune.weights.files.hf_folder import CHAT_TEMPLATES, WEIGHT_ENDINGS
 
 @contextlib.contextmanager
 def staged(out: Path, overwrite: bool, nbytes: int, *sources: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` if the block ends without an error.
+    """Yield a folder to write into, which becomes `out` if the block ends without an error.
 
     It is a sibling, `<out>.partial`, so that the rename is atomic; a model that it replaces is
     `<out>.replaced` for that moment. What a killed run left of both is put right by the next; after
@@ -137,7 +137,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 
 def _is_only_a_model(folder: Path) -> bool:
-    """Whether a folder is empty, or one model and nothing else (a run holds several)."""
+    """Say whether a folder is empty, or one model and nothing else (a run holds several)."""
     names = {path.name for path in folder.iterdir()}
     if not names:
         return True
@@ -172,7 +172,7 @@ def _flush(path: Path) -> None:
 
 
 def _disk_full(error: BaseException | None) -> OSError | None:
-    """The ENOSPC or EDQUOT behind an error, if that is what it came from."""
+    """Return the ENOSPC or EDQUOT behind an error, if that is what it came from."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return error

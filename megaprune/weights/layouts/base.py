@@ -1,8 +1,8 @@
-"""What a layout is: which part of which logical tensor lies where in which rank's parameters.
+"""Layouts: which part of which logical tensor lies where in which rank's parameters.
 
 A logical tensor is a Hugging Face tensor, named as in the checkpoint. Every other arrangement of
-the same weights is said in terms of these, and nothing else in the project knows how a fused or
-sharded parameter is put together.
+the same weights is described in terms of these, and nothing else in the project knows how a fused
+or sharded parameter is put together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One stored tensor of one rank: pieces of logical tensors, and padding, which holds zeros."""
+    """A stored tensor of a rank: pieces of logical tensors, and padding, which holds zeros."""
 
     name: str
     shape: Shape
@@ -61,18 +61,18 @@ class Layout:
 
 
 def divisible(what: str, amount: int, by: str, parts: int) -> int:
-    """`amount // parts`, or a ValueError that says which values of `by` would do."""
+    """Divide `amount` by `parts`, or raise a ValueError that says which values would do."""
     if parts > 0 and amount % parts == 0:
         return amount // parts
     raise ValueError(f"{by}={parts} does not divide {what}={amount}; choose {divisors(amount)}")
 
 
 def divisors(amount: int) -> str:
-    """What divides `amount`, for a message: "1, 2 or 4"."""
+    """List the divisors of `amount`, for a message: "1, 2 or 4"."""
     return one_of([n for n in range(1, amount + 1) if amount % n == 0])
 
 
 def one_of(values: list[int]) -> str:
-    """ "1, 2 or 4"."""
+    """Write numbers as a choice: "1, 2 or 4"."""
     words = [str(v) for v in values]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]

@@ -8,7 +8,7 @@ from megaprune.weights.model import Model
 
 
 def hf_layout(model: Model) -> Layout:
-    """Every tensor of `model`, whole. Which file it lies in is the folder's matter."""
+    """Lay out every tensor of `model` whole; which file it lies in is the folder's matter."""
     tensors = model.tensors()
     shard = tuple(
         Parameter(name, shape, (Piece(name, Box.whole(shape), Box.whole(shape)),))

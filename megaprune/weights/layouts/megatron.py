@@ -29,7 +29,7 @@ class Pipeline:
     last: int | None = None
 
     def layers(self, total: int) -> list[list[range]]:
-        """Layer numbers (from 0) of each chunk of each stage: `result[stage][chunk]`.
+        """Number the layers (from 0) of each chunk of each stage: `result[stage][chunk]`.
 
         Raises:
             ValueError: the layers do not divide so; the message says what would.
@@ -73,7 +73,7 @@ def megatron_layout(
     vocab_multiple: int = 1,
     norms: Literal["te", "local"] = "te",
 ) -> Layout:
-    """The weights of a `GPTModel` over tp x dp x pp ranks, in Megatron's default rank order.
+    """Lay out a `GPTModel` over tp x dp x pp ranks, in Megatron's default rank order.
 
     Rank = tp rank + tp * (dp rank + dp * stage). Parameters are named as by
     `torch.nn.ModuleList(model_chunks).named_parameters()`: "0.decoder.layers.3...", where layers
@@ -156,7 +156,7 @@ class Spelling:
 
 
 def checkpoint_layout(model: Model, spelling: Spelling) -> Layout:
-    """The weights as a Megatron-core distributed checkpoint holds them: global tensors, one rank.
+    """Lay out the weights as a Megatron-core checkpoint holds them: global tensors, one rank.
 
     They do not depend on the tp and pp that wrote them: heads are interleaved per query group,
     gate and up are whole, norms bear Transformer Engine's names.
@@ -181,7 +181,7 @@ def checkpoint_layout(model: Model, spelling: Spelling) -> Layout:
 
 
 def extra_states(model: Model) -> list[str]:
-    """Names of the `_extra_state` objects that a stacked checkpoint of the model holds.
+    """Name the `_extra_state` objects that a stacked checkpoint of the model holds.
 
     Megatron-core asks for one of each linear layer, and with Transformer Engine of the attention
     core and of the norms too; they carry FP8 scaling factors, and nothing without FP8. One that is
@@ -206,7 +206,7 @@ def extra_states(model: Model) -> list[str]:
 
 
 def _stack(parameters: list[Parameter]) -> Parameter:
-    """Parameters of the same shape, layer by layer along a new leading dimension."""
+    """Stack parameters of the same shape, layer by layer along a new leading dimension."""
 
     def placed(box: Box, layer: int) -> Box:
         return Box((layer, *box.start), (layer + 1, *box.stop))
@@ -225,7 +225,7 @@ def _stack(parameters: list[Parameter]) -> Parameter:
 def _interleaved_qkv(
     model: Model, name: str, parts: list[sharding.Part], tp: int, rank: int
 ) -> Parameter:
-    """For each query group: its query heads, then its key head, then its value head.
+    """Join q, k and v by query group: its query heads, then its key head, then its value head.
 
     The ranks have equal shares of these rows, also where tp exceeds the groups and a share ends
     within one (Megatron-core then exchanges activations).

@@ -30,7 +30,7 @@ def parameter(
     padded_vocab: int,
     qkv: Qkv,
 ) -> Parameter:
-    """One rank's parameter of one row of a family's table."""
+    """Return a rank's parameter of a row of a family's table."""
     parts = model.parts(row, layer)
     match row.split:
         case Split.REPLICATED:
@@ -63,13 +63,13 @@ def check_heads(model: Model, what: str, tp: int) -> None:
 
 
 def replicated(name: str, part: Part) -> Parameter:
-    """The whole tensor, on every rank."""
+    """Put the whole tensor on every rank."""
     tensor, shape = part
     return Parameter(name, shape, (Piece(tensor, Box.whole(shape), Box.whole(shape)),))
 
 
 def row_parallel(name: str, part: Part, tp: int, rank: int) -> Parameter:
-    """A share of the input features (dimension 1)."""
+    """Take a share of the input features (dimension 1)."""
     tensor, (outputs, inputs) = part
     share = divisible(f"input features of {tensor}", inputs, "tp", tp)
     box = Box((0, rank * share), (outputs, (rank + 1) * share))
@@ -79,10 +79,10 @@ def row_parallel(name: str, part: Part, tp: int, rank: int) -> Parameter:
 def stacked_rows(
     name: str, bands: list[tuple[str, Shape, int, int]], parts: int = 1, part: int = 0
 ) -> Parameter:
-    """Bands of rows one below another: (tensor, its shape, first row, number of rows) each.
+    """Stack bands of rows: (tensor, its shape, first row, number of rows) each.
 
     Args:
-        parts, part: the parameter is this one of so many equal shares of all rows.
+        parts, part: of how many equal shares of all rows the parameter is which.
     """
     total = sum(rows for *_, rows in bands)
     share = divisible(f"rows of {name}", total, "tp", parts)
@@ -107,7 +107,7 @@ def stacked_rows(
 
 
 def gated(name: str, parts: list[Part], tp: int, rank: int) -> Parameter:
-    """[gate; up], this rank's share of each."""
+    """Join [gate; up], this rank's share of each."""
     bands = []
     for tensor, shape in parts:
         share = divisible(f"output features of {tensor}", shape[0], "tp", tp)
@@ -116,7 +116,7 @@ def gated(name: str, parts: list[Part], tp: int, rank: int) -> Parameter:
 
 
 def vocab_parallel(name: str, part: Part, padded: int, tp: int, rank: int) -> Parameter:
-    """A share of the rows of the padded vocabulary; rows beyond the vocabulary hold zeros."""
+    """Take a share of the padded vocabulary; rows beyond the vocabulary hold zeros."""
     tensor, (vocab, hidden) = part
     share = divisible("padded vocabulary", padded, "tp", tp)
     first, last = rank * share, (rank + 1) * share
@@ -131,5 +131,5 @@ def vocab_parallel(name: str, part: Part, padded: int, tp: int, rank: int) -> Pa
 
 
 def round_up(amount: int, multiple: int) -> int:
-    """The smallest multiple that is not less than `amount`."""
+    """Return the smallest multiple that is not less than `amount`."""
     return -(-amount // multiple) * multiple

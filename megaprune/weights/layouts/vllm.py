@@ -11,7 +11,7 @@ VOCAB_MULTIPLE = 64
 
 
 def vllm_layout(model: Model, tp: int = 1, engines: int = 1) -> Layout:
-    """The parameters of `engines` vLLM engines of `tp` contiguous ranks each.
+    """Lay out `engines` vLLM engines of `tp` contiguous ranks each.
 
     Names are those of `model.named_parameters()` inside a vLLM worker. Key and value heads are
     replicated where tp exceeds their number. A tied output layer has no parameter of its own.
@@ -43,7 +43,7 @@ def vllm_layout(model: Model, tp: int = 1, engines: int = 1) -> Layout:
 def _blocked_qkv(
     model: Model, name: str, parts: list[sharding.Part], tp: int, rank: int
 ) -> Parameter:
-    """[query; key; value]: this rank's heads of each."""
+    """Join [query; key; value], this rank's heads of each."""
     (q, q_shape), (k, kv_shape), (v, _) = parts
     queries = model.heads // tp * model.head_dim
     copies = max(1, tp // model.kv_heads)
