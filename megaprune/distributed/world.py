@@ -165,7 +165,7 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
         return status
     except InputError as error:
         if rank() != 0:
-            # All ranks have the same error: the first tells it, and its end ends the others silently.
+            # All ranks have the same error: the first tells it, and its end ends the others.
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)

@@ -87,7 +87,7 @@ class CopyPlan:
         return len(self.traffic)
 
     def lower_bound(self) -> list[int]:
-        """Count the elements that each target rank needs and does not hold: the least it can get."""
+        """Count the elements that each target rank needs and does not hold: none gets fewer."""
         held: list[dict[str, list[Box]]] = []
         for shard in self.source.ranks:
             boxes = defaultdict(list)
