@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaprune.weights import transfer
+from megaprune.weights import sync
 from megaprune.weights.sync import digest
 
 
@@ -38,7 +38,7 @@ def test_swapped_elements_show(one, other):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("nbytes", [64, 1 << 20])
 def test_the_same_whether_strided_or_cast_before(monkeypatch, dtype, nbytes):
-    monkeypatch.setattr(transfer, "_DIGEST_BYTES", nbytes)
+    monkeypatch.setattr(sync, "_DIGEST_BYTES", nbytes)
     tensor = torch.randn(65, 47)
     part = tensor[1:, 2:]  # begins in the middle of a word
     seen = digest(part, dtype)
