@@ -69,8 +69,8 @@ def open_source(name: str, revision: str | None = None) -> Source:
     """
     if name.startswith(HUB):
         repository, _, pattern = name.removeprefix(HUB).partition(":")
-        files = fetch(repository, pattern, revision, tuple(_READERS))
-        return Source(name, files.files, files.commit)
+        fetched = fetch(repository, pattern, revision, tuple(_READERS))
+        return Source(name, fetched.files, fetched.commit)
     if revision is not None:
         raise InputError(f"--revision {revision}: {name} is here; a revision is one of the hub's")
     path = Path(name)
