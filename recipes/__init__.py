@@ -22,7 +22,7 @@ RECIPES = {
     "qwq_32b_test": "megaprune.recipes.thinkprune:qwq_32b_test",
     "qwq_32b_recommended": "megaprune.recipes.thinkprune:qwq_32b_recommended",
 }
-"""Functions that make the fields of a run, a pruning or an evaluation, by the name that `recipe=`
+"""Functions that return the fields of a run, a pruning or an evaluation, by the name that `recipe=`
 takes."""
 
 

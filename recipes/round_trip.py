@@ -16,7 +16,7 @@ from megaprune.cli.main import main as megaprune
 
 
 def main() -> int:
-    """Run the round trip; status 0 if all that was put in came back as it was."""
+    """Run the round trip; the status is 0 if all that was put in came back as it was."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hf", type=Path, metavar="DIR", help="a model of your own")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -43,7 +43,7 @@ def main() -> int:
     names = sorted(path.name for path in hf.glob("*.safetensors"))
     same, *_ = filecmp.cmpfiles(hf, back, names, shallow=False)
     print(f"\n{len(same)} of {len(names)} weight files are the same file, byte for byte")
-    # A model of one's own may be cut into shards otherwise; its tensors were compared above.
+    # A user's own model may be cut into shards otherwise; its tensors were compared above.
     return 0 if options.hf or same == names else 1
 
 

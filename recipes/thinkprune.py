@@ -53,54 +53,54 @@ GPUS = {
     for name, gpus in (("r1_distill_qwen_1_5b", 16), ("deepscaler_1_5b", 16), ("qwq_32b", 32))
     for variant in ("", "_recommended", "_test")
 }
-"""What each recipe is for, by its name: nodes of 8."""
+"""How many GPUs each recipe is for, by its name: nodes of 8."""
 
 
 def r1_distill_qwen_1_5b() -> PruneConfig:
-    """DeepSeek-R1-Distill-Qwen-1.5B on 2 x 8 GPUs: engines and model on each GPU alone."""
+    """Prune DeepSeek-R1-Distill-Qwen-1.5B on 2 x 8 GPUs: engine and model fit on each GPU."""
     return _pruning(
         "DeepSeek-R1-Distill-Qwen-1.5B", "deepseek", 768, ActorConfig(recompute="full"), 1
     )
 
 
 def r1_distill_qwen_1_5b_recommended() -> PruneConfig:
-    """The same with the recommended optimizer."""
+    """Prune it with the recommended optimizer."""
     return _recommended(r1_distill_qwen_1_5b())
 
 
 def deepscaler_1_5b() -> PruneConfig:
-    """DeepScaleR-1.5B-Preview on 2 x 8 GPUs."""
+    """Prune DeepScaleR-1.5B-Preview on 2 x 8 GPUs."""
     return _pruning("DeepScaleR-1.5B-Preview", "deepseek", 768, ActorConfig(recompute="full"), 1)
 
 
 def deepscaler_1_5b_recommended() -> PruneConfig:
-    """The same with the recommended optimizer."""
+    """Prune it with the recommended optimizer."""
     return _recommended(deepscaler_1_5b())
 
 
 def qwq_32b() -> PruneConfig:
-    """QwQ-32B on 4 x 8 GPUs: engines of TP8, model TP8 x PP2 x DP2."""
-    division = ActorConfig(tp=8, pp=2, sequence_parallel=True, recompute="full")
-    return _pruning("QwQ-32B", "qwen", 1024, division, 8)
+    """Prune QwQ-32B on 4 x 8 GPUs: engines of TP8, actor TP8 x PP2 x DP2."""
+    parallelism = ActorConfig(tp=8, pp=2, sequence_parallel=True, recompute="full")
+    return _pruning("QwQ-32B", "qwen", 1024, parallelism, 8)
 
 
 def qwq_32b_recommended() -> PruneConfig:
-    """The same with the recommended optimizer."""
+    """Prune it with the recommended optimizer."""
     return _recommended(qwq_32b())
 
 
 def r1_distill_qwen_1_5b_test() -> EvaluateConfig:
-    """What became of it, on AIME 2024 (megaprune data aime24 --family deepseek ...)."""
+    """Evaluate the pruned model on AIME 2024 (megaprune data aime24 --family deepseek ...)."""
     return _test(r1_distill_qwen_1_5b(), "deepseek", None)
 
 
 def deepscaler_1_5b_test() -> EvaluateConfig:
-    """The same for DeepScaleR."""
+    """Evaluate the pruned DeepScaleR in the same way."""
     return _test(deepscaler_1_5b(), "deepseek", None)
 
 
 def qwq_32b_test() -> EvaluateConfig:
-    """The same for QwQ-32B, with 16 samples as in the released code."""
+    """Evaluate the pruned QwQ-32B, with 16 samples as in the released code."""
     return _test(qwq_32b(), "qwen", 16)
 
 
@@ -117,7 +117,7 @@ def _test(pruning: PruneConfig, family: str, n: int | None) -> EvaluateConfig:
 
 
 def _pruning(
-    model: str, family: str, max_prompt: int, division: ActorConfig, engine: int
+    model: str, family: str, max_prompt_length: int, actor: ActorConfig, engine_tp: int
 ) -> PruneConfig:
     return PruneConfig(
         model=f"models/{model}",
@@ -128,14 +128,18 @@ def _pruning(
             train=f"data/train_{family}_{{limit}}.parquet",
             validation=f"data/choice_{family}_{{limit}}.parquet",
             train_batch_size=128,
-            max_prompt_length=max_prompt,
+            max_prompt_length=max_prompt_length,
         ),
         rollout=RolloutConfig(
-            n=16, max_response_length=4000, temperature=1.0, tp=engine, gpu_memory_utilization=0.6
+            n=16,
+            max_response_length=4000,
+            temperature=1.0,
+            tp=engine_tp,
+            gpu_memory_utilization=0.6,
         ),
         algorithm=AlgorithmConfig(estimator="group_std", kl=0.001, entropy=0.001),
         optimizer=OptimizerConfig(lr=1e-6, warmup_steps=0, weight_decay=0.01, clip_grad=1.0),
-        actor=division,
+        actor=actor,
         validation=ValidationConfig(
             every=20, n=16, temperature=0.6, top_p=0.95, max_response_length=16000
         ),

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "overthinker"
 
 
 def config() -> Config:
-    """A calculation and its answer take about 50 tokens, each check 23; the limit allows none."""
+    """Prune to 72 tokens: a calculation and its answer take about 50, and each check 23."""
     return Config(
         model=str(FOLDER / "model"),
         out="runs/tiny_overthinker",
@@ -52,12 +52,12 @@ def config() -> Config:
 
 
 def rounds() -> PruneConfig:
-    """Under three limits; the last is what a calculation without any check takes."""
-    one = config()
+    """Prune under three limits; the last is what a calculation without any check takes."""
+    single = config()
     return PruneConfig(
-        **vars(replace(one, out="runs/tiny_rounds", steps=12))
+        **vars(replace(single, out="runs/tiny_rounds", steps=12))
         | {
-            "validation": replace(one.validation, every=4),
+            "validation": replace(single.validation, every=4),
             "checkpoint": CheckpointConfig(every=4, tie=1.0),
         },
         limits=[120, 72, 56],
@@ -65,7 +65,7 @@ def rounds() -> PruneConfig:
 
 
 def test() -> EvaluateConfig:
-    """On problems that neither pruning nor the choice of a model has seen."""
+    """Evaluate on problems that neither pruning nor the choice of a model has seen."""
     return EvaluateConfig(
         model=str(FOLDER / "model"),
         out="runs/tiny_test",

@@ -24,7 +24,7 @@ def make_tiny(
         out: the folder to write.
         family: one of `FAMILIES`.
         dtype: element type of the weights.
-        seed: of the random weights.
+        seed: seeds the random weights.
         config: fields of the Hugging Face config to set otherwise.
     """
     import torch
@@ -63,7 +63,7 @@ def make_tiny(
 
 
 def _save_tokenizer(out: Path, vocab_size: int) -> None:
-    """One token for each byte; the rest of the vocabulary is filled with made-up words."""
+    """Save a tokenizer with a token for each byte, and invented words for the rest."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

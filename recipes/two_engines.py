@@ -1,4 +1,4 @@
-"""Both engines in one job: vLLM samples, Megatron-core learns, weights go over, again.
+"""Both engines in one job: vLLM samples, Megatron-core learns, the weights go over, and so on.
 
     torchrun --standalone --nproc-per-node 2 recipes/two_engines.py [--tp 1] [--pp 2] [--vllm-tp 2]
 
@@ -76,24 +76,26 @@ def main() -> None:
 
 
 def step(number: int, rollout: Generator, actor: Actor, transfer: WeightSync) -> None:
-    """Sample, learn, sync; prints one line."""
+    """Sample, learn and sync; rank 0 prints a line."""
     start = time.perf_counter()
     mine = [PROMPTS[i] for i in rollout.share(len(PROMPTS))]
-    found = [
+    sampled = [
         (np.concatenate([mine[r.prompt].tokens, r.tokens]), r.log_probs)
         for r in rollout.generate(mine, SamplingOptions(n=8, limit=16, seed=number))
     ]
     everyone: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, found)
-    # The ranks of one engine found the same.
+    dist.all_gather_object(everyone, sampled)
+    # The ranks of an engine have the same samples.
     batch = [sample for engine in everyone[:: rollout.config.tp] for sample in engine]
     rewards = np.array([np.mean(tokens[3:] % 2 == 0) for tokens, _ in batch], np.float32)
     samples = [
         Sample(tokens, 3, {"advantage": np.full(len(tokens) - 3, reward - rewards.mean())})
         for (tokens, _), reward in zip(batch, rewards, strict=True)
     ]
-    said = np.concatenate(actor.log_probs(samples))
-    mismatch = np.abs(said - np.concatenate([log_probs for _, log_probs in batch])).mean()
+    actor_log_probs = np.concatenate(actor.log_probs(samples))
+    mismatch = np.abs(
+        actor_log_probs - np.concatenate([log_probs for _, log_probs in batch])
+    ).mean()
 
     def loss(batch: LossBatch) -> LossOutput:
         total = -(batch.log_probs * batch.advantage).sum()

@@ -17,11 +17,10 @@ from megaprune.actor.packing import Sample
 from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed import device
 from megaprune.parallelism import Parallel
-from megaprune.planner.activations import MicroBatch
-from megaprune.planner.machine import PEAK_TFLOPS
-from megaprune.planner.memory import actor_parts, held
-from megaprune.planner.subject import Shape
-from megaprune.planner.timing import forward_flops
+from megaprune.planner.actor_memory import MicroBatch, actor_parts, rank_elements
+from megaprune.planner.hardware import HardwareSpec
+from megaprune.planner.request import ModelShape
+from megaprune.planner.speed import forward_flops
 from megaprune.weights.model import Model, read_config
 from smoke.actor import loss
 from smoke.models import QWQ_LAYER, TINY_LAYER, samples_of, write_model
@@ -29,7 +28,7 @@ from smoke.report import Report, Skipped, seconds_of
 from smoke.start import start
 
 GB = 10**9
-PEAK = PEAK_TFLOPS["bfloat16"] * 1e12
+PEAK = HardwareSpec().flops("bfloat16")
 
 
 def run(report: Report, scratch: Path, options: argparse.Namespace) -> None:
@@ -93,8 +92,8 @@ def bytes_held(actor: Actor, before: int, samples: list[Sample]) -> dict:
         device.synchronize()
         peaks.append(device.peak_bytes() - before - resident)
     model, tokens = actor.model, len(samples[0].tokens)
-    (one,) = held(model, Parallel(), 1, 0, True)
-    planned = actor_parts(one, 1, "bfloat16", True)
+    (elements,) = rank_elements(model, Parallel(), 1, 0, True)
+    planned = actor_parts(elements, 1, "bfloat16", True)
     found = {
         "built_GB": built / GB,
         "resident_GB": resident / GB,
@@ -104,7 +103,7 @@ def bytes_held(actor: Actor, before: int, samples: list[Sample]) -> dict:
     }
     for name, fused in {"planned": True, "planned_unfused": False}.items():
         batch = MicroBatch(model, tokens, 1, False, actor.config.recompute, 2, fused)
-        bytes_of_it = batch.kept(model.layers, True) + batch.working(True) + one.largest * 2
+        bytes_of_it = batch.kept(model.layers, True) + batch.working(True) + elements.largest * 2
         found[f"{name}_gradient_GB"] = bytes_of_it / GB
     return found
 
@@ -122,7 +121,7 @@ def rates(actor: Actor, batches: dict[str, list[Sample]]) -> dict:
     found: dict[str, object] = {}
     for name, samples in batches.items():
         tokens = sum(len(s.tokens) for s in samples)
-        work = forward_flops(Shape("", actor.model), tokens, tokens / len(samples))
+        work = forward_flops(ModelShape("", actor.model), tokens, tokens / len(samples))
         gradient = (3 + again) * (work["layers"] + work["attention"]) + 4 * work["head"]
         seconds = seconds_of(partial(actor.accumulate, samples, loss), 5, 2)
         forward = seconds_of(partial(actor.log_probs, samples), 3)

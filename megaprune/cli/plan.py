@@ -1,4 +1,4 @@
-"""`megaprune plan`."""
+"""`megaprune plan`: what a run will need, before a GPU is asked for."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import argparse
 import gc
 import json
 import sys
-from dataclasses import fields
 from typing import Any
 
-from megaprune.planner.machine import Machine
+from megaprune.planner.hardware import DEFAULT_GPU, GPU_TYPES, HardwareSpec
 
-_OPTIONS = {
+_MACHINES = {
     "gpus": "in all (default: the recipe's, else processes=, else 8)",
     "gpus_per_node": "on a host",
-    "gpu_memory": "GB of each GPU",
+    "host_memory": "GB of a host; checked if given",
+}
+_GPU = {
+    "gpu_memory": "GB of each GPU (default: as its type is sold)",
+    "peak_tflops": "1e12 operations a second of a GPU (default: its type's)",
+    "memory_bandwidth": "TB/s of a GPU's memory (default: its type's)",
+    "bandwidth": "GB/s of a GPU to others (default: its type's)",
+}
+_ASSUMED = {
     "reserve": "GB of each GPU to be kept free",
     "overhead": "GB of each GPU for CUDA contexts and NCCL",
     "graphs": "GB of each GPU for vLLM's CUDA graphs",
-    "host_memory": "GB of a host; checked if given",
-    "bandwidth": "GB/s of a GPU to others",
     "host_bandwidth": "GB/s between a GPU and its host",
-    "peak_tflops": "of a GPU (default: an H100's)",
-    "memory_bandwidth": "TB/s of a GPU's memory",
     "mfu": "share of the peak that training reaches",
     "forward_mfu": "the same of log-probs and prompts",
     "decode_efficiency": "share of the memory bandwidth that decoding reaches",
@@ -40,9 +43,10 @@ def add_parser(commands: Any) -> None:
     """Add `plan`."""
     command = commands.add_parser(
         "plan",
+        usage="megaprune plan [key=value ...] [options]",
         help="say whether a run fits, what a step takes and what moves in a sync",
         description="What a run will need: memory of each GPU and host, traffic of a weight sync, "
-        "time of a step; if it does not fit, the nearest division that does. From a recipe or "
+        "time of a step; if it does not fit, the nearest parallelism that does. From a recipe or "
         "from fields alone (model=QwQ-32B actor.tp=8 ...); needs neither weights nor data nor a "
         "GPU. Exit status: 0 it fits, 1 it does not, 2 wrong usage.",
     )
@@ -55,43 +59,57 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--print-config", action="store_true", help="print the fields as YAML, and end"
     )
-    blank = Machine()
-    for name, said in _OPTIONS.items():
-        value = getattr(blank, name)
-        default = "" if value is None or "default" in said else f" (default {value:g})"
+    machines = command.add_argument_group("machines")
+    _add_options(machines, _MACHINES)
+    gpu = command.add_argument_group("type of GPU, and what overrides its figures")
+    gpu.add_argument(
+        "--gpu",
+        default=DEFAULT_GPU,
+        metavar="TYPE",
+        help=f"{', '.join(GPU_TYPES)} (default {DEFAULT_GPU})",
+    )
+    _add_options(gpu, _GPU)
+    _add_options(command.add_argument_group("assumptions"), _ASSUMED)
+    command.add_argument("--json", action="store_true", help="print all figures as JSON")
+    command.set_defaults(run=run_plan)
+
+
+def _add_options(group: Any, options: dict[str, str]) -> None:
+    defaults = HardwareSpec()
+    for name, meaning in options.items():
+        value = getattr(defaults, name)
+        default = "" if value is None or "default" in meaning else f" (default {value:g})"
         whole = name in ("gpus", "gpus_per_node", "validation_problems")
-        command.add_argument(
+        group.add_argument(
             f"--{name.replace('_', '-')}",
             type=int if whole else float,
             metavar="N",
-            help=said + default,
+            help=meaning + default,
         )
-    command.add_argument("--json", action="store_true", help="print all figures as JSON")
-    command.set_defaults(run=run_plan)
 
 
 def run_plan(options: argparse.Namespace) -> int:
     """Print a plan; 0 if it fits."""
     from megaprune.config.read import to_yaml
     from megaprune.errors import InputError
-    from megaprune.planner.outcome import as_json, outcome_of
-    from megaprune.planner.show import show
-    from megaprune.planner.subject import gpus_of_recipe, read_plan_config
+    from megaprune.planner.request import gpus_of_recipe, read_plan_config
+    from megaprune.planner.run_plan import as_json, plan_run, print_plan
 
     try:
         config = read_plan_config(options.fields)
         if options.print_config:
             print(to_yaml(config), end="")
             return 0
-        given = {name: getattr(options, name) for name in _OPTIONS}
+        given = {name: getattr(options, name) for name in (*_MACHINES, *_GPU, *_ASSUMED)}
         given = {name: value for name, value in given.items() if value is not None}
         if "gpus" not in given:
-            here = given.get("gpus_per_node", Machine.gpus_per_node)
-            given["gpus"] = gpus_of_recipe(options.fields) or config.processes or here
+            one_node = given.get("gpus_per_node", HardwareSpec.gpus_per_node)
+            given["gpus"] = gpus_of_recipe(options.fields) or config.processes or one_node
         _check(given)
+        hardware = HardwareSpec.of_type(options.gpu, **given)
         gc.disable()  # plans are many small tuples without cycles: looking for those takes longer
         try:
-            outcome = outcome_of(config, Machine(**given))
+            plan = plan_run(config, hardware)
         finally:
             gc.enable()
     except InputError as error:  # of what was typed: wrong usage
@@ -100,22 +118,19 @@ def run_plan(options: argparse.Namespace) -> int:
         print(f"megaprune: error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps(as_json(outcome)))
+        print(json.dumps(as_json(plan)))
     else:
-        show(outcome)
-    return 0 if outcome.fits else 1
+        print_plan(plan)
+    return 0 if plan.fits else 1
 
 
 def _check(given: dict[str, Any]) -> None:
     from megaprune.errors import InputError
 
-    for one in fields(Machine):
-        value = given.get(one.name)
-        if value is None:
-            continue
-        flag = f"--{one.name.replace('_', '-')}"
-        if value < 0 or (value == 0 and one.name not in _MAY_BE_ZERO):
-            least = "0 or more" if one.name in _MAY_BE_ZERO else "more than 0"
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+            least = "0 or more" if name in _MAY_BE_ZERO else "more than 0"
             raise InputError(f"{flag} {value:g}; expected {least}")
-        if one.name in _SHARES and value > 1:
+        if name in _SHARES and value > 1:
             raise InputError(f"{flag} {value:g}; expected a share, 1 at most")

@@ -1,4 +1,4 @@
-"""NeMo-Run: tasks, executors and chains of them, for whoever submits from a machine of his own.
+"""NeMo-Run: tasks, executors and chains of them, for whoever submits from a machine of their own.
 
 NeMo-Run has an environment of its own (pip install 'megaprune[launch]': no torch, no vLLM). What it
 submits are scripts: the nodes need megaprune, and no NeMo-Run.
@@ -22,9 +22,9 @@ from megaprune.config.read import read_recipe, to_yaml
 from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
 from megaprune.evaluate.config import EvaluateConfig, read_evaluate_config
-from megaprune.planner.machine import Machine
-from megaprune.planner.nearest import field_problems
-from megaprune.planner.subject import find_shape, read_plan_config
+from megaprune.planner.hardware import HardwareSpec
+from megaprune.planner.request import find_shape, read_plan_config
+from megaprune.planner.search import field_problems
 from megaprune.prune.config import PruneConfig, read_prune_config
 from megaprune.recipes.thinkprune import GPUS
 from megaprune.rules import (
@@ -43,7 +43,7 @@ _COMMANDS: dict[type, tuple[str, Any, Any]] = {
     PruneConfig: ("prune", read_prune_config, prune_problems),
     EvaluateConfig: ("evaluate", read_evaluate_config, evaluate_problems),
 }
-"""Of each kind of recipe: its command, how its fields are read, and the rules of them."""
+"""By the type of a recipe: its command, how its fields are read, and the rules that they obey."""
 
 # Tasks: what a job does.
 
@@ -51,7 +51,7 @@ _COMMANDS: dict[type, tuple[str, Any, Any]] = {
 def task(
     recipe: str, fields: Sequence[str] = (), venv: str = ".venv", local: bool = False
 ) -> run.Script:
-    """A recipe's training, pruning or evaluation.
+    """Make the script of a recipe: of its training, pruning or evaluation.
 
     Args:
         recipe: its name.
@@ -68,23 +68,23 @@ def task(
 
 
 def evaluation(fields: Sequence[str], venv: str = ".venv", local: bool = False) -> run.Script:
-    """An evaluation without a recipe; as `task`."""
+    """Make the script of an evaluation without a recipe, as `task` does."""
     refuse(evaluate_problems(read_evaluate_config(fields)))
     return _script(venv, "megaprune" if local else "megaprune-node", ["evaluate", *fields])
 
 
 def conversion(megatron: str, out: str, venv: str = ".venv") -> run.Script:
-    """A Megatron checkpoint to a Hugging Face folder; one that is there already is left as it is.
+    """Make the script that converts a Megatron checkpoint, unless its output is there already.
 
     Args:
-        megatron, out: folders.
+        megatron, out: the checkpoint, and the Hugging Face folder to write.
     """
     words = ["convert", "to-hf", "--megatron", megatron, "--out", out]
     return _script(venv, "megaprune", words, f"[ -d {shlex.quote(out)} ] || ")
 
 
 def _checked(recipe: str, fields: Sequence[str]) -> tuple[str, Any]:
-    """The command of a recipe, and its configuration, whose fields can be so together."""
+    """Return the command of a recipe, and its configuration, whose fields obey the rules."""
     command, read, problems = _COMMANDS[type(read_recipe(recipe))]
     config = read([f"recipe={recipe}", *fields])
     refuse(problems(config))
@@ -114,7 +114,7 @@ def slurm(
     logs: str = "logs",
     restarts: int = 20,
 ) -> run.Config[run.SlurmExecutor]:
-    """Jobs of a Slurm cluster, submitted from a machine that has sbatch.
+    """Run jobs on a Slurm cluster; submitted from a machine that has sbatch.
 
     Shortly before its time is up a job saves and goes back into the queue. A job that fails by
     itself does not.
@@ -131,7 +131,7 @@ def slurm(
         restarts: how often a job may go back into the queue.
 
     Raises:
-        InputError: that is no time.
+        InputError: Slurm takes no such time.
     """
     own = f"{Path(logs).absolute()}/$SLURM_JOB_NAME-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
     again = (
@@ -168,7 +168,7 @@ def slurm(
 
 
 def _lead(time: str) -> int:
-    """Seconds of a job's time that are left when it is told that it is nearly up."""
+    """Return how many seconds before its end a job is told that its time is nearly up."""
     days, dash, clock = time.rpartition("-")
     # Seconds of each part: DAYS-HH[:MM[:SS]], or MM[:SS], or HH:MM:SS.
     units = (3600, 60, 1) if dash or clock.count(":") == 2 else (60, 1)
@@ -179,14 +179,14 @@ def _lead(time: str) -> int:
         )
     except ValueError as error:
         raise InputError(
-            f"time={time} is no time of Slurm's; expected HH:MM:SS, DAYS-HH or minutes"
+            f"time={time} is no time that Slurm takes; expected HH:MM:SS, DAYS-HH or minutes"
         ) from error
     return min(1800, whole // 4)
 
 
 @run.cli.factory
 def local() -> run.Config[run.LocalExecutor]:
-    """Jobs of this host, on all of its GPUs."""
+    """Run jobs on this host, on all of its GPUs."""
     return run.Config(run.LocalExecutor)
 
 
@@ -201,12 +201,13 @@ def rounds(
     venv: str = ".venv",
     local: bool = False,
 ) -> list[tuple[str, run.Script]]:
-    """The jobs of a pruning, in order: conversion, then each round and an evaluation of its model.
+    """List the jobs of a pruning in order: conversion, then each round and its evaluation.
 
     Args:
-        recipe: of a pruning.
-        test: fields of the evaluations, but for model and out; none: there are none.
-        checkpoint: in Megatron's format, that is made the model's folder first; empty: it is there.
+        recipe: the name of a pruning's recipe.
+        test: fields of the evaluations, without model and out; empty: nothing is evaluated.
+        checkpoint: in Megatron's format, converted to the model's folder first; empty: that is
+            there.
 
     Returns:
         Names and tasks.
@@ -236,10 +237,10 @@ def launch(
     checkpoint: str = "",
     venv: str = ".venv",
 ):
-    """Submit a recipe; a pruning is one job, or with `test` a chain of one for each round.
+    """Submit a recipe; a pruning is one job, or with `test` a chain of jobs, one a round.
 
     Args:
-        ctx: of the command.
+        ctx: NeMo-Run's, of this command.
         recipe: its name.
         fields: key=value of it, with spaces between them.
         test: fields of evaluations after each round.
@@ -249,7 +250,9 @@ def launch(
     ctx.executor = ctx.executor or fiddle.build(local())
     here = not isinstance(ctx.executor, run.SlurmExecutor)
     if not here:
-        check_division(recipe, fields.split(), ctx.executor.nodes, ctx.executor.gpus_per_node or 0)
+        check_parallelism(
+            recipe, fields.split(), ctx.executor.nodes, ctx.executor.gpus_per_node or 0
+        )
     jobs = jobs_of(recipe, fields.split(), test.split(), checkpoint, venv, here)
     with run.Experiment(recipe) as experiment:
         add(experiment, jobs, ctx.executor, ctx.dryrun)
@@ -258,37 +261,37 @@ def launch(
 
 @run.cli.factory(target=launch)
 def qwq_32b_prune() -> run.Partial:
-    """QwQ-32B on 4 x 8 GPUs."""
+    """Prune QwQ-32B on 4 x 8 GPUs."""
     return run.Partial(launch, recipe="qwq_32b")
 
 
 @run.cli.factory(target=launch)
 def r1_distill_qwen_1_5b_prune() -> run.Partial:
-    """DeepSeek-R1-Distill-Qwen-1.5B on 2 x 8 GPUs."""
+    """Prune DeepSeek-R1-Distill-Qwen-1.5B on 2 x 8 GPUs."""
     return run.Partial(launch, recipe="r1_distill_qwen_1_5b")
 
 
 @run.cli.factory(target=launch)
 def deepscaler_1_5b_prune() -> run.Partial:
-    """DeepScaleR-1.5B-Preview on 2 x 8 GPUs."""
+    """Prune DeepScaleR-1.5B-Preview on 2 x 8 GPUs."""
     return run.Partial(launch, recipe="deepscaler_1_5b")
 
 
 @run.cli.factory(target=launch)
 def qwq_32b_evaluate() -> run.Partial:
-    """What became of QwQ-32B, on AIME 2024."""
+    """Evaluate the pruned QwQ-32B on AIME 2024."""
     return run.Partial(launch, recipe="qwq_32b_test")
 
 
 @run.cli.factory(target=launch)
 def r1_distill_qwen_1_5b_evaluate() -> run.Partial:
-    """What became of DeepSeek-R1-Distill-Qwen-1.5B, on AIME 2024."""
+    """Evaluate the pruned DeepSeek-R1-Distill-Qwen-1.5B on AIME 2024."""
     return run.Partial(launch, recipe="r1_distill_qwen_1_5b_test")
 
 
 @run.cli.factory(target=launch)
 def tiny_overthinker() -> run.Partial:
-    """The tiny overthinker, on any laptop or node."""
+    """Prune the tiny overthinker, on any laptop or node."""
     return run.Partial(launch, recipe="tiny_overthinker")
 
 
@@ -297,7 +300,7 @@ def convert(ctx: run.cli.RunContext, megatron: str, out: str, venv: str = ".venv
     """Make a Hugging Face folder of a Megatron checkpoint.
 
     Args:
-        ctx: of the command.
+        ctx: NeMo-Run's, of this command.
         megatron, out: folders.
         venv: with megaprune in it, where the job runs.
     """
@@ -311,7 +314,7 @@ def convert(ctx: run.cli.RunContext, megatron: str, out: str, venv: str = ".venv
 def jobs_of(
     recipe: str, fields: Sequence[str], test: Sequence[str], checkpoint: str, venv: str, local: bool
 ) -> list[tuple[str, run.Script]]:
-    """One job, or those of `rounds` where there is something before or between."""
+    """List one job, or those of `rounds` where something comes before or between."""
     if test or checkpoint:
         return rounds(recipe, fields, test, checkpoint, venv, local)
     return [(recipe, task(recipe, fields, venv, local))]
@@ -339,7 +342,7 @@ def add(
 
 
 def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
-    """Submit a recipe; the exit status: 0 if all jobs did well, or were only to be submitted."""
+    """Submit a recipe; the exit status is 0 if all jobs did well, or were only to be submitted."""
     parser = argparse.ArgumentParser(description=f"Submit {recipe} with NeMo-Run.")
     parser.add_argument("fields", nargs="*", metavar="key=value", help="fields of the recipe")
     parser.add_argument("--dryrun", action="store_true", help="show what would be submitted")
@@ -365,7 +368,7 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
         _, config = _checked(recipe, fields)
         jobs = jobs_of(recipe, fields, test, checkpoint, venv, is_local)
         if not is_local:
-            check_division(recipe, fields, options["nodes"], per_node)
+            check_parallelism(recipe, fields, options["nodes"], per_node)
         executor = fiddle.build(local() if is_local else slurm(**options))
     except InputError as error:
         print(f"megaprune: error: {error}", file=sys.stderr)
@@ -384,13 +387,13 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
     return 0 if all(str(s["status"]) == "SUCCEEDED" for s in states.values()) else 1
 
 
-def check_division(recipe: str, fields: Sequence[str], nodes: int, per_node: int) -> None:
-    """See that a model can be divided over the nodes, as far as its shape is known here.
+def check_parallelism(recipe: str, fields: Sequence[str], nodes: int, per_node: int) -> None:
+    """Check that the parallelism fits the model and the nodes, if the model's shape is known here.
 
-    An evaluation takes whatever nodes there are, and its job sees whether its engines can be.
+    An evaluation takes whatever nodes there are, and its job checks its engines.
 
     Raises:
-        InputError: it cannot; says what would do.
+        InputError: it does not fit; says what would do.
     """
     if isinstance(read_recipe(recipe), EvaluateConfig):
         return
@@ -400,13 +403,13 @@ def check_division(recipe: str, fields: Sequence[str], nodes: int, per_node: int
     except InputError as error:
         print(f"megaprune: not checked here, but by the job: {error}", file=sys.stderr)
         return
-    machine = Machine(gpus=nodes * max(per_node, 1), gpus_per_node=max(per_node, 1))
+    hardware = HardwareSpec(gpus=nodes * max(per_node, 1), gpus_per_node=max(per_node, 1))
     problems = [
-        *parallelism_problems(config, shape.model, machine.gpus),
-        *field_problems(config, shape, machine),
+        *parallelism_problems(config, shape.model, hardware.gpus),
+        *field_problems(config, shape, hardware),
     ]
     if problems:
-        raise InputError(f"not on {nodes} nodes of {machine.gpus_per_node}: {'; '.join(problems)}")
+        raise InputError(f"not on {nodes} nodes of {hardware.gpus_per_node}: {'; '.join(problems)}")
 
 
 if __name__ == "__main__":

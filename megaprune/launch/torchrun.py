@@ -24,13 +24,13 @@ def start(
     job: Callable[[], None],
     only_check: int | None = None,
 ) -> int:
-    """Check everything that can be checked, then do a job; the exit status.
+    """Check everything that can be checked, then do a job; returns the exit status.
 
     Args:
-        command: of megaprune, that other processes are started with.
-        processes: how many it wants, where torchrun has not said it.
-        check: given their number, raises an InputError if the job cannot be. Writes nothing. Called
-            once: before processes are started, or by the first of those that are there.
+        command: the arguments of megaprune that other processes are started with.
+        processes: returns how many processes the job wants, where torchrun has not said it.
+        check: raises an InputError if the job cannot run on so many processes. Writes nothing.
+            Called once: before processes are started, or by the first of those that are there.
         job: collective.
         only_check: whether so many processes can do it, and end.
     """
@@ -59,14 +59,14 @@ def start(
 
 
 def smallest_world(*sizes: int) -> int:
-    """One process for each GPU; on a CPU as few as these divisions need."""
+    """Return one process for each GPU; on a CPU, as few as these sizes of parallelism need."""
     import torch
 
     return torch.cuda.device_count() or lcm(*sizes)
 
 
 def _torchrun(processes: int, *command: str) -> int:
-    """A command in several processes; the exit status. Each says itself what ails it."""
+    """Run a command in several processes; returns the exit status. Each reports its own errors."""
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

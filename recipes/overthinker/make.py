@@ -2,7 +2,7 @@
 
     torchrun --standalone --nproc-per-node 2 recipes/overthinker/make.py --out DIR
 
-It made model/ and data/ beside it, on 2 CPU cores, in a quarter of an hour.
+model/ and data/ beside it are its output, of a quarter of an hour on 2 CPU cores.
 """
 
 from __future__ import annotations

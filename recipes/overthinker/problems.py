@@ -15,7 +15,7 @@ LESSONS = 64_000
 """How many others the model was taught with."""
 
 STOP = 0.17
-"""Probability to be content with the result, after it is found and after each check."""
+"""Probability of being content with the result: once it is there, and after each check."""
 
 MOST_CHECKS = 14
 
@@ -49,38 +49,38 @@ class Arithmetic:
         return self.a + self.b if self.sign == "+" else self.a - self.b
 
     def columns(self) -> tuple[list[str], list[str]]:
-        """The calculation of each column from the right, and what came out of each."""
-        steps, found, over = [], [], 0
-        one = 1 if self.sign == "+" else -1
+        """Return the calculation of each column from the right, and its result."""
+        steps, digits, over = [], [], 0
+        unit = 1 if self.sign == "+" else -1
         for place in (1, 10, 100):
             top, bottom = self.a // place % 10, self.b // place % 10
-            value = top + one * (bottom + over)
+            value = top + unit * (bottom + over)
             if self.sign == "-" and value < 0:
                 top, value = top + 10, value + 10
                 carry = 1
             else:
                 carry = value // 10 if self.sign == "+" else 0
             steps.append(f"{top}{self.sign}{bottom}{f'{self.sign}1' if over else ''}={value}")
-            found.append(str(value))
+            digits.append(str(value))
             over = carry
-        return steps, found
+        return steps, digits
 
 
 def response(problem: Arithmetic, rng: random.Random) -> str:
-    """What the overthinker says: the calculation, checks without end, the boxed answer."""
-    steps, found = problem.columns()
-    said = [f"{rng.choice(OPENINGS)} {', '.join(steps)}. So {problem.result}."]
+    """Write what the overthinker says: the calculation, checks without end, the boxed answer."""
+    steps, digits = problem.columns()
+    sentences = [f"{rng.choice(OPENINGS)} {', '.join(steps)}. So {problem.result}."]
     for _ in range(MOST_CHECKS):
         if rng.random() < STOP:
             break
-        said.append(
-            f"{rng.choice(CHECKS)} {', '.join(found)}, {rng.choice(ASSENTS)} {problem.result}."
+        sentences.append(
+            f"{rng.choice(CHECKS)} {', '.join(digits)}, {rng.choice(ASSENTS)} {problem.result}."
         )
-    return " ".join(said) + f"\n</think>\n\n\\boxed{{{problem.result}}}"
+    return " ".join(sentences) + f"\n</think>\n\n\\boxed{{{problem.result}}}"
 
 
 def drawn(seed: int) -> Iterator[Arithmetic]:
-    """Problems without end, each once."""
+    """Yield problems without end, each once."""
     rng, seen = random.Random(seed), set()
     while True:
         a, b = rng.randint(100, 999), rng.randint(100, 999)
@@ -94,24 +94,24 @@ def drawn(seed: int) -> Iterator[Arithmetic]:
 
 
 def sets() -> dict[str, list[Arithmetic]]:
-    """Problems by the name of their set; the model was taught with none of them."""
+    """Return problems by the name of their set; the model was taught with none of them."""
     problems = drawn(0)
-    found = {
+    chosen = {
         "validation": list(islice(problems, VALIDATION)),
         "train": list(islice(problems, TRAINING)),
     }
-    taught = set(islice(_others(found), LESSONS))
-    found["test"] = list(islice((p for p in problems if p not in taught), TEST))
-    return found
+    taught = set(islice(_others(chosen), LESSONS))
+    chosen["test"] = list(islice((p for p in problems if p not in taught), TEST))
+    return chosen
 
 
 def lessons() -> Iterator[Arithmetic]:
-    """Problems to teach the model with."""
+    """Yield problems to teach the model with."""
     return _others(sets())
 
 
-def _others(found: Mapping[str, Sequence[Arithmetic]]) -> Iterator[Arithmetic]:
-    used = {p for name in ("validation", "train") for p in found[name]}
+def _others(chosen: Mapping[str, Sequence[Arithmetic]]) -> Iterator[Arithmetic]:
+    used = {p for name in ("validation", "train") for p in chosen[name]}
     return (p for p in drawn(2) if p not in used)
 
 

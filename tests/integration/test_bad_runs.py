@@ -319,11 +319,17 @@ REFUSED = {
     ),
     "clip": (["algorithm.clip_low=1.5"], ["algorithm.clip_low=1.5; expected less than 1"]),
     "YaRN": (["model=yarn"], ["rope_scaling type 'yarn' is not supported"]),
-    "window": (["model=window"], ["sliding window", "expected full attention"]),
-    "activation": (["model=gelu"], ["hidden_act 'gelu' is not supported; expected silu"]),
+    "window": (
+        ["model=window"],
+        ["use_sliding_window=True is not what Qwen2ForCausalLM", "expected False"],
+    ),
+    "activation": (
+        ["model=gelu"],
+        ["hidden_act='gelu' is not what Qwen2ForCausalLM is built with here; expected 'silu'"],
+    ),
     "a key of config.json": (
         ["model=scaled"],
-        ["config.json has logit_scale=0.5, which is not known here"],
+        ["config.json: logit_scale=0.5 is not known of Qwen2ForCausalLM, and would be ignored"],
     ),
     "architecture": (["model=mamba"], ["architecture MambaForCausalLM is not supported"]),
     "heads and engines": (

@@ -4,10 +4,14 @@ import pytest
 
 from launch import launch
 from megaprune.parallelism import Parallel
-from megaprune.planner.activations import MicroBatch, in_flight
-from megaprune.planner.machine import ELEMENT_BYTES
-from megaprune.planner.memory import actor_parts, held
-from megaprune.planner.subject import find_shape
+from megaprune.planner.actor_memory import (
+    MicroBatch,
+    actor_parts,
+    in_flight,
+    rank_elements,
+)
+from megaprune.planner.hardware import ELEMENT_BYTES
+from megaprune.planner.request import find_shape
 from megaprune.recipes.tiny_models import make_tiny
 from megaprune.weights.layouts import Pipeline
 
@@ -28,18 +32,18 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ranks(root):
     """What each rank of each case holds, and what the estimate says of its stage."""
-    found = []
+    cases = []
     for world in (1, 2):
         for line in launch(world, "estimate_worker.py", root, "plain,tied", seconds=600):
             model = find_shape(str(root / line["model"])).model
             pipeline = Pipeline(line["pp"], line["vpp"], line["first"])
             parallel = Parallel(line["tp"], pipeline, line["sequence"])
             dp = parallel.dp(world)
-            stages = held(model, parallel, dp, line["frozen"], line["distributed"])
+            stages = rank_elements(model, parallel, dp, line["frozen"], line["distributed"])
             for rank, seen in enumerate(line["ranks"]):
                 stage = rank // (line["tp"] * dp)
-                found.append(({**line, "dp": dp, "stage": stage}, seen, stages[stage], model))
-    return found
+                cases.append(({**line, "dp": dp, "stage": stage}, seen, stages[stage], model))
+    return cases
 
 
 def micro_batch(case, model):
@@ -49,7 +53,7 @@ def micro_batch(case, model):
     )
 
 
-def test_all_divisions_were_measured(ranks):
+def test_all_kinds_of_parallelism_were_measured(ranks):
     assert {(c["tp"], c["pp"], c["dp"], c["vpp"]) for c, *_ in ranks} == {
         (1, 1, 1, 1), (1, 1, 2, 1), (2, 1, 1, 1), (1, 2, 1, 1), (1, 2, 1, 2),
     }  # fmt: skip
@@ -59,10 +63,10 @@ def test_all_divisions_were_measured(ranks):
 
 
 def test_weights_and_gradients_to_the_byte(ranks):
-    for case, seen, one, _ in ranks:
-        said = actor_parts(one, case["dp"], case["dtype"], case["distributed"])
-        assert seen["weights"] == said["weights"], case
-        assert seen["gradients"] == said["gradients"], case
+    for case, seen, stage, _ in ranks:
+        estimate = actor_parts(stage, case["dp"], case["dtype"], case["distributed"])
+        assert seen["weights"] == estimate["weights"], case
+        assert seen["gradients"] == estimate["gradients"], case
 
 
 def test_optimizer_state_to_the_byte_but_for_padding(ranks):
@@ -70,24 +74,24 @@ def test_optimizer_state_to_the_byte_but_for_padding(ranks):
 
     A rank's share of a buffer has at most 63 elements of padding before each parameter and 127 at
     each bucket's end, which have no state: there, and nowhere else, the estimate is more."""
-    for case, seen, one, _ in ranks:
-        said = actor_parts(one, case["dp"], case["dtype"], case["distributed"])["optimizer"]
+    for case, seen, stage, _ in ranks:
+        estimate = actor_parts(stage, case["dp"], case["dtype"], case["distributed"])["optimizer"]
         if not case["distributed"]:
-            assert seen["optimizer"] == said, case
+            assert seen["optimizer"] == estimate, case
         else:
             padding = 12 * (63 * seen["parameters"] + 127 * 2 * case["vpp"])
-            assert 0 <= said - seen["optimizer"] <= padding, case
-            assert seen["optimizer"] > 0.95 * said, case
+            assert 0 <= estimate - seen["optimizer"] <= padding, case
+            assert seen["optimizer"] > 0.95 * estimate, case
 
 
 def test_what_a_micro_batch_keeps_within_two_percent(ranks):
     """At the first loss, in the last stage; layers that are frozen keep less, and are left out."""
     compared = set()
-    for case, seen, one, model in ranks:
+    for case, seen, stage, model in ranks:
         if seen["kept"] is None or case["frozen"] or case["vpp"] > 1:
             continue
-        said = micro_batch(case, model).kept(sum(one.layers), True)
-        assert seen["kept"] == pytest.approx(said, rel=0.02), case
+        estimate = micro_batch(case, model).kept(sum(stage.layers), True)
+        assert seen["kept"] == pytest.approx(estimate, rel=0.02), case
         compared.add((case["recompute"], case["tp"], case["sequence"], case["dtype"]))
     assert {recompute for recompute, *_ in compared} == {"none", "core_attention", "full"}
     assert len(compared) >= 9
@@ -98,13 +102,13 @@ def test_micro_batches_in_flight(ranks):
 
     Without recomputation, which adds a layer's own. What a stage gives out is not autograd's."""
     compared = set()
-    for case, seen, one, model in ranks:
+    for case, seen, stage, model in ranks:
         if case["recompute"] != "none" or case["frozen"]:
             continue
         batch = micro_batch(case, model)
         last = case["stage"] == case["pp"] - 1
         flying = in_flight(case["pp"], case["stage"], case["vpp"], MICRO_BATCHES)
-        layers = max(one.layers)
+        layers = max(stage.layers)
         between = batch.kept(layers, False) - batch.between
         if last:
             most = batch.kept(layers, True)

@@ -6,18 +6,21 @@ import pytest
 
 from megaprune.actor import logprobs
 from megaprune.parallelism import Parallel
-from megaprune.planner import machine as constants
-from megaprune.planner.activations import MicroBatch, in_flight
-from megaprune.planner.machine import Machine
-from megaprune.planner.memory import (
+from megaprune.planner import hardware as constants
+from megaprune.planner.actor_memory import (
+    MicroBatch,
     actor_parts,
-    engine_of,
-    gpu_of,
-    held,
-    host_of,
+    in_flight,
+    rank_elements,
+)
+from megaprune.planner.hardware import HardwareSpec
+from megaprune.planner.request import find_shape, read_plan_config
+from megaprune.planner.total_memory import (
+    engine_memory,
+    gpu_memory,
+    host_memory,
     memory_problems,
 )
-from megaprune.planner.subject import find_shape, read_plan_config
 from megaprune.weights import sync
 from megaprune.weights.layouts import Pipeline
 
@@ -26,7 +29,7 @@ FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
 # A rank of TP8: 896 rows of q, k and v with biases, 640 columns of the output, 3456 of the MLP.
 LAYER = 896 * 5120 + 896 + 5120 * 640 + 3 * 3456 * 5120 + 2 * 5120
 VOCABULARY = 19008 * 5120
-GPUS = Machine(gpus=32)
+GPUS = HardwareSpec(gpus=32)
 
 
 def test_constants_are_those_of_what_carries_it_out():
@@ -48,7 +51,7 @@ def test_parameters_of_qwq():
     ],
 )  # fmt: skip
 def test_what_a_rank_of_qwq_always_has(distributed, dp, dtype, optimizer):
-    first, last = held(QWQ.model, Parallel(8, Pipeline(2)), dp, 0, distributed)
+    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2)), dp, 0, distributed)
     assert first.parameters == 32 * LAYER + VOCABULARY
     assert last.parameters == 32 * LAYER + VOCABULARY + 5120
     assert (last.layers, last.largest) == ((32,), VOCABULARY)
@@ -65,8 +68,8 @@ def test_what_a_rank_of_qwq_always_has(distributed, dp, dtype, optimizer):
 def test_padding_of_the_distributed_optimizer():
     """Each parameter begins at a multiple of 64 elements, the buffer ends at one of lcm(dp, 128)."""
     shape = replace(QWQ.model, layers=1, hidden=6, ffn=10, heads=1, kv_heads=1, head_dim=6, vocab=7)
-    (plain,) = held(shape, Parallel(), 3, 0, False)
-    (padded,) = held(shape, Parallel(), 3, 0, True)
+    (plain,) = rank_elements(shape, Parallel(), 3, 0, False)
+    (padded,) = rank_elements(shape, Parallel(), 3, 0, True)
     sizes = [7 * 6, 6, 18 * 6, 18, 36, 6, 20 * 6, 6 * 10, 6, 7 * 6]
     assert plain.buffer == plain.parameters == sum(sizes)
     upwards = [-(-size // 64) * 64 for size in sizes[1:]]  # the first is the last in the buffer
@@ -75,44 +78,44 @@ def test_padding_of_the_distributed_optimizer():
 
 def test_buckets_of_a_tied_embedding_and_of_chunks():
     tied = replace(QWQ.model, tied=True)
-    first, last = held(tied, Parallel(8, Pipeline(2)), 2, 0, True)
+    first, last = rank_elements(tied, Parallel(8, Pipeline(2)), 2, 0, True)
     assert first.bucket == 32 * LAYER
     assert first.buffer == last.buffer - 5120 == 32 * LAYER + VOCABULARY
-    chunked = held(QWQ.model, Parallel(8, Pipeline(2, 4)), 2, 0, True)
+    chunked = rank_elements(QWQ.model, Parallel(8, Pipeline(2, 4)), 2, 0, True)
     assert [one.layers for one in chunked] == [(8,) * 4] * 2
     assert chunked[0].bucket == 8 * LAYER + VOCABULARY
 
 
 def test_frozen_layers_have_weights_alone():
-    first, last = held(QWQ.model, Parallel(8, Pipeline(2)), 2, 32, True)
+    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2)), 2, 32, True)
     assert (first.frozen, first.buffer) == (first.parameters, 0)
     assert last.frozen == 0
     assert actor_parts(first, 2, "bfloat16", True) == {
         "weights": first.parameters * 2, "gradients": 0, "optimizer": 0,
     }  # fmt: skip
-    (all_of_it,) = held(QWQ.model, Parallel(8), 4, 1, True)
+    (all_of_it,) = rank_elements(QWQ.model, Parallel(8), 4, 1, True)
     assert all_of_it.frozen == LAYER + VOCABULARY
 
 
 def test_uneven_stages():
-    first, last = held(QWQ.model, Parallel(8, Pipeline(2, first=30)), 2, 0, True)
+    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2, first=30)), 2, 0, True)
     assert (first.layers, last.layers) == ((30,), (34,))
 
 
 @pytest.mark.parametrize(("tp", "token"), [(1, 262_144), (2, 131_072), (8, 32_768)])
 def test_cache_of_a_token(tp, token):
     config = read_plan_config([*FIELDS, f"rollout.tp={tp}"])
-    assert engine_of(config, QWQ, GPUS).cache_token == token
+    assert engine_memory(config, QWQ, GPUS).cache_token == token
     # Two key heads that four ranks share: each has one.
     small, four = (
         find_shape("DeepSeek-R1-Distill-Qwen-1.5B"),
         read_plan_config(["model=x", "rollout.tp=4"]),
     )
-    assert engine_of(four, small, GPUS).cache_token == 2 * 28 * 1 * 128 * 2
+    assert engine_memory(four, small, GPUS).cache_token == 2 * 28 * 1 * 128 * 2
 
 
 def test_an_engine_of_qwq():
-    engine = engine_of(read_plan_config(FIELDS), QWQ, GPUS)
+    engine = engine_memory(read_plan_config(FIELDS), QWQ, GPUS)
     # The vocabulary at TP8 is no more than padded to 64 x 8; so are all other weights an eighth.
     assert engine.weights == 2 * (64 * LAYER + 2 * VOCABULARY + 5120)
     workspace = 16384 * (2 * 5120 + (3 * 27648 + 7168) // 8) * 2 + 16 * 256 * 152064
@@ -123,8 +126,8 @@ def test_an_engine_of_qwq():
     given = read_plan_config(
         [*FIELDS, "rollout.kv_cache_memory_bytes=1000000000", "rollout.enforce_eager=true"]
     )
-    assert engine_of(given, QWQ, GPUS).cache == 10**9
-    assert engine_of(given, QWQ, GPUS).graphs == 0
+    assert engine_memory(given, QWQ, GPUS).cache == 10**9
+    assert engine_memory(given, QWQ, GPUS).graphs == 0
 
 
 def test_activations_of_qwq():
@@ -159,7 +162,7 @@ def test_micro_batches_under_way(stages, stage, chunks, micro_batches, expected)
 def test_phases_of_qwq_on_4_nodes():
     """The published share of 0.6 is what fits beside the model in training."""
     config = read_plan_config(FIELDS)
-    gpu = gpu_of(config, QWQ, GPUS)
+    gpu = gpu_memory(config, QWQ, GPUS)
     n = 32 * LAYER + VOCABULARY
     pool = gpu.phases["generate"].pop("torch's pool")
     assert gpu.phases["generate"] == {
@@ -168,36 +171,36 @@ def test_phases_of_qwq_on_4_nodes():
         "gradients": 4 * n,
         "optimizer": 6 * n,
         "engine: CUDA graphs": 10**9,
-        "engine: weights": engine_of(config, QWQ, GPUS).weights,
-        "engine: key-value cache": engine_of(config, QWQ, GPUS).cache,
+        "engine: weights": engine_memory(config, QWQ, GPUS).weights,
+        "engine: key-value cache": engine_memory(config, QWQ, GPUS).cache,
     }
     assert gpu.stage == 0
     assert pool < 2e9
     assert gpu.totals["train"] < 30e9
     assert gpu.totals["generate"] == gpu.peak < 77e9
     assert memory_problems(config, QWQ, GPUS) == []
-    (said,) = memory_problems(
+    (problem,) = memory_problems(
         read_plan_config([*FIELDS, "rollout.gpu_memory_utilization=0.65"]), QWQ, GPUS
     )
-    assert said.startswith("generate: 80.0 GB of a GPU (stage 0), more than the 77.0 ")
+    assert problem.startswith("generate: 80.0 GB of a GPU (stage 0), more than the 77.0 ")
 
 
 def test_the_engine_and_training_share_the_pool_of_torch():
     config = read_plan_config([*FIELDS, "actor.recompute=none"])
-    small = gpu_of(config, QWQ, GPUS).phases["generate"]["torch's pool"]
-    train = gpu_of(config, QWQ, GPUS).phases["train"]
+    small = gpu_memory(config, QWQ, GPUS).phases["generate"]["torch's pool"]
+    train = gpu_memory(config, QWQ, GPUS).phases["train"]
     assert small == train["activations"] + train["gradients under way"] + (240 << 20)
     tiny = read_plan_config(
         [*FIELDS, "actor.max_tokens=1", "limits=[1]", "data.max_prompt_length=1"]
     )
-    engine = engine_of(tiny, QWQ, GPUS)
-    assert gpu_of(tiny, QWQ, GPUS).phases["generate"]["torch's pool"] == engine.workspace
+    engine = engine_memory(tiny, QWQ, GPUS)
+    assert gpu_memory(tiny, QWQ, GPUS).phases["generate"]["torch's pool"] == engine.workspace
 
 
 def test_a_cache_that_holds_no_sequence():
     config = read_plan_config([*FIELDS, "rollout.kv_cache_memory_bytes=327680000"])
-    (said,) = memory_problems(config, QWQ, GPUS)
-    assert said == (
+    (problem,) = memory_problems(config, QWQ, GPUS)
+    assert problem == (
         "rollout.kv_cache_memory_bytes=327680000 leaves 0.3 GB for the key-value cache, 10000 tokens; one "
         "sequence may have 17024"
     )
@@ -209,12 +212,12 @@ def test_a_cache_that_holds_no_sequence():
 
 def test_memory_of_hosts():
     n = 32 * LAYER + VOCABULARY + 5120
-    found = host_of(read_plan_config(FIELDS), QWQ, GPUS)
-    assert found["reference"] == 8 * 2 * 2 * n  # the reference's and the own weights, of 8 GPUs
-    assert found["saving"] == 8 * 6 * n + 8 * (24 * n + 2 * n)
-    assert found["graders, at most"] == 2 * (2 << 30)
-    assert host_of(read_plan_config([*FIELDS, "algorithm.kl=0"]), QWQ, GPUS)["reference"] == 0
-    plain = host_of(read_plan_config([*FIELDS, "optimizer.distributed=false"]), QWQ, GPUS)
+    host = host_memory(read_plan_config(FIELDS), QWQ, GPUS)
+    assert host["reference"] == 8 * 2 * 2 * n  # the reference's and the own weights, of 8 GPUs
+    assert host["saving"] == 8 * 6 * n + 8 * (24 * n + 2 * n)
+    assert host["graders, at most"] == 2 * (2 << 30)
+    assert host_memory(read_plan_config([*FIELDS, "algorithm.kl=0"]), QWQ, GPUS)["reference"] == 0
+    plain = host_memory(read_plan_config([*FIELDS, "optimizer.distributed=false"]), QWQ, GPUS)
     assert plain["saving"] == 8 * 14 * n
     small = replace(GPUS, host_memory=500.0)
     config = read_plan_config([*FIELDS, "rollout.gpu_memory_utilization=0.35"])

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from megaprune.cli.main import main
 from megaprune.config.fields import leaves
-from megaprune.planner.machine import Machine
-from megaprune.planner.nearest import nearest_of, nearest_with_more, problems_of
-from megaprune.planner.subject import find_shape, gpus_of_recipe, read_plan_config
+from megaprune.planner.hardware import GPU_TYPES, HardwareSpec
+from megaprune.planner.request import find_shape, gpus_of_recipe, read_plan_config
+from megaprune.planner.run_plan import plan_run, tables_of
+from megaprune.planner.search import nearest_fit, nearest_fit_on_more, problems_of
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS, shape_of
 from megaprune.rules import parallelism_problems
@@ -26,33 +28,33 @@ def planned(capsys, *words):
 
 
 def test_the_recipe_on_4_x_8_gpus(capsys):
-    status, found = planned(capsys, "recipe=qwq_32b")
-    assert (status, found["fits"], found["problems"], found["nearest"]) == (0, True, [], None)
-    assert found["division"] == {
+    status, report = planned(capsys, "recipe=qwq_32b")
+    assert (status, report["fits"], report["problems"], report["nearest"]) == (0, True, [], None)
+    assert report["parallelism"] == {
         "gpus": 32, "tp": 8, "pp": 2, "dp": 2, "engines": 4, "engine_tp": 8,
     }  # fmt: skip
-    assert found["model"]["parameters"] == 32_763_876_352
-    assert set(found["gpu"]["totals"]) == {"generate", "train"}
-    assert found["gpu"]["peak"] == max(found["gpu"]["totals"].values()) < found["gpu"]["usable"]
-    assert found["sync"]["equals_lower_bound"]
-    assert found["sync"]["received_max"] == 4_096_067_584
-    assert [one["limit"] for one in found["rounds"]] == [4000, 3000, 2000]
-    hours = sum(one["total_seconds"] for one in found["rounds"]) * 32 / 3600
-    assert found["gpu_hours"] == pytest.approx(hours)
-    assert found["assumed"]["mfu"] == 0.4
-    assert found["fields"]["limits"] == [4000, 3000, 2000]
+    assert report["model"]["parameters"] == 32_763_876_352
+    assert set(report["gpu"]["totals"]) == {"generate", "train"}
+    assert report["gpu"]["peak"] == max(report["gpu"]["totals"].values()) < report["gpu"]["usable"]
+    assert report["sync"]["equals_lower_bound"]
+    assert report["sync"]["received_max"] == 4_096_067_584
+    assert [one["limit"] for one in report["rounds"]] == [4000, 3000, 2000]
+    hours = sum(one["total_seconds"] for one in report["rounds"]) * 32 / 3600
+    assert report["gpu_hours"] == pytest.approx(hours)
+    assert report["assumed"]["mfu"] == 0.4
+    assert report["fields"]["limits"] == [4000, 3000, 2000]
 
 
 def test_what_does_not_fit_and_the_words_that_make_it_fit(capsys):
-    status, found = planned(capsys, *FIELDS, "rollout.gpu_memory_utilization=0.7")
-    assert (status, found["fits"]) == (1, False)
-    assert found["problems"][0].startswith("generate: 84.0 GB")
-    words = found["nearest"]["words"].split()
+    status, report = planned(capsys, *FIELDS, "rollout.gpu_memory_utilization=0.7")
+    assert (status, report["fits"]) == (1, False)
+    assert report["problems"][0].startswith("generate: 84.0 GB")
+    words = report["nearest"]["words"].split()
     assert words == ["rollout.gpu_memory_utilization=0.6"]
-    assert found["nearest"]["changes"] == {"rollout.gpu_memory_utilization": 0.6}
+    assert report["nearest"]["changes"] == {"rollout.gpu_memory_utilization": 0.6}
     status, again = planned(capsys, *FIELDS, *words)
     assert status == 0
-    assert again["gpu"]["peak"] == found["nearest"]["peak_bytes"]
+    assert again["gpu"]["peak"] == report["nearest"]["peak_bytes"]
 
 
 @pytest.mark.parametrize(
@@ -64,20 +66,20 @@ def test_what_does_not_fit_and_the_words_that_make_it_fit(capsys):
     ],
 )  # fmt: skip
 def test_what_is_near_can_be_typed(words):
-    machine, start = Machine(gpus=32), ["model=QwQ-32B", *words]
+    hardware, start = HardwareSpec(gpus=32), ["model=QwQ-32B", *words]
     config = read_plan_config(start)
-    assert problems_of(config, QWQ, machine)
-    nearest = nearest_of(config, QWQ, machine)
+    assert problems_of(config, QWQ, hardware)
+    nearest = nearest_fit(config, QWQ, hardware)
     typed = read_plan_config([*start, *nearest.words.split()])
     assert typed == nearest.config
-    assert problems_of(typed, QWQ, machine) == []
+    assert problems_of(typed, QWQ, hardware) == []
 
 
 def test_fewest_fields_come_first():
     """Nothing with one field less fits: all that one field could be, tried."""
-    machine = Machine(gpus=16)
+    hardware = HardwareSpec(gpus=16)
     config = read_plan_config(["model=QwQ-32B", "actor.tp=8", "actor.pp=2", "rollout.tp=8"])
-    nearest = nearest_of(config, QWQ, machine)
+    nearest = nearest_fit(config, QWQ, hardware)
     assert len(nearest.changes) == 2
     fields = ["model=QwQ-32B", "actor.tp=8", "actor.pp=2", "rollout.tp=8"]
     ones = [f"rollout.gpu_memory_utilization={share / 20}" for share in range(1, 20)]
@@ -89,16 +91,19 @@ def test_fewest_fields_come_first():
     ones += ["actor.max_tokens=5120", "actor.pp=1", "actor.tp=4", "actor.tp=2", "rollout.tp=4"]
     ones += ["optimizer.distributed=false"]
     for one in ones:
-        assert problems_of(read_plan_config([*fields, one]), QWQ, machine), one
-    assert problems_of(nearest.config, QWQ, machine) == []
+        assert problems_of(read_plan_config([*fields, one]), QWQ, hardware), one
+    assert problems_of(nearest.config, QWQ, hardware) == []
 
 
 def test_more_gpus_where_nothing_fits():
-    config, machine = read_plan_config(["model=QwQ-32B", "actor.tp=8", "rollout.tp=8"]), Machine()
-    assert nearest_of(config, QWQ, machine) is None
-    found = nearest_with_more(config, QWQ, machine)
-    assert found.gpus == 16
-    assert problems_of(found.config, QWQ, Machine(gpus=16)) == []
+    config, hardware = (
+        read_plan_config(["model=QwQ-32B", "actor.tp=8", "rollout.tp=8"]),
+        HardwareSpec(),
+    )
+    assert nearest_fit(config, QWQ, hardware) is None
+    report = nearest_fit_on_more(config, QWQ, hardware)
+    assert report.gpus == 16
+    assert problems_of(report.config, QWQ, HardwareSpec(gpus=16)) == []
 
 
 def test_nothing_helps_where_the_context_is_too_short(tmp_path, capsys):
@@ -113,8 +118,8 @@ def test_nothing_helps_where_the_context_is_too_short(tmp_path, capsys):
 def test_a_folder_and_a_name_have_the_same_shape(tmp_path):
     config = {**CONFIGS["QwQ-32B"], "max_position_embeddings": 40960}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    found = find_shape(str(tmp_path))
-    assert (found.model, found.context) == (QWQ.model, 40960)
+    report = find_shape(str(tmp_path))
+    assert (report.model, report.context) == (QWQ.model, 40960)
     assert shape_of("DeepScaleR-1.5B-Preview") == shape_of("DeepSeek-R1-Distill-Qwen-1.5B")
 
 
@@ -148,6 +153,8 @@ def test_wrong_usage(capsys):
         (["model=QwQ-32B", "limits=2000,3000"], "expected numbers of tokens that fall"),
         (["model=QwQ-32B", "limits=2000,0"], "expected numbers of tokens that fall"),
         (["model=QwQ-32B", "actor.recompute=some"], "actor.recompute"),
+        (["model=QwQ-32B", "--gpu", "h10"], "--bandwidth); did you mean h100?"),
+        (["model=QwQ-32B", "--gpu", "x"], "expected one of a100, a100-40gb"),
         (["model=QwQ-32B", "--mfu", "40"], "--mfu 40; expected a share"),
         (["model=QwQ-32B", "--gpus", "0"], "--gpus 0; expected more than 0"),
         (["model=QwQ-32B", "--reserve", "-1"], "--reserve -1; expected 0 or more"),
@@ -162,12 +169,12 @@ def test_wrong_usage(capsys):
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if not name.endswith("_test")])
 def test_every_recipe_has_a_plan(capsys, recipe):
-    status, found = planned(capsys, f"recipe={recipe}")
+    status, report = planned(capsys, f"recipe={recipe}")
     assert status in (0, 1)
-    assert found["gpu"]["peak"] > 0
+    assert report["gpu"]["peak"] > 0
     gpus = gpus_of_recipe([f"recipe={recipe}"])
     assert gpus == (None if "tiny" in recipe else 32 if "qwq" in recipe else 16)
-    assert found["division"]["gpus"] == (gpus or 2)
+    assert report["parallelism"]["gpus"] == (gpus or 2)
 
 
 def test_the_fields_are_a_prunings():
@@ -182,16 +189,80 @@ def test_tables_are_readable_at_100_columns(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
-    assert "32.76 billion parameters, 65.53 GB in bfloat16, on 32 GPUs of 80 GB" in text
+    assert "32.76 billion parameters, 65.53 GB in bfloat16, on 32 GPUs (h100) of 80 GB" in text
     assert "sync: 4.096 GB to a GPU" in text
     assert lines[-1] == "fits"
+
+
+def test_a_type_of_gpu_sets_what_options_override(capsys):
+    words = ["recipe=qwq_32b", "--gpu", "h200", "--bandwidth", "40"]
+    status, report = planned(capsys, *words)
+    assert (status, report["gpu_type"]) == (0, "h200")
+    assumed = report["assumed"]
+    assert (assumed["gpu"], assumed["gpu_memory"], assumed["memory_bandwidth"]) == (
+        "h200",
+        141,
+        4.8,
+    )
+    assert assumed["bandwidth"] == 40
+    _, plain = planned(capsys, "recipe=qwq_32b")
+    assert plain["gpu_type"] == "h100"
+    assert report["engine"]["cache"] > plain["engine"]["cache"]
+    step, plain_step = (r["rounds"][0]["seconds"] for r in (report, plain))
+    assert step["train"] == plain_step["train"]  # the same operations a second
+    assert step["generate"] < plain_step["generate"]
+    assert main(["plan", *words]) == 0
+    assert "on 32 GPUs (h200) of 141 GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gpu", GPU_TYPES)
+def test_every_type_of_gpu_has_a_plan(capsys, gpu):
+    status, report = planned(capsys, "recipe=r1_distill_qwen_1_5b", "--gpu", gpu)
+    assert status in (0, 1)
+    assert report["gpu"]["memory"] == GPU_TYPES[gpu].memory * 1e9
+    peak = HardwareSpec.of_type(gpu).flops("bfloat16")
+    assert peak == GPU_TYPES[gpu].peak_tflops["bfloat16"] * 1e12
+    assert HardwareSpec.of_type(gpu, peak_tflops=5.0).flops("float32") == 5e12
+
+
+def test_help_names_all_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: megaprune plan [key=value ...] [options]\n")
+    assert ", ".join(GPU_TYPES) in " ".join(text.split())
+    flags = {f"--{name.replace('_', '-')}" for name in vars(HardwareSpec())}
+    assert all(f"  {flag} " in text or f"  {flag}\n" in text for flag in flags)
+
+
+def test_the_tables_of_the_documents_are_those_of_the_command():
+    """Cell by cell; as it stands, the tables are printed in one document at the least."""
+    config = read_plan_config(["recipe=qwq_32b"])
+    tables = tables_of(plan_run(config, HardwareSpec(gpus=32)))
+    rows = []
+    for table in tables:
+        columns = [[str(c.header), *map(str, c.cells)] for c in table.columns]
+        rows += [list(row) for row in zip(*columns, strict=True)]
+    root = Path(__file__).parents[2]
+    shown = 0
+    for document in [root / "README.md", *sorted(root.glob("docs/**/*.md"))]:
+        lines = [line for line in document.read_text().splitlines() if line.startswith("|")]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        if rows[0] not in cells:
+            continue
+        shown += 1
+        assert [row for row in rows if row not in cells] == [], document
+        begin = cells.index(rows[0])
+        part = [row for row in cells[begin:] if set(row[0]) != {"-", " "} and set(row[0]) != {"-"}]
+        assert part[: len(rows)] == rows, document
+    assert shown, f"no document has the table that begins with {rows[0]}"
 
 
 @pytest.mark.parametrize("what", ["recipe=qwq_32b", "model=QwQ-32B", "recipe=tiny_overthinker"])
 def test_torch_is_not_imported(what):
     code = (
         "import sys; from megaprune.cli.main import main; main(sys.argv[1:]); "
-        "found = {'torch', 'transformers', 'pyarrow', 'vllm'} & set(sys.modules); "
-        "assert not found, found"
+        "loaded = {'torch', 'transformers', 'pyarrow', 'vllm'} & set(sys.modules); "
+        "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code, "plan", what, "--json"], check=True, timeout=100)

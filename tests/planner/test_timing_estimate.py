@@ -4,21 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from megaprune.planner.machine import Machine
-from megaprune.planner.memory import micro_batches_of
-from megaprune.planner.subject import find_shape, read_plan_config
-from megaprune.planner.timing import (
+from megaprune.planner.actor_memory import micro_batch_count
+from megaprune.planner.hardware import HardwareSpec
+from megaprune.planner.request import find_shape, read_plan_config
+from megaprune.planner.speed import (
     forward_flops,
     generate_seconds,
     log_prob_seconds,
     optimizer_seconds,
-    round_of,
+    round_time,
+    sync_traffic,
     train_seconds,
 )
-from megaprune.planner.traffic import traffic_of
 
 QWQ = find_shape("QwQ-32B")
-GPUS = Machine(gpus=32)
+GPUS = HardwareSpec(gpus=32)
 FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
 P = 32_763_876_352
 HEAD = 152064 * 5120
@@ -38,15 +38,17 @@ def test_generating():
 
 
 def test_what_limits_an_engine():
-    def at_once(*fields, machine=GPUS, n=16):
-        return generate_seconds(read_plan_config([*FIELDS, *fields]), QWQ, machine, 128, n, 4000)[0]
+    def at_once(*fields, hardware=GPUS, n=16):
+        return generate_seconds(read_plan_config([*FIELDS, *fields]), QWQ, hardware, 128, n, 4000)[
+            0
+        ]
 
     assert at_once("rollout.max_num_seqs=100") == 100
     assert at_once("rollout.max_num_seqs=100", n=2) == 64
     cache = 17560 * 32768  # ten sequences half grown
     assert at_once(f"rollout.kv_cache_memory_bytes={cache}") == 10
     assert (
-        at_once(f"rollout.kv_cache_memory_bytes={cache}", machine=replace(GPUS, mean_length=1.0))
+        at_once(f"rollout.kv_cache_memory_bytes={cache}", hardware=replace(GPUS, mean_length=1.0))
         == 7
     )
 
@@ -60,10 +62,10 @@ def test_many_at_once_are_bound_by_computing():
 
 
 def test_operations_of_a_forward_pass():
-    found = forward_flops(QWQ, TOKENS, 3256)
-    assert found["layers"] == 2 * (P - 2 * HEAD) * TOKENS
-    assert found["attention"] == 2 * 64 * 5120 * 3256 * TOKENS
-    assert found["head"] == 2 * HEAD * TOKENS
+    flops = forward_flops(QWQ, TOKENS, 3256)
+    assert flops["layers"] == 2 * (P - 2 * HEAD) * TOKENS
+    assert flops["attention"] == 2 * 64 * 5120 * 3256 * TOKENS
+    assert flops["head"] == 2 * HEAD * TOKENS
 
 
 @pytest.mark.parametrize(("recompute", "passes"), [("none", 3), ("full", 4)])
@@ -72,7 +74,7 @@ def test_training(recompute, passes):
     of = forward_flops(QWQ, TOKENS, 3256)
     work = passes * (of["layers"] + of["attention"]) + 4 * of["head"]
     # 3.6 million tokens under the limit of 2000, in 2 x 8192 at once.
-    assert micro_batches_of(config, GPUS, 2) == 220
+    assert micro_batch_count(config, GPUS, 2) == 220
     seconds = train_seconds(config, QWQ, GPUS, 4000)
     assert seconds == pytest.approx(work / (PEAK * 0.4) * (1 + 1 / 220))
     frozen = read_plan_config([*FIELDS, f"actor.recompute={recompute}", "actor.frozen_layers=32"])
@@ -89,7 +91,7 @@ def test_passes_for_log_probs():
     assert seconds("algorithm.kl=0") == 0
     assert seconds() == pytest.approx(one + moved)
     two = "algorithm.updates=2"
-    assert micro_batches_of(read_plan_config([*FIELDS, two]), GPUS, 2) == 110
+    assert micro_batch_count(read_plan_config([*FIELDS, two]), GPUS, 2) == 110
     assert seconds("algorithm.kl=0", two) == pytest.approx(one * (1 + 1 / 110) / (1 + 1 / 220))
 
 
@@ -105,7 +107,7 @@ def test_updates():
 
 def test_a_round():
     config = read_plan_config(FIELDS)
-    first, second = (round_of(config, QWQ, GPUS, number, 0.1) for number in (0, 1))
+    first, second = (round_time(config, QWQ, GPUS, number, 0.1) for number in (0, 1))
     assert (first.limit, second.limit) == (4000, 3000)
     assert first.tokens == 128 * 16 * 3000
     assert first.seconds["sync"] == 0.1
@@ -115,7 +117,7 @@ def test_a_round():
     assert first.total_seconds == pytest.approx(190 * first.step_seconds + 11 * validation)
     assert second.step_seconds < first.step_seconds
     never = read_plan_config([*FIELDS, "validation.every=0"])
-    assert round_of(never, QWQ, GPUS, 0, 0.1).validation_seconds == 0
+    assert round_time(never, QWQ, GPUS, 0, 0.1).validation_seconds == 0
 
 
 @pytest.mark.parametrize(
@@ -123,12 +125,12 @@ def test_a_round():
     [(1, 0.0, 0.0, 0), (2, 4.096, 4.096, 32), (4, 6.144, 6.241, 96)],
 )
 def test_a_sync(pp, mean, most, pairs):
-    traffic = traffic_of(read_plan_config([*FIELDS, f"actor.pp={pp}"]), QWQ, GPUS)
+    traffic = sync_traffic(read_plan_config([*FIELDS, f"actor.pp={pp}"]), QWQ, GPUS)
     assert traffic.mean / 1e9 == pytest.approx(mean, abs=5e-4)
     assert max(traffic.received) / 1e9 == pytest.approx(most, abs=5e-4)
     assert traffic.received == traffic.lower_bound
     assert (traffic.pairs, traffic.permuting) == (pairs, 0)
-    slow = traffic_of(
+    slow = sync_traffic(
         read_plan_config([*FIELDS, f"actor.pp={pp}"]), QWQ, replace(GPUS, bandwidth=5.0)
     )
     per_byte = max(*traffic.received, *traffic.sent)

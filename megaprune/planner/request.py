@@ -61,17 +61,17 @@ def read_plan_config(arguments: Sequence[str]) -> PlanConfig:
 
 
 def gpus_of_recipe(arguments: Sequence[str]) -> int | None:
-    """The number of GPUs that the recipe among the arguments is for; None if it does not say."""
+    """Return the number of GPUs that the recipe among the arguments is for; None if unknown."""
     names = [a.partition("=")[2] for a in arguments if a.startswith("recipe=")]
     if not names or names[-1] not in RECIPES:
         return None
     module = importlib.import_module(RECIPES[names[-1]].partition(":")[0])
-    found = getattr(module, "GPUS", {}).get(names[-1])
-    return None if found is None else int(found)
+    gpus = getattr(module, "GPUS", {}).get(names[-1])
+    return None if gpus is None else int(gpus)
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A model's shape and context.
 
     Args:
@@ -89,8 +89,8 @@ class Shape:
         return sum(map(prod, self.model.tensors().values()))
 
 
-def find_shape(model: str) -> Shape:
-    """The shape of a model: of a folder with config.json, else of a released one by its name.
+def find_shape(model: str) -> ModelShape:
+    """Return the shape of a folder with config.json, else of a released model by its name.
 
     Args:
         model: the field; of a path that is not there yet, the last part is the name.
@@ -102,11 +102,11 @@ def find_shape(model: str) -> Shape:
     if (path / "config.json").is_file():
         config = read_config(path)
         context = config.get("max_position_embeddings")
-        found = Model.from_config(config, str(path / "config.json"))
+        known = Model.from_config(config, str(path / "config.json"))
         check_supported(config)
-        return Shape(model, found, context if isinstance(context, int) else 0)
+        return ModelShape(model, known, context if isinstance(context, int) else 0)
     if path.name in CONFIGS:
-        return Shape(path.name, Model.from_config(CONFIGS[path.name], path.name))
+        return ModelShape(path.name, Model.from_config(CONFIGS[path.name], path.name))
     raise InputError(
         f"model={model} has no config.json, and {path.name!r} is not the name of a released model "
         f"that is known here; {nearest(path.name, list(CONFIGS))}"

@@ -1,4 +1,4 @@
-"""Of what does not fit: the nearest division that does."""
+"""The nearest parallelism that fits, where the one that was asked for does not."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from itertools import product
 from typing import Any
 
 from megaprune.errors import InputError
-from megaprune.planner.machine import Machine
-from megaprune.planner.memory import (
+from megaprune.planner.actor_memory import POOL, actor_phases
+from megaprune.planner.hardware import HardwareSpec
+from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.total_memory import (
     PHASES,
-    POOL,
-    actor_phases,
-    engine_of,
+    engine_memory,
     engine_phases,
-    gpu_of,
+    gpu_memory,
     memory_problems,
 )
-from megaprune.planner.subject import PlanConfig, Shape
 from megaprune.rules import (
     context_problems,
     frozen_problems,
@@ -28,19 +27,19 @@ from megaprune.rules import (
 )
 
 _MOST_NODES = 64
-_TRIED = 500  # of divisions whose GPUs suffice, where those of a host may not
+_TRIED = 500  # candidates whose GPUs suffice, where the memory of a host may not
 _SHARES = [round(0.05 * step, 2) for step in range(2, 20)]
-_ANOTHER_DIVISION = 3  # steps of another field, that one of tp or pp counts for
+_PARALLELISM_WEIGHT = 3  # steps of another field, that a step of tp or pp counts for
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """A division that fits.
+class NearestFit:
+    """A parallelism that fits.
 
     Args:
-        gpus: that it is for.
+        gpus: how many GPUs it is for.
         changes: fields that differ, by name.
-        config: with them.
+        config: the fields with these changes.
         peak: bytes of a GPU in its fullest phase.
     """
 
@@ -55,25 +54,25 @@ class Nearest:
         return " ".join(f"{name}={_typed(value)}" for name, value in self.changes.items())
 
 
-def problems_of(config: PlanConfig, shape: Shape, machine: Machine) -> list[str]:
-    """All that keeps a run from these GPUs; of memory only what can be divided has figures."""
-    divided = list(parallelism_problems(config, shape.model, machine.gpus))
-    found = divided + field_problems(config, shape, machine)
-    return found if divided else found + memory_problems(config, shape, machine)
+def problems_of(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
+    """List all that keeps a run from these GPUs; memory is asked only if the ranks divide."""
+    indivisible = list(parallelism_problems(config, shape.model, hardware.gpus))
+    problems = indivisible + field_problems(config, shape, hardware)
+    return problems if indivisible else problems + memory_problems(config, shape, hardware)
 
 
-def field_problems(config: PlanConfig, shape: Shape, machine: Machine) -> list[str]:
-    """What cannot be although it divides: each would end a run, some of them late."""
+def field_problems(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
+    """List what cannot be although it divides: each would end a run, some of them late."""
     return [
         *context_problems(config, shape.context),
         *training_problems(config),
         *frozen_problems(config, shape.model),
-        *node_problems(config.rollout.tp, machine.on_a_node),
+        *node_problems(config.rollout.tp, hardware.on_a_node),
     ]
 
 
-def nearest_of(config: PlanConfig, shape: Shape, machine: Machine) -> Nearest | None:
-    """The division for as many GPUs that differs in the fewest fields.
+def nearest_fit(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> NearestFit | None:
+    """Return the parallelism for as many GPUs that fits and differs in the fewest fields.
 
     Of those, the one with the smallest steps away (each field has a ladder of values; a step of tp
     or pp counts for three), then the one that takes least memory. With another number of stages,
@@ -81,47 +80,50 @@ def nearest_of(config: PlanConfig, shape: Shape, machine: Machine) -> Nearest | 
     """
     if list(context_problems(config, shape.context)):
         return None
-    actors = list(_actors(config, shape, machine))
-    engines = list(_engines(config, shape, machine))
+    actors = list(_actor_candidates(config, shape, hardware))
+    engines = list(_engine_candidates(config, shape, hardware))
     pairs = []
     for actor in actors:
         for engine in engines:
             peak = _peak(actor, engine)
-            if peak <= machine.usable:
+            if peak <= hardware.usable:
                 changed = len(actor.changes) + len(engine.changes)
                 pairs.append((changed, actor.far + engine.far, peak, actor, engine))
     for _, _, _, actor, engine in sorted(pairs, key=lambda pair: pair[:3])[:_TRIED]:
         changes = actor.changes | engine.changes
-        made = _with(config, changes)
-        if not problems_of(made, shape, machine):
-            return Nearest(machine.gpus, changes, made, gpu_of(made, shape, machine).peak)
+        changed_config = _with(config, changes)
+        if not problems_of(changed_config, shape, hardware):
+            peak = gpu_memory(changed_config, shape, hardware).peak
+            return NearestFit(hardware.gpus, changes, changed_config, peak)
     return None
 
 
-def nearest_with_more(config: PlanConfig, shape: Shape, machine: Machine) -> Nearest | None:
-    """As `nearest_of`, on one node, on twice as many, and again, until something fits; 64 at most.
+def nearest_fit_on_more(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
+) -> NearestFit | None:
+    """Return the nearest fit on one node, on twice as many, and so on; on 64 at most.
 
     Only on more GPUs than there are.
     """
-    gpus = machine.on_a_node
-    while gpus <= machine.gpus:
+    gpus = hardware.on_a_node
+    while gpus <= hardware.gpus:
         gpus *= 2
-    while gpus <= _MOST_NODES * machine.gpus_per_node:
-        if found := nearest_of(config, shape, replace(machine, gpus=gpus)):
-            return found
+    while gpus <= _MOST_NODES * hardware.gpus_per_node:
+        if fit := nearest_fit(config, shape, replace(hardware, gpus=gpus)):
+            return fit
         gpus *= 2
     return None
 
 
 @dataclass(frozen=True)
-class _Half:
-    """One side's fields.
+class _Candidate:
+    """A choice of the fields of one side, actor or engine.
 
     Args:
         changes: fields that differ, by name.
         far: steps away, all together.
-        bytes: that it takes of the worst rank's GPU, by phase, torch's pool left out.
-        pool: of that, to generate.
+        bytes: what it takes of the worst rank's GPU, by phase, torch's pool left out.
+        pool: what it takes of that, to generate.
     """
 
     changes: dict[str, Any]
@@ -130,32 +132,37 @@ class _Half:
     pool: int
 
 
-def _half(changes: dict[str, Any], far: int, stages: list[dict[str, dict[str, int]]]) -> _Half:
+def _candidate(
+    changes: dict[str, Any], far: int, stages: list[dict[str, dict[str, int]]]
+) -> _Candidate:
     totals = [
         {phase: sum(size for name, size in parts.items() if name != POOL)
-         for phase, parts in one.items()}
-        for one in stages
+         for phase, parts in stage.items()}
+        for stage in stages
     ]  # fmt: skip
-    worst = {phase: max(one[phase] for one in totals) for phase in PHASES}
-    return _Half(changes, far, worst, max(one["generate"][POOL] for one in stages))
+    worst = {phase: max(total[phase] for total in totals) for phase in PHASES}
+    pool = max(stage["generate"][POOL] for stage in stages)
+    return _Candidate(changes, far, worst, pool)
 
 
-def _peak(actor: _Half, engine: _Half) -> int:
-    """Bytes of the fullest phase: that of `gpu_of`, or a little more, where stages differ."""
+def _peak(actor: _Candidate, engine: _Candidate) -> int:
+    """Count the bytes of the fullest phase: as `gpu_memory`, or a little more, as stages differ."""
     both = {phase: actor.bytes[phase] + engine.bytes[phase] for phase in PHASES}
     both["generate"] += max(actor.pool, engine.pool)
     return max(both.values())
 
 
-def _actors(config: PlanConfig, shape: Shape, machine: Machine) -> Iterator[_Half]:
-    """Divisions of the model in training that can be."""
+def _actor_candidates(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
+) -> Iterator[_Candidate]:
+    """Yield the ways to divide the model in training that are possible."""
     need = -(-config.longest_trained // 1024) * 1024
     budgets = {need, tokens := config.actor.max_tokens}
     while (tokens := tokens // 2) >= need:
         budgets.add(tokens)
     ladders: dict[str, list[Any]] = {
-        "actor.tp": _powers(machine.on_a_node),
-        "actor.pp": [n for n in range(1, machine.gpus + 1) if machine.gpus % n == 0],
+        "actor.tp": _powers(hardware.on_a_node),
+        "actor.pp": [n for n in range(1, hardware.gpus + 1) if hardware.gpus % n == 0],
         "actor.recompute": ["none", "core_attention", "full"],
         "actor.sequence_parallel": [False, True],
         "actor.max_tokens": sorted(budgets),
@@ -163,43 +170,45 @@ def _actors(config: PlanConfig, shape: Shape, machine: Machine) -> Iterator[_Hal
     }
     for changes, far in _choices(config, ladders):
         if "actor.pp" in changes:
-            changes |= _even(config)
-        made = _with(config, changes)
-        if [*training_problems(made), *frozen_problems(made, shape.model)]:
+            changes |= _even_stages(config)
+        changed = _with(config, changes)
+        if [*training_problems(changed), *frozen_problems(changed, shape.model)]:
             continue
         try:
-            stages = actor_phases(made, shape, machine)
+            stages = actor_phases(changed, shape, hardware)
         except (InputError, ValueError):
             continue
-        yield _half(changes, far, stages)
+        yield _candidate(changes, far, stages)
 
 
-def _engines(config: PlanConfig, shape: Shape, machine: Machine) -> Iterator[_Half]:
-    """Engines that can be, and hold the longest sequence."""
-    ladders: dict[str, list[Any]] = {"rollout.tp": _powers(machine.on_a_node)}
+def _engine_candidates(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
+) -> Iterator[_Candidate]:
+    """Yield the engines that are possible and hold the longest sequence."""
+    ladders: dict[str, list[Any]] = {"rollout.tp": _powers(hardware.on_a_node)}
     if config.rollout.kv_cache_memory_bytes is None:
         ladders["rollout.gpu_memory_utilization"] = _SHARES
     for changes, far in _choices(config, ladders):
-        made = _with(config, changes)
-        if machine.gpus % made.rollout.tp or made.rollout.tp > machine.on_a_node:
+        changed = _with(config, changes)
+        if hardware.gpus % changed.rollout.tp or changed.rollout.tp > hardware.on_a_node:
             continue
         try:
-            engine = engine_of(made, shape, machine)
+            engine = engine_memory(changed, shape, hardware)
         except ValueError:
             continue
         if engine.cache_tokens >= config.longest:
-            yield _half(changes, far, [engine_phases(engine)])
+            yield _candidate(changes, far, [engine_phases(engine)])
 
 
 def _choices(
     config: PlanConfig, ladders: Mapping[str, list[Any]]
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    """All combinations of values, as what differs and how far that is."""
+    """Yield all combinations of values, as what differs and how far that is."""
     rungs = []
     for name, ladder in ladders.items():
         now = _get(config, name)
         steps = sorted({*ladder, now}, key=ladder.index if now in ladder else None)
-        weight = _ANOTHER_DIVISION if name.endswith((".tp", ".pp")) else 1
+        weight = _PARALLELISM_WEIGHT if name.endswith((".tp", ".pp")) else 1
         rungs.append([(value, weight * abs(i - steps.index(now))) for i, value in enumerate(steps)])
     for chosen in product(*rungs):
         named = zip(ladders, chosen, strict=True)
@@ -211,8 +220,8 @@ def _powers(most: int) -> list[int]:
     return [n for n in (1, 2, 4, 8, 16) if n <= most]
 
 
-def _even(config: PlanConfig) -> dict[str, Any]:
-    """Changes that make stages even, where they are not."""
+def _even_stages(config: PlanConfig) -> dict[str, Any]:
+    """Return the changes that make stages even, where they are not."""
     wanted = {
         "actor.vpp": 1,
         "actor.num_layers_in_first_pipeline_stage": None,
@@ -231,8 +240,10 @@ def _with(config: PlanConfig, changes: Mapping[str, Any]) -> PlanConfig:
     for name, value in changes.items():
         group, _, field = name.partition(".")
         groups.setdefault(group, {})[field] = value
-    made = {group: replace(getattr(config, group), **fields) for group, fields in groups.items()}
-    return replace(config, **made)
+    sections = {
+        group: replace(getattr(config, group), **values) for group, values in groups.items()
+    }
+    return replace(config, **sections)
 
 
 def _typed(value: Any) -> str:

@@ -1,0 +1,293 @@
+"""How long a step is and what a weight sync moves, from what is assumed of GPUs and lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megaprune.parallelism import Parallel, engine_layout
+from megaprune.planner.actor_memory import actor_parts, micro_batch_count, rank_elements
+from megaprune.planner.hardware import ELEMENT_BYTES, GB, TRANSFER_BUFFER_BYTES, HardwareSpec
+from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.total_memory import engine_memory
+from megaprune.rules import actor_layout
+from megaprune.weights.copy_plan import plan
+
+# A round, and the phases of its steps.
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """How long a round takes, under one limit.
+
+    Args:
+        limit: tokens of a response.
+        sequences: how many an engine decodes at once.
+        seconds: of a step, by phase.
+        tokens: of the responses of a step, on average.
+        steps: of the round.
+        validation_seconds: of all its validations.
+    """
+
+    limit: int
+    sequences: int
+    seconds: dict[str, float]
+    tokens: float
+    steps: int
+    validation_seconds: float
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step."""
+        return sum(self.seconds.values())
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of the whole round."""
+        return self.steps * self.step_seconds + self.validation_seconds
+
+
+def round_time(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, number: int, sync_seconds: float
+) -> RoundTime:
+    """Estimate a round. All groups are learned from: none is filtered and drawn again.
+
+    Args:
+        number: which round, from 0.
+        sync_seconds: of a weight sync.
+    """
+    limit = config.rounds[number]
+    sequences, generate = generate_seconds(
+        config, shape, hardware, config.data.train_batch_size, config.rollout.n, limit
+    )
+    seconds = {
+        "generate": generate,
+        "reference and old log-probs": log_prob_seconds(config, shape, hardware, limit),
+        "train": train_seconds(config, shape, hardware, limit),
+        "optimizer": optimizer_seconds(config, shape, hardware),
+        "sync": sync_seconds,
+    }
+    return RoundTime(
+        limit=limit,
+        sequences=sequences,
+        seconds=seconds,
+        tokens=config.data.train_batch_size * config.rollout.n * limit * hardware.mean_length,
+        steps=config.steps,
+        validation_seconds=_validations(config, number)
+        * _validation_seconds(config, shape, hardware, limit),
+    )
+
+
+def generate_seconds(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, prompts: int, n: int, limit: int
+) -> tuple[int, float]:
+    """Estimate how many sequences an engine decodes at once, and the seconds until all are done.
+
+    An engine answers R = ceil(prompts / engines) x n. At once: the least of R, max_num_seqs and
+    the cache's tokens / those of a sequence half grown (prompt + response / 2). Steps of decoding:
+    R x response / at once, and once limit - response, since what is begun last may be the longest.
+    A step: the most of (weights + at once x half-grown sequence x cache of a token) / (memory
+    bandwidth x decode_efficiency) and of 2 x parameters x at once / tp / (peak x forward_mfu); and
+    decode_overhead. Prompts, once each: 2 x parameters x tokens / tp / (peak x forward_mfu).
+    """
+    tp = config.rollout.tp
+    engine = engine_memory(config, shape, hardware)
+    engines = max(1, hardware.gpus // tp)
+    own_prompts = -(-prompts // engines)
+    response = limit * hardware.mean_length
+    prompt = config.data.max_prompt_length * hardware.mean_prompt
+    half_grown = prompt + response / 2
+    fitting = max(1, int(engine.cache_tokens / half_grown))
+    at_once = min(own_prompts * n, config.rollout.max_num_seqs, fitting)
+    speed = hardware.flops(config.dtype) * hardware.forward_mfu * tp
+    read = engine.weights + at_once * half_grown * engine.cache_token
+    step_seconds = max(
+        read / (hardware.memory_bandwidth * 1e12 * hardware.decode_efficiency),
+        2 * shape.parameters * at_once / speed,
+    )
+    steps = own_prompts * n * response / at_once + (limit - response)
+    prefill = 2 * shape.parameters * own_prompts * prompt / speed
+    return at_once, steps * (step_seconds + hardware.decode_overhead) + prefill
+
+
+def forward_flops(shape: ModelShape, tokens: float, length: float) -> dict[str, float]:
+    """Count the operations of a forward pass over all ranks.
+
+    layers: 2 x their parameters x tokens. attention: causal, 2 x layers x q x length x tokens (of
+    queries with keys, and of weights with values: 2 x q x length / 2 each). head: 2 x vocab x
+    hidden x tokens.
+
+    Args:
+        length: tokens of a sequence.
+    """
+    m = shape.model
+    whole = shape.parameters - m.vocab * m.hidden * (1 if m.tied else 2)
+    return {
+        "layers": 2.0 * whole * tokens,
+        "attention": 2.0 * m.layers * m.heads * m.head_dim * length * tokens,
+        "head": 2.0 * m.vocab * m.hidden * tokens,
+    }
+
+
+def train_seconds(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
+) -> float:
+    """Estimate the gradients of a step: operations / (GPUs x peak x mfu) x (1 + bubble).
+
+    Operations: 3 forward passes (the backward pass is two); 1 more of the layers and attention with
+    recompute=full, of attention with core_attention, and of the head, whose logits are computed
+    again. Frozen layers have none of their backward pass but, with full, nothing more. bubble:
+    (pp - 1) / (micro-batches x vpp).
+    """
+    tokens, length = _tokens(config, hardware, limit)
+    forward = forward_flops(shape, tokens, length)
+    again = {"none": 0, "core_attention": 0, "full": 1}[config.actor.recompute]
+    attention_again = 0 if config.actor.recompute == "none" else 1
+    frozen = config.actor.frozen_layers / shape.model.layers
+    layer_passes = (1 - frozen) * (3 + again) + frozen
+    attention_passes = (1 - frozen) * (3 + attention_again) + frozen
+    work = forward["layers"] * layer_passes + forward["attention"] * attention_passes
+    work += forward["head"] * 4
+    speed = hardware.gpus * hardware.flops(config.dtype) * hardware.mfu
+    return work / speed * (1 + _bubble(config, hardware))
+
+
+def log_prob_seconds(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
+) -> float:
+    """Estimate the passes for log-probs: those of the reference and the old ones, if needed.
+
+    Operations of a forward pass / (GPUs x peak x forward_mfu) x (1 + bubble); the reference's
+    weights come from the host and the own ones go there and back: 3 x weights / host bandwidth.
+    """
+    passes = int(bool(config.algorithm.kl)) + int(config.algorithm.updates > 1)
+    work = sum(forward_flops(shape, *_tokens(config, hardware, limit)).values())
+    speed = hardware.gpus * hardware.flops(config.dtype) * hardware.forward_mfu
+    seconds = passes * work / speed * (1 + _bubble(config, hardware))
+    if config.algorithm.kl:
+        weights = _resident(config, shape, hardware)["weights"]
+        seconds += 3 * weights / (hardware.host_bandwidth * GB)
+    return seconds
+
+
+def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
+    """Estimate the updates of a step.
+
+    With dp replicas, the distributed optimizer: gradients scattered and weights gathered,
+    (gradients + weights) x (dp - 1) / dp / bandwidth; else gradients x 2 x (dp - 1) / dp. And
+    gradients, optimizer state and weights read and written: 2 x their bytes / memory bandwidth.
+    """
+    dp = Parallel.of(config.actor).dp(hardware.gpus)
+    parts = _resident(config, shape, hardware)
+    moved = parts["gradients"] * (1 if config.optimizer.distributed else 2)
+    moved += parts["weights"] if config.optimizer.distributed else 0
+    update = moved * (dp - 1) / dp / (hardware.bandwidth * GB)
+    update += 2 * sum(parts.values()) / (hardware.memory_bandwidth * 1e12)
+    return config.algorithm.updates * update
+
+
+def _resident(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:
+    """Return `actor_parts` of the stage that has most."""
+    parallel, distributed = Parallel.of(config.actor), config.optimizer.distributed
+    dp = parallel.dp(hardware.gpus)
+    stages = rank_elements(shape.model, parallel, dp, config.actor.frozen_layers, distributed)
+    largest = max(stages, key=lambda stage: stage.parameters)
+    return actor_parts(largest, dp, config.dtype, distributed)
+
+
+def _tokens(config: PlanConfig, hardware: HardwareSpec, limit: int) -> tuple[float, float]:
+    """Return the tokens of all sequences of a step, and of one: mean prompt + mean response."""
+    length = config.data.max_prompt_length * hardware.mean_prompt + limit * hardware.mean_length
+    return config.data.train_batch_size * config.rollout.n * length, length
+
+
+def _bubble(config: PlanConfig, hardware: HardwareSpec) -> float:
+    actor = config.actor
+    dp = Parallel.of(actor).dp(hardware.gpus)
+    return (actor.pp - 1) / (micro_batch_count(config, hardware, dp) * actor.vpp)
+
+
+def _validations(config: PlanConfig, number: int) -> int:
+    """Count the validations of a round: one each `every` steps and one after the last; one before
+    the first step of the first round, and of others with validation.first."""
+    every = config.validation.every
+    if not every or config.data.validation is None:
+        return 0
+    before = int(config.validation.first or (number == 0 and bool(config.limits)))
+    return before + config.steps // every + (1 if config.steps % every else 0)
+
+
+def _validation_seconds(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
+) -> float:
+    """Estimate a validation: it generates, with its own n and limit."""
+    validation, problems = config.validation, hardware.validation_problems
+    longest = validation.max_response_length or limit
+    return generate_seconds(config, shape, hardware, problems, validation.n, longest)[1]
+
+
+# A weight sync, counted from the plan that a run carries out.
+
+
+@dataclass(frozen=True)
+class SyncTraffic:
+    """What moves in a weight sync.
+
+    Args:
+        received: bytes that each GPU gets from others.
+        sent: bytes that each GPU gives to others.
+        lower_bound: bytes that each GPU needs and does not hold.
+        pairs: of GPUs between which anything travels.
+        rounds: of messages, so that no GPU has more than 240 MiB under way.
+        permuting: transfers of a parameter that are not plain copies of memory.
+        seconds: at the bandwidth that was given.
+    """
+
+    received: list[int]
+    sent: list[int]
+    lower_bound: list[int]
+    pairs: int
+    rounds: int
+    permuting: int
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Bytes that a GPU gets, on average."""
+        return sum(self.received) / len(self.received)
+
+
+def sync_traffic(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> SyncTraffic:
+    """Count a sync.
+
+    Seconds: the most that a GPU sends or receives / bandwidth, and what each rank of an engine
+    holds read and written once / memory bandwidth (local copies; all of it, at the most).
+
+    Raises:
+        InputError: the parallelism does not divide the model or the GPUs.
+    """
+    size = ELEMENT_BYTES[config.dtype]
+    copy_plan = plan(
+        actor_layout(config, shape.model, hardware.gpus),
+        engine_layout(shape.model, config.rollout.tp, hardware.gpus),
+    )
+    received, sent, bound = (
+        [elements * size for elements in side]
+        for side in (copy_plan.received(), copy_plan.sent(), copy_plan.lower_bound())
+    )
+    degree: dict[int, int] = {}
+    for pair in copy_plan.traffic:
+        for rank in pair:
+            degree[rank] = degree.get(rank, 0) + 1
+    limit = TRANSFER_BUFFER_BYTES // size // max(degree.values(), default=1)
+    rounds = max((-(-elements // limit) for elements in copy_plan.traffic.values()), default=0)
+    local = 2 * size * sum(p.size for p in copy_plan.target.ranks[0])
+    return SyncTraffic(
+        received=received,
+        sent=sent,
+        lower_bound=bound,
+        pairs=copy_plan.messages(),
+        rounds=rounds,
+        permuting=copy_plan.permuting(),
+        seconds=max(*received, *sent) / (hardware.bandwidth * GB)
+        + local / (hardware.memory_bandwidth * 1e12),
+    )
