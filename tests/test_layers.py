@@ -116,7 +116,7 @@ LIGHT = {
     "megaprune.weights.copy_plan": 20,
     "megaprune.config.run": 250,
     "megaprune.rules": 40,
-    "megaprune.planner.memory": 40,
+    "megaprune.planner.total_memory": 40,
     "megaprune.algorithms.registry": 150,
     "megaprune.algorithms.losses": 200,
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from megaprune.config.fields import nearest
 from megaprune.errors import InputError
 
 GB = 10**9
@@ -120,6 +119,8 @@ class HardwareSpec:
             InputError: no GPU of that name is known.
         """
         if gpu not in GPU_TYPES:
+            from megaprune.config.fields import nearest  # pydantic takes time, and --help needs none
+
             raise InputError(
                 f"--gpu {gpu} is not known (for another type give --gpu-memory, --peak-tflops, "
                 f"--memory-bandwidth and --bandwidth); {nearest(gpu, list(GPU_TYPES))}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import megaprune as mp
 from megaprune.cli.main import main
 from megaprune.config.fields import leaves
 from megaprune.planner.hardware import GPU_TYPES, HardwareSpec
@@ -213,6 +214,17 @@ def test_a_type_of_gpu_sets_what_options_override(capsys):
     assert step["generate"] < plain_step["generate"]
     assert main(["plan", *words]) == 0
     assert "on 32 GPUs (h200) of 141 GB" in capsys.readouterr().out
+
+
+def test_the_library_plans_as_the_command_does(capsys):
+    _, report = planned(capsys, "recipe=qwq_32b", "--gpu", "h200")
+    by_library = mp.plan(mp.recipes.qwq_32b(), gpus=32, gpu="h200")
+    assert by_library.fits
+    assert by_library.gpu_hours == report["gpu_hours"]
+    single = mp.plan(mp.recipes.tiny_overthinker())
+    assert (single.hardware.gpus, len(single.rounds)) == (2, 1)
+    with pytest.raises(mp.InputError, match="did you mean h200"):
+        mp.plan(mp.recipes.qwq_32b(), gpu="h20")
 
 
 @pytest.mark.parametrize("gpu", GPU_TYPES)
