@@ -119,7 +119,8 @@ class HardwareSpec:
             InputError: no GPU of that name is known.
         """
         if gpu not in GPU_TYPES:
-            from megaprune.config.fields import nearest  # pydantic takes time, and --help needs none
+            # Only here: pydantic takes time to import, and --help needs none of it.
+            from megaprune.config.fields import nearest
 
             raise InputError(
                 f"--gpu {gpu} is not known (for another type give --gpu-memory, --peak-tflops, "
