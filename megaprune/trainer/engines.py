@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -21,20 +23,27 @@ class Engines:
 
     Args:
         config: of the run.
+        starting: entered with the name of each part while it is built.
 
     Raises:
         InputError: the model or the ranks cannot be divided so.
     """
 
-    def __init__(self, config: Config):
+    def __init__(
+        self,
+        config: Config,
+        starting: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ):
         model = Path(config.model)
         # vLLM wants its memory to be free when it starts.
         limit = max(config.rollout.max_response_length, config.validation.max_response_length or 0)
         length = config.data.max_prompt_length + limit
         self._dtype = getattr(torch, config.dtype)
-        self.generator = Generator(model, config.rollout, self._dtype, length)
-        self.generator.sleep()
-        self.actor = Actor(model, config.actor, config.optimizer, self._dtype)
+        with starting("vLLM"):
+            self.generator = Generator(model, config.rollout, self._dtype, length)
+            self.generator.sleep()
+        with starting("actor"):
+            self.actor = Actor(model, config.actor, config.optimizer, self._dtype)
         self._transfer: WeightSync | None = None
 
     def sync(self) -> SyncStats:

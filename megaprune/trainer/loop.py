@@ -6,7 +6,9 @@ All processes run it alike. What they have of the model differs; what they decid
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -89,12 +91,13 @@ class Run:
 
     def _build(self) -> None:
         config, model, data = self.config, Path(self.config.model), self.config.data
-        tokenizer = load_tokenizer(model)
-        problems = read_problems(Path(data.train), tokenizer, data.max_prompt_length)
-        self._validation_problems = data.validation and read_problems(
-            Path(data.validation), tokenizer, data.max_prompt_length
-        )
-        self.engines = Engines(config)
+        with self._starting("data"):
+            tokenizer = load_tokenizer(model)
+            problems = read_problems(Path(data.train), tokenizer, data.max_prompt_length)
+            self._validation_problems = data.validation and read_problems(
+                Path(data.validation), tokenizer, data.max_prompt_length
+            )
+        self.engines = Engines(config, self._starting)
         self.learner = Learner(config, self.engines.actor)
         self.checkpoints = Checkpoints(
             Path(config.out).resolve() / schema.CHECKPOINTS_FOLDER,
@@ -102,7 +105,8 @@ class Run:
             config.checkpoint,
         )
         self._worker = RolloutWorker(self.engines.generator, config.grading, tokenizer)
-        progress = self.checkpoints.load_latest(self.engines.actor)
+        with self._starting("checkpoint"):
+            progress = self.checkpoints.load_latest(self.engines.actor)
         self.step = progress.step
         self._dir.rewind(self.step)
         self._reporter = Reporter(config, self.step, problems)
@@ -116,8 +120,22 @@ class Run:
         )
         if self.step:
             self.source.load_state_dict(progress.source)
-        self.engines.sync()
-        self.clock.read()  # the start is no step's
+        with self._starting("first sync"):
+            self.engines.sync()
+        spent = self.clock.read()  # the start is no step's
+        phases = ", ".join(
+            f"{name.partition('/')[2]} {seconds:.1f}"
+            for name, seconds in spent.items()
+            if name.startswith("seconds/") and name != schema.SECONDS_STEP
+        )
+        self._reporter.say(f"ready after {spent[schema.SECONDS_STEP]:.1f} s: {phases}")
+
+    @contextmanager
+    def _starting(self, part: str) -> Iterator[None]:
+        """Say that a part of the start begins, which may take minutes with a large model."""
+        world.say(f"{datetime.now():%H:%M:%S}  loading: {part}")
+        with self.clock(part):
+            yield
 
     def __iter__(self) -> Iterator[StepResult]:
         """Take all steps that are left; stop after the current one if the job is told to."""

@@ -6,9 +6,11 @@ import os
 import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,7 @@ class Reporter:
         self._console = Console(highlight=False, soft_wrap=True, quiet=not first)
         self._steps = config.steps
         self._warned = False
+        self._seconds: deque[float] = deque(maxlen=20)
         wanted = first and config.wandb.mode != "disabled"
         self._wandb = _start_wandb(config) if wanted else None
         dropped = f" ({problems.too_long} dropped as too long)" if problems.too_long else ""
@@ -161,6 +164,10 @@ class Reporter:
                 text.append(f"  {word} ", "dim not bold").append(
                     form.format(value), "default not bold"
                 )
+        if not validation:
+            self._seconds.append(line[schema.SECONDS_STEP])
+            left = (self._steps - line["step"]) * float(np.median(self._seconds))
+            text.append(f"  left {duration(left)}  {datetime.now():%H:%M:%S}", "dim not bold")
         self._console.print(text)
         if self._wandb is not None:
             self._wandb.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
@@ -169,6 +176,17 @@ class Reporter:
         """End what was begun."""
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def duration(seconds: float) -> str:
+    """A length of time in one or two units: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 36 else f"{hours // 24} d {hours % 24} h"
 
 
 def _start_wandb(config: Config) -> Any:
