@@ -138,7 +138,7 @@ def _found(argument: str) -> Iterator[tuple[str, Path, list[Path]]]:
     if path.is_file():
         yield name if named else path.stem, path, [path]
     elif (path / "metrics.jsonl").is_file():
-        from megaprune.report.run import read_run
+        from megaprune.report.run_records import read_run
 
         run = read_run(path)
         files = run.validations or run.samples

@@ -10,21 +10,22 @@ from megaprune.report import write_report
 
 
 def add_parser(commands: Any) -> None:
-    """`report PATH [PATH ...] [--baseline EVALUATION] [--out DIR]`."""
+    """Add `report PATH [PATH ...] [--baseline EVALUATION] [--out DIR]`."""
     command = commands.add_parser(
         "report",
-        help="write a page of what a run, a pruning or evaluations came to",
+        help="write a page of what runs, a pruning or evaluations came to",
         description="Write a page of what a run, a pruning or a set of evaluations came to: "
-        "lengths and accuracy with intervals, curves, and answers side by side. What a folder is "
-        "of is seen from its files. A run need not have ended.",
+        "lengths and accuracy with intervals, curves, and answers side by side. Several runs are "
+        "compared: accuracy against tokens, curves overlaid, the fields that differ. What a folder "
+        "is of is seen from its files. A run need not have ended.",
     )
     command.add_argument(
         "paths",
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="folder of a run, a pruning or an evaluation (any number of these); folders of "
-        "`megaprune analyze` may go with it",
+        help="folders of runs or of evaluations (any number of one kind), or of one pruning; "
+        "folders of `megaprune analyze` may go with them",
     )
     command.add_argument(
         "--baseline",
@@ -36,7 +37,7 @@ def add_parser(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="where to write it (default: PATH/report; of several evaluations: ./report)",
+        help="where to write it (default: PATH/report; of several: ./report)",
     )
     command.set_defaults(run=run_report)
 

@@ -1,10 +1,10 @@
 """What runs, prunings and evaluations came to, on one page: numbers, figures, answers.
 
-`inputs` sees what a folder is of; `run`, `prune`, `comparison` and `evaluation` read; `summary`
-counts; `curves`, `diagnostics` and `charts` draw in the manner of `figures`, `analysis` has drawn;
-`examples` chooses answers; `run_page`, `prune_page` and `evaluations_page` put together what is
-shown, from pieces of `page` and `headline`; `write` does all that. The same folders give the same
-page.
+`run_records` and `evaluation_records` read folders; `summary` counts and chooses answers to show;
+`curves` and `charts` draw in the manner of `figures`; `page` has the pieces of a page in HTML, made
+with `markup`; `run_page`, `runs_page`, `prune_page` and `evaluations_page` put them together;
+`write` sees what the folders are and writes; `progress` writes the page of a run underway. The same
+folders give the same page.
 """
 
 from pathlib import Path
@@ -14,15 +14,15 @@ def write_report(*paths: Path, out: Path | None = None, baseline: Path | None = 
     """Write a page that needs no other file, and its figures beside it.
 
     Args:
-        paths: the folder of a run, which need not have ended, of a pruning, or of one or more
-            evaluations; and of analyses of them.
-        out: the report's folder; by default `report` in the one that it is of, or here, if it is
-            of several evaluations. Other files in it are left alone.
+        paths: folders of one or more runs, which need not have ended, of a pruning, or of one or
+            more evaluations; and folders of analyses of them.
+        out: the report's folder; by default `report` in the folder that it is of, or here, if it is
+            of several. Other files in it are left alone.
         baseline: the evaluation that the others are compared with; by default the one that they
             name themselves.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         InputError: a folder is none of these, or what makes it is not done with it, or its files

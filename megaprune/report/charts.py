@@ -1,4 +1,4 @@
-"""Figures of answers beside each other: their lengths, and accuracy over budgets and samples."""
+"""Figures of sets of answers: lengths, accuracy against length, over budgets and over samples."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from megaprune.report.answers import Answers
 from megaprune.report.figures import (
     BLACK,
     BLUE,
+    GREY,
     LARGE,
+    LENGTH,
     PERCENT,
+    SKY,
     TOKENS,
     VERMILION,
     Picture,
@@ -25,20 +27,22 @@ from megaprune.report.figures import (
     look,
     new_figure,
     number,
+    sentence,
     to_png,
     values_of,
 )
+from megaprune.report.run_records import AnswerTable
 from megaprune.report.summary import Estimate
 
 
 @dataclass(frozen=True)
-class Line:
-    """Accuracy over numbers of tokens or of samples.
+class AccuracyLine:
+    """One model's accuracy over numbers of tokens or of samples.
 
     Attributes:
-        name: in the legend.
-        solid, dashed: by number.
-        marks: with intervals, by number.
+        name: its name in the legend.
+        solid, dashed: the values of two lines, by the number.
+        marks: values with intervals, by the number.
     """
 
     name: str
@@ -47,21 +51,23 @@ class Line:
     marks: Mapping[int, Estimate] = field(default_factory=dict)
 
 
-def draw_lengths(name: str, title: str, rows: Sequence[tuple[str, Answers, Estimate]]) -> Picture:
-    """Histograms, one below the other: overlaid, many kinds of bars would hide each other.
+def draw_lengths(
+    name: str, title: str, rows: Sequence[tuple[str, AnswerTable, Estimate]]
+) -> Picture:
+    """Draw histograms, one below the other: overlaid, many kinds of bars would hide each other.
 
     Args:
-        name: of the file.
-        title: of the figure.
-        rows: of each: what it is, answers, their mean tokens.
+        name: the name of the file.
+        title: the title of the figure.
+        rows: for each histogram its title, the answers and their mean tokens.
     """
     top = max(answers.lengths.max() for _, answers, _ in rows)
     bins = np.linspace(0, max(top, 1), 41)
     size = (LARGE[0], max(LARGE[1], 0.7 + 1.45 * len(rows)))
     with new_figure(size, rows=len(rows)) as (figure, axes):
-        for one, (what, answers, mean) in zip(np.atleast_1d(axes), rows, strict=True):
+        for panel, (what, answers, mean) in zip(np.atleast_1d(axes), rows, strict=True):
             right = answers.right > 0
-            _, _, patches = one.hist(
+            _, _, patches = panel.hist(
                 [answers.lengths[right], answers.lengths[~right]],
                 bins,
                 weights=[np.full(part.sum(), 100 / len(right)) for part in (right, ~right)],
@@ -72,25 +78,26 @@ def draw_lengths(name: str, title: str, rows: Sequence[tuple[str, Answers, Estim
             for patch in patches[1]:
                 patch.set(hatch="////", edgecolor=VERMILION, lw=0.4)
             text = f"mean, {number(mean.value, ',.0f')}"
-            one.axvline(mean.value, color=BLACK, lw=1.3, ls="--", label=text)
-            one.set_ylabel("answers, %")
-            one.set_title(label(what, 60), loc="left", fontsize=10.5)
-            one.xaxis.set_major_formatter(TOKENS)
-            one.legend(loc="best")
-        one.set_xlabel("tokens per answer")
-    says = "; ".join(
+            panel.axvline(mean.value, color=BLACK, lw=1.3, ls="--", label=text)
+            panel.set_ylabel("answers, %")
+            panel.set_title(label(what, 60), loc="left", fontsize=10.5)
+            panel.xaxis.set_major_formatter(TOKENS)
+            panel.legend(loc="best")
+        panel.set_xlabel("tokens per answer")
+    caption = "; ".join(
         f"{what}: {number(mean.value, ',.0f')} and {number(answers.lengths.max(), ',.0f')}"
         for what, answers, mean in rows
     )
-    return Picture(name, to_png(figure), title, f"Tokens, mean and longest: {says}.")
+    return Picture(name, to_png(figure), title, f"Tokens, mean and longest: {caption}.")
 
 
-def draw_budgets(name: str, lines: Sequence[Line]) -> Picture | None:
-    """Accuracy over budgets of tokens; None if there are none.
+def draw_budgets(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
+    """Draw accuracy over budgets of tokens; None if there are fewer than two budgets.
 
     Args:
-        name: of the file.
-        lines: solid: answers longer than a budget are wrong; marks: thoughts closed at it.
+        name: the name of the file.
+        lines: the models; solid: answers longer than a budget count as wrong; marks: thoughts were
+            closed at the budget.
     """
     budgets = sorted({at for line in lines for at in (*line.solid, *line.marks)})
     if len(budgets) < 2:
@@ -108,17 +115,17 @@ def draw_budgets(name: str, lines: Sequence[Line]) -> Picture | None:
                 )  # fmt: skip
         _finish_numbers(axes, budgets, "budget, tokens (logarithmic)")
     ends = "; ".join(f"{line.name} {_ends(line.solid)}" for line in lines if line.solid)
-    says = f"Share right, if answers longer than a budget count as wrong: {ends or 'none'}."
+    caption = f"Share right, if answers longer than a budget count as wrong: {ends or 'none'}."
     if any(line.marks for line in lines):
-        says += (
+        caption += (
             " Hollow marks, with 95 % intervals: thoughts were closed at the budget, and the model "
             "answered."
         )
-    return Picture(name, to_png(figure), "Accuracy within a budget", says)
+    return Picture(name, to_png(figure), "Accuracy within a budget", caption)
 
 
-def draw_samples(name: str, lines: Sequence[Line]) -> Picture | None:
-    """pass@k (solid) and maj@k (dashed) over k; None if one sample is all there is."""
+def draw_samples(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
+    """Draw pass@k (solid) and maj@k (dashed) over k; None if there is only one sample."""
     numbers = sorted({k for line in lines for k in (*line.solid, *line.dashed)})
     if len(numbers) < 2:
         return None
@@ -140,12 +147,12 @@ def draw_samples(name: str, lines: Sequence[Line]) -> Picture | None:
         )
         for line in lines
     )
-    says = f"pass@k: one of k samples is right; maj@k: what most of k say is right. {most}."
-    return Picture(name, to_png(figure), "With several samples", says)
+    caption = f"pass@k: one of k samples is right; maj@k: what most of k say is right. {most}."
+    return Picture(name, to_png(figure), "With several samples", caption)
 
 
 def _ends(values: Mapping[int, float]) -> str:
-    """`31.5 % within 500 tokens and 68.2 % within 32,000 tokens`."""
+    """Say the first and the last: `31.5 % within 500 tokens and 68.2 % within 32,000 tokens`."""
     ends = dict.fromkeys((min(values), max(values)))
     return " and ".join(f"{number(values[at], '.1%')} within {at:,} tokens" for at in ends)
 
@@ -159,12 +166,195 @@ def _finish_numbers(axes: Axes, numbers: Sequence[int], unit: str) -> None:
     # Numbers as near to each other as these would be one text over another.
     apart = (math.log(numbers[-1]) - math.log(numbers[0])) / 10
     shown = [numbers[0]]
-    for one in numbers[1:]:
-        if math.log(one) - math.log(shown[-1]) >= apart:
-            shown.append(one)
+    for tick in numbers[1:]:
+        if math.log(tick) - math.log(shown[-1]) >= apart:
+            shown.append(tick)
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(TOKENS)
     axes.set(xlabel=unit, ylabel="accuracy")
     axes.yaxis.set_major_formatter(PERCENT)
     legend_above(axes)
+
+
+_PLACES = (
+    (5, 5, "left"), (5, -13, "left"), (-5, 5, "right"), (-5, -13, "right"), (5, 17, "left"),
+    (5, -25, "left"),
+)  # fmt: skip
+"""Of a point's label: points to the right and up, and which side of it is there."""
+
+
+@dataclass(frozen=True)
+class TradeOffPoint:
+    """A model's accuracy and length.
+
+    Attributes:
+        name: the name at the point.
+        at_budget: (mean tokens, accuracy) of the same answers when they are cut at rising budgets.
+    """
+
+    name: str
+    tokens: Estimate
+    accuracy: Estimate
+    at_budget: Sequence[tuple[float, float]] = ()
+
+
+def draw_path(name: str, points: Sequence[TradeOffPoint], each: str) -> Picture:
+    """Draw accuracy against length of one model as it changed.
+
+    Args:
+        name: the name of the file.
+        points: the points in their order; the first one is where the model began.
+        each: what a point is, for the caption.
+    """
+    tokens, accuracies = [p.tokens for p in points], [p.accuracy for p in points]
+    x, y = values_of(tokens), values_of(accuracies)
+    with new_figure(LARGE) as (figure, axes):
+        axes.plot(x, y, color=GREY, lw=1, zorder=1)
+        axes.errorbar(
+            x, y, error_bars(accuracies), error_bars(tokens), fmt="none", ecolor=SKY, elinewidth=1.1
+        )
+        axes.scatter(x, y, c=[VERMILION, *[BLUE] * (len(x) - 1)], s=36, zorder=3)
+        # Labels of a few: those of dozens would hide each other.
+        labelled = sorted({*np.linspace(0, len(x) - 1, min(len(x), 7)).round().astype(int)})
+        _finish_plane(axes)
+        _label(axes, [(points[at].name, float(x[at]), float(y[at])) for at in labelled])
+    ends = "; ".join(_place(point) for point in dict.fromkeys((points[0], points[-1])))
+    caption = (
+        f"{sentence(ends)} Each point is {each} with its 95 % intervals: the further left, the "
+        "shorter the answers; the further up, the more are right."
+    )
+    return Picture(name, to_png(figure), "Accuracy against length", caption)
+
+
+def draw_paths(name: str, paths: Mapping[str, Sequence[TradeOffPoint]]) -> Picture:
+    """Draw accuracy against length of several models as they changed.
+
+    Args:
+        name: the name of the file.
+        paths: the points of each model in their order, by the model's name.
+    """
+    with new_figure(LARGE) as (figure, axes):
+        for index, (model, points) in enumerate(paths.items()):
+            colour, marker = look(index)
+            last = points[-1]
+            x, y = (
+                values_of([getattr(p, axis) for p in points]) for axis in ("tokens", "accuracy")
+            )
+            axes.plot(x, y, color=colour, lw=1, marker=marker, ms=3.5, mfc="white")
+            axes.errorbar(
+                last.tokens.value, last.accuracy.value, error_bars([last.accuracy]),
+                error_bars([last.tokens]), fmt=marker, color=colour, ms=7, elinewidth=1.2,
+                label=label(model), zorder=3,
+            )  # fmt: skip
+        _finish_plane(axes)
+        legend_above(axes)
+    ends = "; ".join(f"{model}, {_place(points[-1])}" for model, points in paths.items())
+    caption = (
+        f"{ends}. Hollow marks are the validations of a run in their order; the last one "
+        "is filled and has its 95 % intervals. The further left, the shorter the answers; the "
+        "further up, the more are right."
+    )
+    return Picture(name, to_png(figure), "Accuracy against length", caption)
+
+
+def draw_models(name: str, points: Sequence[TradeOffPoint], baseline: str | None) -> Picture:
+    """Draw accuracy against length of models beside each other.
+
+    Args:
+        name: the name of the file.
+        points: the models.
+        baseline: the name of the one that gets a ring.
+    """
+    with new_figure(LARGE) as (figure, axes):
+        for index, point in enumerate(points):
+            colour, marker = look(index)
+            curve = [*point.at_budget, (point.tokens.value, point.accuracy.value)]
+            axes.plot(*zip(*curve, strict=True), color=colour, lw=0.9, ls="--", marker=".", ms=5)
+            is_base = point.name == baseline
+            axes.errorbar(
+                point.tokens.value, point.accuracy.value, error_bars([point.accuracy]),
+                error_bars([point.tokens]), fmt=marker, color=colour, ms=7, elinewidth=1.2,
+                label=label(point.name) + " (baseline)" * is_base, zorder=3,
+            )  # fmt: skip
+            if is_base:
+                at = point.tokens.value, point.accuracy.value
+                axes.scatter(*at, s=150, facecolors="none", edgecolors=BLACK, lw=1.2, zorder=4)
+        _finish_plane(axes)
+        _show_models(axes, points)
+        legend_above(axes)
+    places = "; ".join(_place(point) for point in points)
+    caption = f"With 95 % intervals. {places}."
+    if any(point.at_budget for point in points):
+        caption += (
+            " The dashed lines are the same answers, those longer than a budget cut and wrong; "
+        )
+        caption += "they go on to the left and below."
+    if any(point.name == baseline for point in points):
+        caption += " The baseline has a ring."
+    return Picture(name, to_png(figure), "Accuracy against length", caption)
+
+
+def _show_models(axes: Axes, points: Sequence[TradeOffPoint]) -> None:
+    """Set the limits so that models and intervals fill half of the axes, wherever curves go."""
+    for which, estimates in (
+        ("x", [point.tokens for point in points]),
+        ("y", [point.accuracy for point in points]),
+    ):
+        begin, end = getattr(axes, f"get_{which}lim")()
+        low, high = (
+            min(estimate.low for estimate in estimates),
+            max(estimate.high for estimate in estimates),
+        )
+        if (size := high - low) > 0:
+            getattr(axes, f"set_{which}lim")(max(begin, low - size), min(end, high + 0.15 * size))
+
+
+def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write names at points, each where it hides no other name and no point, if possible.
+
+    Args:
+        axes: the axes, with their final limits.
+        points: names, and where they are.
+    """
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    wide, tall = (72 * size * 0.8 for size in LARGE)  # of the axes, in points of 1/72 inch, nearly
+    at = [
+        (wide * (x - left) / (right - left), tall * (y - low) / (high - low)) for _, x, y in points
+    ]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for (name, x, y), (across, up) in zip(points, at, strict=True):
+        boxes = {}
+        for place in _PLACES:
+            begin = across + place[0] - (5.5 * len(name) if place[2] == "right" else 0)
+            boxes[place] = begin, up + place[1], begin + 5.5 * len(name), up + place[1] + 9
+        free = (
+            place
+            for place, box in boxes.items()
+            if box[0] > 0 and box[2] < wide and not any(_meet(box, other) for other in taken)
+        )
+        place = next(free, _PLACES[0])
+        taken.append(boxes[place])
+        axes.annotate(
+            name, (x, y), xytext=place[:2], ha=place[2], textcoords="offset points",
+            fontsize=9.5, zorder=4,
+        )  # fmt: skip
+
+
+def _meet(box: Sequence[float], other: Sequence[float]) -> bool:
+    """Tell whether two boxes (left, low, right, high) overlap."""
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+
+
+def _place(point: TradeOffPoint) -> str:
+    return (
+        f"{point.name}: {number(point.tokens.value, ',.0f')} tokens and "
+        f"{number(point.accuracy.value, '.1%')} right"
+    )
+
+
+def _finish_plane(axes: Axes) -> None:
+    axes.set(xlabel=LENGTH, ylabel="accuracy")
+    axes.xaxis.set_major_formatter(TOKENS)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.margins(0.1)

@@ -1,8 +1,8 @@
-"""Figures over the steps: of one run, or of a pruning's rounds one behind the other."""
+"""Figures over the steps: of a run, of a pruning's rounds one behind the other, of several runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,93 +10,100 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from megaprune.report.answers import Array
+from megaprune import schema
 from megaprune.report.figures import (
     BLACK,
     BLUE,
+    COLOURS,
     GREY,
     LARGE,
+    PERCENT,
     PINK,
     SKY,
+    SMALL,
     STEP,
     TOKENS,
     VERMILION,
     Picture,
     error_bars,
+    label,
     legend_above,
+    look,
     new_figure,
+    number,
+    sentence,
     to_png,
     values_of,
     went,
 )
-from megaprune.report.run import Run
-from megaprune.report.summary import Estimate, Outcome
+from megaprune.report.run_records import Array, RunRecord
+from megaprune.report.summary import AnswerMeans, Estimate
 
 
 @dataclass(frozen=True)
-class Stretch:
+class RunSegment:
     """A run's part of the axis of steps.
 
     Attributes:
-        run: whose metrics are drawn.
-        outcomes: of its validations.
-        begin: steps of the runs before it.
-        name: at its border; nothing if it is the only one.
+        run: the run whose metrics are drawn.
+        outcomes: the means of its validations.
+        begin: how many steps the runs before it have.
+        name: the name at its border; empty if it is the only one.
         chosen: the step whose model was taken, if not simply the last.
     """
 
-    run: Run
-    outcomes: tuple[Outcome, ...]
+    run: RunRecord
+    outcomes: tuple[AnswerMeans, ...]
     begin: int = 0
     name: str = ""
     chosen: int | None = None
 
     @property
     def end(self) -> int:
-        """Steps done by then in all."""
+        """How many steps are done when it ends, those of the runs before it included."""
         return self.begin + max(self.run.metrics)
 
     def series(self, name: str) -> tuple[Array, Array]:
-        """As `Run.series`, on this axis."""
+        """Like `RunRecord.series`, on the axis of all segments."""
         steps, values = self.run.series(name)
         return steps + self.begin, values
 
 
-def draw_curves(stretches: Sequence[Stretch]) -> list[Picture]:
-    """Length and accuracy over the steps."""
-    return [*_draw_length(stretches), *_draw_accuracy(stretches)]
+def draw_curves(segments: Sequence[RunSegment]) -> list[Picture]:
+    """Draw length and accuracy over the steps."""
+    return [*_draw_length(segments), *_draw_accuracy(segments)]
 
 
-def _draw_length(stretches: Sequence[Stretch]) -> list[Picture]:
-    steps, mean = _joined(stretches, "response_length/mean")
-    outcomes = _outcomes(stretches)
+def _draw_length(segments: Sequence[RunSegment]) -> list[Picture]:
+    steps, mean = _joined(segments, schema.LENGTH_MEAN)
+    outcomes = _outcomes(segments)
     if not len(steps) and not outcomes:
         return []
-    says = []
+    sentences = []
     with new_figure(LARGE) as (figure, axes):
         if len(steps):
-            _draw_band(stretches, axes)
-            _draw_series(
-                stretches, axes, "response_length/mean", color=BLUE, label="training, mean"
+            _draw_band(segments, axes)
+            _draw_series(segments, axes, schema.LENGTH_MEAN, color=BLUE, label="training, mean")
+            sentences.append(
+                f"In training {went('the mean length', steps, mean, ',.0f', ' tokens')}."
             )
-            says.append(f"In training {went('the mean length', steps, mean, ',.0f', ' tokens')}.")
         if outcomes:
-            at, values = _draw_outcomes(axes, stretches, lambda outcome: outcome.tokens)
-            says.append(f"On validation {went('it', at, values, ',.0f', ' tokens')}.")
-        _draw_limits(stretches, axes)
+            at, values = _draw_outcomes(axes, segments, lambda outcome: outcome.tokens)
+            sentences.append(f"On validation {went('it', at, values, ',.0f', ' tokens')}.")
+        _draw_limits(segments, axes)
         axes.set(xlabel=STEP, ylabel="tokens per answer")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(TOKENS)
-        _finish(stretches, axes)
-    return [Picture("length", to_png(figure), "Response length", " ".join(says))]
+        _finish(segments, axes)
+    return [Picture("length", to_png(figure), "Response length", " ".join(sentences))]
 
 
-def _draw_band(stretches: Sequence[Stretch], axes: Axes) -> None:
-    """From the median to the 95th percentile."""
+def _draw_band(segments: Sequence[RunSegment], axes: Axes) -> None:
+    """Fill the band from the median to the 95th percentile of the length."""
     text = "median to 95th percentile"
-    for one in stretches:
-        low_steps, low = one.series("response_length/p50")
-        high_steps, high = one.series("response_length/p95")
+    for segment in segments:
+        low_steps, low = segment.series(schema.LENGTH_P50)
+        high_steps, high = segment.series(schema.LENGTH_P95)
         both, at_low, at_high = np.intersect1d(low_steps, high_steps, return_indices=True)
         if len(both):
             axes.fill_between(
@@ -105,90 +112,94 @@ def _draw_band(stretches: Sequence[Stretch], axes: Axes) -> None:
             text = "_"  # once in the legend
 
 
-def _draw_limits(stretches: Sequence[Stretch], axes: Axes) -> None:
-    """The limits, unless they are so far off that lengths would be a line at the bottom."""
-    limits = [one.run.setting("rollout.max_response_length") for one in stretches]
+def _draw_limits(segments: Sequence[RunSegment], axes: Axes) -> None:
+    """Draw the limits, unless they are so far off that lengths would be a line at the bottom."""
+    limits = [segment.run.setting("rollout.max_response_length") for segment in segments]
     drawn = [
-        (one, limit)
-        for one, limit in zip(stretches, limits, strict=True)
+        (segment, limit)
+        for segment, limit in zip(segments, limits, strict=True)
         if isinstance(limit, (int, float)) and axes.dataLim.ymax > limit / 2
     ]
-    for index, (one, limit) in enumerate(drawn):
-        text = f"training limit, {limit:,} tokens" if len(stretches) == 1 else "training limit"
+    for index, (segment, limit) in enumerate(drawn):
+        text = f"training limit, {limit:,} tokens" if len(segments) == 1 else "training limit"
         style: dict[str, Any] = {
             "color": BLACK,
             "lw": 1.1,
             "ls": ":",
             "label": "_" if index else text,
         }
-        if len(stretches) == 1:
+        if len(segments) == 1:
             axes.axhline(limit, **style)
         else:
-            axes.hlines(limit, one.begin, one.end, **style)
+            axes.hlines(limit, segment.begin, segment.end, **style)
 
 
-def _draw_accuracy(stretches: Sequence[Stretch]) -> list[Picture]:
-    steps, accuracy = _joined(stretches, "accuracy")
-    reward_steps, reward = _joined(stretches, "reward")
-    outcomes = _outcomes(stretches)
+def _draw_accuracy(segments: Sequence[RunSegment]) -> list[Picture]:
+    steps, accuracy = _joined(segments, schema.ACCURACY)
+    reward_steps, reward = _joined(segments, schema.REWARD)
+    outcomes = _outcomes(segments)
     if not (len(steps) or len(reward_steps) or outcomes):
         return []
-    says = []
+    sentences = []
     with new_figure(LARGE) as (figure, axes):
         if len(steps):
-            _draw_series(stretches, axes, "accuracy", color=BLUE, label="training, accuracy")
-            says.append(f"In training {went('accuracy', steps, accuracy, '.1%')}.")
+            _draw_series(segments, axes, schema.ACCURACY, color=BLUE, label="training, accuracy")
+            sentences.append(f"In training {went('accuracy', steps, accuracy, '.1%')}.")
         if len(reward_steps):
             style = {"color": PINK, "ls": "--", "lw": 1.4, "label": "training, reward"}
-            _draw_series(stretches, axes, "reward", **style)
-            says.append(f"There {went('the mean reward', reward_steps, reward, '.3g')}.")
+            _draw_series(segments, axes, schema.REWARD, **style)
+            sentences.append(f"There {went('the mean reward', reward_steps, reward, '.3g')}.")
         if outcomes:
-            at, values = _draw_outcomes(axes, stretches, lambda outcome: outcome.accuracy)
-            says.append(f"On validation {went('accuracy', at, values, '.1%')}.")
+            at, values = _draw_outcomes(axes, segments, lambda outcome: outcome.accuracy)
+            sentences.append(f"On validation {went('accuracy', at, values, '.1%')}.")
         axes.set(xlabel=STEP, ylabel="share right, mean reward")
-        _finish(stretches, axes)
-    return [Picture("accuracy", to_png(figure), "Accuracy and reward", " ".join(says))]
+        _finish(segments, axes)
+    return [Picture("accuracy", to_png(figure), "Accuracy and reward", " ".join(sentences))]
 
 
-def _joined(stretches: Sequence[Stretch], name: str) -> tuple[Array, Array]:
-    series = [one.series(name) for one in stretches]
+def _joined(segments: Sequence[RunSegment], name: str) -> tuple[Array, Array]:
+    series = [segment.series(name) for segment in segments]
     steps, values = (np.concatenate(parts) for parts in zip(*series, strict=True))
     return steps, values
 
 
-def _draw_series(stretches: Sequence[Stretch], axes: Axes, name: str, **style: Any) -> None:
-    """A line for each stretch: between two of them the model may go back to an earlier step."""
-    for one in stretches:
-        steps, values = one.series(name)
+def _draw_series(segments: Sequence[RunSegment], axes: Axes, name: str, **style: Any) -> None:
+    """Draw a line for each segment: between two of them the model may go back some steps."""
+    for segment in segments:
+        steps, values = segment.series(name)
         # A line through few points is nothing to see.
         marks: dict[str, Any] = {"marker": "o", "ms": 3} if len(steps) < 10 else {}
         axes.plot(steps, values, **style, **marks)
         style["label"] = "_"  # once in the legend
 
 
-def _outcomes(stretches: Sequence[Stretch]) -> list[tuple[int, Outcome]]:
-    return [(one.begin + outcome.at, outcome) for one in stretches for outcome in one.outcomes]
+def _outcomes(segments: Sequence[RunSegment]) -> list[tuple[int, AnswerMeans]]:
+    return [
+        (segment.begin + outcome.at, outcome)
+        for segment in segments
+        for outcome in segment.outcomes
+    ]
 
 
 def _draw_outcomes(
-    axes: Axes, stretches: Sequence[Stretch], choose: Callable[[Outcome], Estimate]
+    axes: Axes, segments: Sequence[RunSegment], choose: Callable[[AnswerMeans], Estimate]
 ) -> tuple[Array, Array]:
     text = "validation, 95 % interval"
-    for one in stretches:
-        estimates = [choose(outcome) for outcome in one.outcomes]
-        at = [one.begin + outcome.at for outcome in one.outcomes]
+    for segment in segments:
+        estimates = [choose(outcome) for outcome in segment.outcomes]
+        at = [segment.begin + outcome.at for outcome in segment.outcomes]
         if estimates:
             axes.errorbar(
                 at, values_of(estimates), error_bars(estimates), color=VERMILION, fmt="o-", ms=5,
                 lw=1, elinewidth=1.4, capsize=3, label=text, zorder=3,
             )  # fmt: skip
             text = "_"  # once in the legend
-    drawn = [(step, choose(outcome).value) for step, outcome in _outcomes(stretches)]
+    drawn = [(step, choose(outcome).value) for step, outcome in _outcomes(segments)]
     taken = [
-        (one.begin + outcome.at, choose(outcome).value)
-        for one in stretches
-        for outcome in one.outcomes
-        if outcome.at == one.chosen
+        (segment.begin + outcome.at, choose(outcome).value)
+        for segment in segments
+        for outcome in segment.outcomes
+        if outcome.at == segment.chosen
     ]
     if taken:
         ring: dict[str, Any] = {"s": 90, "facecolors": "none", "edgecolors": BLACK, "zorder": 4}
@@ -197,21 +208,143 @@ def _draw_outcomes(
     return np.array(steps), np.array(values)
 
 
-def _finish(stretches: Sequence[Stretch], axes: Axes) -> None:
+def _finish(segments: Sequence[RunSegment], axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_above(axes)
-    if len(stretches) == 1:
+    if len(segments) == 1:
         return
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.1 * (high - low))  # room for the names
-    for one in stretches:
-        axes.axvline(one.begin, color=GREY, lw=0.9, zorder=1)
+    for segment in segments:
+        axes.axvline(segment.begin, color=GREY, lw=0.9, zorder=1)
         axes.annotate(
-            one.name,
-            (one.begin, 1),
+            segment.name,
+            (segment.begin, 1),
             xycoords=axes.get_xaxis_transform(),
             xytext=(3, -2),
             textcoords="offset points",
             va="top",
             fontsize=9,
         )
+
+
+def draw_diagnostics(run: RunRecord) -> list[Picture]:
+    """Draw small figures of the metrics that tell whether a run is well."""
+    pictures = []
+    for name, key, title, unit in (
+        ("cut_off", schema.TRUNCATED, "Answers cut off", "share of answers"),
+        ("no_signal", schema.NO_SIGNAL, "Groups without signal", "share of groups"),
+        ("entropy", schema.ENTROPY, "Entropy", "nats per token"),
+        ("kl", schema.KL, "KL divergence from the reference", "nats per token"),
+        ("grad_norm", schema.GRAD_NORM, "Gradient norm", "norm before clipping"),
+        ("mismatch", schema.MISMATCH, "Mismatch of rollout and actor", "log-prob difference, nats"),
+        ("speed", schema.TOKENS_PER_SECOND, "Speed", "tokens per second"),
+    ):
+        steps, values = run.series(key)
+        if np.isfinite(values).any():
+            pictures.append(_draw_small(name, title, unit, steps, values))
+    return [*pictures, *_draw_seconds(run)]
+
+
+def _draw_small(name: str, title: str, unit: str, steps: Array, values: Array) -> Picture:
+    with new_figure(SMALL) as (figure, axes):
+        marks = {"marker": "o", "ms": 3} if len(steps) < 10 else {}
+        axes.plot(steps, values, color=BLUE, **marks)
+        axes.set(xlabel=STEP, ylabel=unit)
+        if unit.startswith("share"):
+            axes.set_ylim(0, max(1.05 * np.nanmax(values), 0.05))
+            axes.yaxis.set_major_formatter(PERCENT)
+        elif np.nanmin(values) >= 0:
+            axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    form = ".1%" if unit.startswith("share") else ".3g"
+    return Picture(name, to_png(figure), title, sentence(went("it", steps, values, form)))
+
+
+def _draw_seconds(run: RunRecord) -> list[Picture]:
+    """Draw the seconds of each step's phases, stacked."""
+    phases = _phases(run)
+    if not phases:
+        return []
+    steps = np.array([*run.metrics])
+    with new_figure(SMALL) as (figure, axes):
+        bottom = np.zeros(len(steps))
+        for index, (name, values) in enumerate(phases.items()):
+            colour = COLOURS[index] if index < len(COLOURS) else GREY
+            axes.bar(steps, values, 1.0, bottom, color=colour, label=name)
+            bottom += values
+        axes.set(xlabel=STEP, ylabel="seconds per step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, handlelength=1)
+    total = float(bottom.sum()) or 1.0
+    shares = (f"{name} {number(values.sum() / total, '.0%')}" for name, values in phases.items())
+    caption = f"Of all seconds: {', '.join(shares)}."
+    return [Picture("seconds", to_png(figure), "Time of a step", caption)]
+
+
+def _phases(run: RunRecord) -> dict[str, Array]:
+    """Collect the seconds of each phase: the longest phases first, the rest together as `other`."""
+    prefix = schema.seconds_of("")
+    names = dict.fromkeys(key for row in run.metrics.values() for key in row)
+    seconds = {
+        key.removeprefix(prefix): np.nan_to_num(
+            np.array([row.get(key, 0.0) for row in run.metrics.values()]), posinf=0, neginf=0
+        )
+        for key in names
+        if key.startswith(prefix) and key != schema.SECONDS_STEP
+    }
+    longest = sorted(seconds, key=lambda name: -seconds[name].sum())
+    kept, rest = longest[: len(COLOURS)], longest[len(COLOURS) :]
+    phases = {name: seconds[name] for name in kept}
+    if rest:
+        phases["other"] = np.sum([seconds[name] for name in rest], axis=0)
+    return phases
+
+
+def draw_overlaid(
+    name: str,
+    title: str,
+    unit: str,
+    series: Mapping[str, tuple[Sequence[int] | Array, Sequence[float] | Array]],
+    *,
+    large: bool = False,
+) -> Picture | None:
+    """Draw one metric of several runs over their steps; None if no run has a number of it.
+
+    Args:
+        name: the name of the file.
+        title: what is drawn.
+        unit: the label of the axis.
+        series: steps and values of each run, by its name.
+        large: draw it large, with a mark at each value.
+    """
+    arrays = {
+        run: (np.asarray(steps), np.asarray(values, dtype=float))
+        for run, (steps, values) in series.items()
+    }
+    drawn = {run: pair for run, pair in arrays.items() if np.isfinite(pair[1]).any()}
+    if not drawn:
+        return None
+    is_share = unit.startswith("share")
+    with new_figure(LARGE if large else SMALL) as (figure, axes):
+        for index, run in enumerate(arrays):
+            if run not in drawn:
+                continue
+            colour, marker = look(index)
+            steps, values = drawn[run]
+            marked = large or len(steps) < 10
+            axes.plot(
+                steps, values, color=colour, label=label(run), marker=marker if marked else None,
+                ms=4, lw=1.5,
+            )  # fmt: skip
+        axes.set(xlabel=STEP, ylabel=unit)
+        if is_share:
+            axes.yaxis.set_major_formatter(PERCENT)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if large:
+            legend_above(axes)
+        else:
+            figure.legend(loc="outside upper center", ncols=2, fontsize=8.5, handlelength=1.2)
+    form = ".1%" if is_share else ",.0f" if "tokens" in unit else ".3g"
+    ends = "; ".join(went(run, steps, values, form) for run, (steps, values) in drawn.items())
+    return Picture(name, to_png(figure), title, f"{ends}.")

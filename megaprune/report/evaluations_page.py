@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from megaprune.report import headline, page
-from megaprune.report.analysis import draw_analyses
-from megaprune.report.answers import read_answers
+from megaprune.report import page
 from megaprune.report.charts import (
-    Line,
+    AccuracyLine,
+    TradeOffPoint,
     draw_budgets,
     draw_lengths,
+    draw_models,
     draw_samples,
 )
-from megaprune.report.comparison import Comparison, read_comparison
-from megaprune.report.evaluation import Against, Evaluation, Measured
-from megaprune.report.examples import choose_pairs, choose_some
+from megaprune.report.evaluation_records import (
+    BaselineChange,
+    EvaluationComparison,
+    EvaluationRecord,
+    SetRecord,
+    read_comparison,
+)
 from megaprune.report.figures import Picture, file_name
 from megaprune.report.markup import (
     escape,
@@ -30,8 +34,9 @@ from megaprune.report.markup import (
     table,
     tokens,
 )
-from megaprune.report.summary import Estimate
-from megaprune.report.trade_off import Point, draw_models
+from megaprune.report.page import draw_analyses
+from megaprune.report.run_records import read_answers
+from megaprune.report.summary import Estimate, choose_pairs, choose_some
 
 WORDS = "Cut off: at the limit. Unparsable: ended, but without an answer that can be read."
 METHOD = (
@@ -51,106 +56,121 @@ _CLAIMS = 4
 def evaluations_page(
     paths: Sequence[Path], baseline: Path | None, analyses: Sequence[Path]
 ) -> page.Page:
-    """Read evaluations, and say how they compare."""
-    found = read_comparison(paths, baseline)
+    """Read evaluations, and show how they compare."""
+    comparison = read_comparison(paths, baseline)
     by_set: dict[str, list[Picture]] = {}
-    for index, name in enumerate(found.sets, start=1):
+    for index, name in enumerate(comparison.sets, start=1):
         # Two sets' names may be one as a file's.
-        by_set[name] = _draw_set(found, name, file_name(f"{index}-{name}"))
+        by_set[name] = _draw_set(comparison, name, file_name(f"{index}-{name}"))
     behaviours = draw_analyses(analyses)
-    names = [one.name for one in found.evaluations]
+    names = [evaluation.name for evaluation in comparison.evaluations]
     parts = [
-        page.notes(found.notes),
-        f"<h2>Results</h2>{_table(found)}",
+        page.notes(comparison.notes),
+        f"<h2>Results</h2>{_table(comparison)}",
         *(page.figures(name, pictures) for name, pictures in by_set.items()),
-        f"<h2>Answers</h2>{_examples(found)}",
+        f"<h2>Answers</h2>{_examples(comparison)}",
         page.figures("Thoughts", behaviours),
         "<h2>Configuration</h2>"
         + "".join(
-            page.config(one.config_text, f"{one.name}: {one.path}/config.yaml")
-            for one in found.evaluations
+            page.config(evaluation.config_text, f"{evaluation.name}: {evaluation.path}/config.yaml")
+            for evaluation in comparison.evaluations
         ),
     ]
-    pictures = [picture for some in by_set.values() for picture in some]
-    header = f'{_claim(found)}\n{_about(found)}<p class="soft">{METHOD}</p>'
+    pictures = [picture for drawn in by_set.values() for picture in drawn]
+    header = f'{_claim(comparison)}\n{_about(comparison)}<p class="soft">{METHOD}</p>'
     return page.make_page(" · ".join(names), header, parts, [*pictures, *behaviours])
 
 
-def _others(found: Comparison) -> list[Evaluation]:
-    return [one for one in found.evaluations if one is not found.baseline]
+def _others(comparison: EvaluationComparison) -> list[EvaluationRecord]:
+    return [
+        evaluation for evaluation in comparison.evaluations if evaluation is not comparison.baseline
+    ]
 
 
-def _claim(found: Comparison) -> str:
-    lines = [_claim_against(one, found.baseline) for one in _others(found)]
-    if found.baseline is not None and 0 < len(lines) <= _CLAIMS and all(lines):
-        return headline.claim(lines)
-    if len(found.evaluations) == 1 and len(found.sets) == 1:
-        (measured,) = found.evaluations[0].sets.values()
-        return headline.claim(
+def _claim(comparison: EvaluationComparison) -> str:
+    lines = [_claim_against(evaluation, comparison.baseline) for evaluation in _others(comparison)]
+    if comparison.baseline is not None and 0 < len(lines) <= _CLAIMS and all(lines):
+        return page.claim(lines)
+    if len(comparison.evaluations) == 1 and len(comparison.sets) == 1:
+        (measured,) = comparison.evaluations[0].sets.values()
+        return page.claim(
             [
                 f"{escape(measured.name)}: answers have {tokens(measured.tokens.value)} tokens and "
                 f"{percent(measured.accuracy.value)} of them are right."
             ]
         )
-    models, sets = len(found.evaluations), len(found.sets)
-    return headline.claim(
+    models, sets = len(comparison.evaluations), len(comparison.sets)
+    return page.claim(
         [f"{models} model{'s' * (models > 1)} on {sets} set{'s' * (sets > 1)} of problems."]
     )
 
 
-def _claim_against(one: Evaluation, base: Evaluation | None) -> str:
-    """The mean of all sets' changes, as in the table; nothing if there are none."""
-    changes = [m.against for m in one.sets.values() if m.against is not None]
+def _claim_against(evaluation: EvaluationRecord, base: EvaluationRecord | None) -> str:
+    """Say the mean change over all sets, as the table has it; nothing if there are no changes."""
+    changes = [m.against for m in evaluation.sets.values() if m.against is not None]
     if base is None or not changes:
         return ""
     length = float(np.mean([change.length_ratio for change in changes])) - 1
     right = float(np.mean([change.accuracy.value for change in changes]))
     return (
-        f"{escape(one.name)}: answers are {headline.longer_or_shorter(length)}, accuracy "
+        f"{escape(evaluation.name)}: answers are {page.longer_or_shorter(length)}, accuracy "
         f"{points(right)}."
     )
 
 
-def _about(found: Comparison) -> str:
-    """Models and settings that all have."""
-    facts = [f"{one.name}: {one.model}" for one in found.evaluations]
-    if found.baseline is not None:
-        facts.append(f"compared with {found.baseline.name}")
-        if len(found.sets) > 1:
+def _about(comparison: EvaluationComparison) -> str:
+    """Name the models, and the settings that all of them share."""
+    facts = [f"{evaluation.name}: {evaluation.model}" for evaluation in comparison.evaluations]
+    if comparison.baseline is not None:
+        facts.append(f"compared with {comparison.baseline.name}")
+        if len(comparison.sets) > 1:
             facts.append("changes above: means of the sets' changes")
     for name in ("max_response_length", "temperature", "top_p", "seed"):
-        values = [one.settings.get(name) for one in found.evaluations]
+        values = [evaluation.settings.get(name) for evaluation in comparison.evaluations]
         if values[0] is not None and all(value == values[0] for value in values):
             facts.append(f"{name} {values[0]}")
-    return headline.facts(facts)
+    return page.facts(facts)
 
 
-def _table(found: Comparison) -> str:
-    compared = any(m.against for one in found.evaluations for m in one.sets.values())
-    failed = any(m.grading_failed for one in found.evaluations for m in one.sets.values())
+def _table(comparison: EvaluationComparison) -> str:
+    compared = any(
+        m.against for evaluation in comparison.evaluations for m in evaluation.sets.values()
+    )
+    failed = any(
+        m.grading_failed for evaluation in comparison.evaluations for m in evaluation.sets.values()
+    )
     head = ["model", "problems", "accuracy", "tokens", "cut off", "unparsable"]
     head += ["grading failed"] * failed
     head += ["change of accuracy", "change of tokens", "AES<small>absolute</small>"] * compared
     rows = []
-    for name in found.sets:
+    for name in comparison.sets:
         rows.append([escape(name)])
-        for one in found.evaluations:
-            if name in one.sets:
-                rows.append(_row(one, one.sets[name], failed, compared))
-    if len(found.shared) > 1:
-        rows.append([f"Mean of the {len(found.shared)} sets that all have"])
-        for one in found.evaluations:
-            rows.append(_mean_row(one, [one.sets[name] for name in found.shared], failed, compared))
-    said = WORDS + AES * compared
-    return f'{table(head, rows, "Every model on every set")}<p class="soft">{said}</p>'
+        for evaluation in comparison.evaluations:
+            if name in evaluation.sets:
+                rows.append(_row(evaluation, evaluation.sets[name], failed, compared))
+    if len(comparison.shared) > 1:
+        rows.append([f"Mean of the {len(comparison.shared)} sets that all have"])
+        for evaluation in comparison.evaluations:
+            rows.append(
+                _mean_row(
+                    evaluation,
+                    [evaluation.sets[name] for name in comparison.shared],
+                    failed,
+                    compared,
+                )
+            )
+    explanation = WORDS + AES * compared
+    return f'{table(head, rows, "Every model on every set")}<p class="soft">{explanation}</p>'
 
 
-def _row(one: Evaluation, measured: Measured, failed: bool, compared: bool) -> list[str]:
+def _row(
+    evaluation: EvaluationRecord, measured: SetRecord, failed: bool, compared: bool
+) -> list[str]:
     cells = [
-        escape(one.name),
+        escape(evaluation.name),
         f"{measured.problems:,}<small>{measured.samples:,} samples</small>",
-        headline.cell(measured.accuracy, "share"),
-        headline.cell(measured.tokens, "tokens"),
+        page.cell(measured.accuracy, "share"),
+        page.cell(measured.tokens, "tokens"),
         percent(measured.cut_off),
         percent(measured.unparsable),
     ]
@@ -158,7 +178,7 @@ def _row(one: Evaluation, measured: Measured, failed: bool, compared: bool) -> l
     return cells + (_compared(measured.against) if compared else [])
 
 
-def _compared(against: Against | None) -> list[str]:
+def _compared(against: BaselineChange | None) -> list[str]:
     if against is None:
         return ["", "", ""]
     return [
@@ -168,15 +188,17 @@ def _compared(against: Against | None) -> list[str]:
     ]
 
 
-def _mean_row(one: Evaluation, some: Sequence[Measured], failed: bool, compared: bool) -> list[str]:
-    """Plain means of the sets' numbers; so the AES is the mean of the sets' scores."""
+def _mean_row(
+    evaluation: EvaluationRecord, sets: Sequence[SetRecord], failed: bool, compared: bool
+) -> list[str]:
+    """Average the sets' numbers plainly; so the AES is the mean of the sets' scores."""
 
-    def mean(of: Callable[[Measured], float]) -> float:
-        return float(np.mean([of(measured) for measured in some]))
+    def mean(of: Callable[[SetRecord], float]) -> float:
+        return float(np.mean([of(measured) for measured in sets]))
 
-    problems, samples = (sum(getattr(m, name) for m in some) for name in ("problems", "samples"))
+    problems, samples = (sum(getattr(m, name) for m in sets) for name in ("problems", "samples"))
     cells = [
-        escape(one.name),
+        escape(evaluation.name),
         f"{problems:,}<small>{samples:,} samples</small>",
         percent(mean(lambda m: m.accuracy.value)),
         tokens(mean(lambda m: m.tokens.value)),
@@ -184,10 +206,10 @@ def _mean_row(one: Evaluation, some: Sequence[Measured], failed: bool, compared:
         percent(mean(lambda m: m.unparsable)),
     ]
     cells += [percent(mean(lambda m: m.grading_failed))] * failed
-    changes = [m.against for m in some if m.against is not None]
+    changes = [m.against for m in sets if m.against is not None]
     if not compared:
         return cells
-    if len(changes) < len(some):
+    if len(changes) < len(sets):
         return [*cells, "", "", ""]
     scores = [change.aes for change in changes if change.aes is not None]
     return [
@@ -202,16 +224,25 @@ def _scores(signed: float, absolute: float) -> str:
     return f"{score(signed)}<small>{score(absolute)}</small>"
 
 
-def _draw_set(found: Comparison, name: str, file: str) -> list[Picture]:
-    """All figures of a set, in files named so."""
-    measured = {one.name: one.sets[name] for one in found.evaluations if name in one.sets}
-    base = found.baseline.name if found.baseline else None
+def _draw_set(comparison: EvaluationComparison, name: str, file: str) -> list[Picture]:
+    """Draw all figures of a set, in files whose names begin with `file`."""
+    measured = {
+        evaluation.name: evaluation.sets[name]
+        for evaluation in comparison.evaluations
+        if name in evaluation.sets
+    }
+    base = comparison.baseline.name if comparison.baseline else None
     marks = [
-        Point(model, m.tokens, m.accuracy, [m.at_budget[at][::-1] for at in sorted(m.at_budget)])
+        TradeOffPoint(
+            model, m.tokens, m.accuracy, [m.at_budget[at][::-1] for at in sorted(m.at_budget)]
+        )
         for model, m in measured.items()
     ]
     lengths = [(model, read_answers(*m.files), m.tokens) for model, m in measured.items()]
-    limits = {one.name: one.settings.get("max_response_length") for one in found.evaluations}
+    limits = {
+        evaluation.name: evaluation.settings.get("max_response_length")
+        for evaluation in comparison.evaluations
+    }
     pictures = [
         draw_models(f"{file}_trade_off", marks, base),
         draw_lengths(f"{file}_histogram", "Lengths", lengths),
@@ -221,31 +252,31 @@ def _draw_set(found: Comparison, name: str, file: str) -> list[Picture]:
         ),
         draw_samples(
             f"{file}_samples",
-            [Line(model, m.pass_at, m.majority_at) for model, m in measured.items()],
+            [AccuracyLine(model, m.pass_at, m.majority_at) for model, m in measured.items()],
         ),
     ]
     return [picture for picture in pictures if picture is not None]
 
 
-def _budget_line(model: str, measured: Measured, limit: object) -> Line:
-    """With the limit that the samples really had as the last budget."""
+def _budget_line(model: str, measured: SetRecord, limit: object) -> AccuracyLine:
+    """Make the line of a model, with the limit that its samples really had as the last budget."""
     solid = {at: measured.at_budget[at][0] for at in sorted(measured.at_budget)}
     if isinstance(limit, int) and all(limit > at for at in solid):
         solid[limit] = measured.accuracy.value
     forced: dict[int, Estimate] = {at: measured.forced[at] for at in sorted(measured.forced)}
-    return Line(model, solid, marks=forced)
+    return AccuracyLine(model, solid, marks=forced)
 
 
-def _examples(found: Comparison) -> str:
-    """Of each model beside the baseline; without one, of each model alone."""
-    base, rule = found.baseline, ""
+def _examples(comparison: EvaluationComparison) -> str:
+    """Show answers of each model beside those of the baseline; without one, of each model alone."""
+    base, rule = comparison.baseline, ""
     parts: list[str] = []
-    for one in _others(found) or found.evaluations:
-        if base is None or base is one:
-            chosen, title = choose_some(_files(one), one.name), one.name
+    for evaluation in _others(comparison) or comparison.evaluations:
+        if base is None or base is evaluation:
+            chosen, title = choose_some(_files(evaluation), evaluation.name), evaluation.name
         else:
-            chosen = choose_pairs(_files(base), _files(one), (base.name, one.name))
-            title = f"{base.name} and {one.name}"
+            chosen = choose_pairs(_files(base), _files(evaluation), (base.name, evaluation.name))
+            title = f"{base.name} and {evaluation.name}"
         rule = rule or page.rule(chosen)
         nothing = '<p class="soft">They have no answer to the same problem to show.</p>'
         shown = page.examples(chosen) or nothing
@@ -254,5 +285,5 @@ def _examples(found: Comparison) -> str:
     return rule + "".join(parts)
 
 
-def _files(one: Evaluation) -> list[Path]:
-    return [file for measured in one.sets.values() for file in measured.files]
+def _files(evaluation: EvaluationRecord) -> list[Path]:
+    return [file for measured in evaluation.sets.values() for file in measured.files]

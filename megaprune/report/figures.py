@@ -1,6 +1,6 @@
-"""How figures are drawn: sizes, colours, and a figure as the bytes of a PNG.
+"""How figures look: sizes, colours, numbers in captions, and a figure as the bytes of a PNG.
 
-Sized to be read at the width of a phone; a page sets them side by side where there is room.
+Figures can be read at the width of a phone; a page sets them side by side where there is room.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, StrMethodFormatter
 
-from megaprune.report.answers import Array
+from megaprune.report.run_records import Array
 from megaprune.report.summary import Estimate
 
 # Okabe and Ito's colours, which also the colour-blind tell apart.
@@ -57,21 +57,21 @@ class Picture:
     """A figure.
 
     Attributes:
-        name: of its file, without the suffix.
-        png: the file's bytes.
+        name: the name of its file, without the suffix.
+        png: the bytes of the file.
         title: what is drawn.
-        says: what is to be seen, in a sentence, for those who do not see it.
+        caption: what there is to see, in a sentence, also for those who do not see it.
     """
 
     name: str
     png: bytes
     title: str
-    says: str
+    caption: str
 
 
 @contextlib.contextmanager
 def new_figure(size: tuple[float, float], rows: int = 1) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes, within the style; without pyplot, nothing is kept of it."""
+    """Make a figure and its axes within the style; without pyplot, nothing is kept of it."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
@@ -79,7 +79,7 @@ def new_figure(size: tuple[float, float], rows: int = 1) -> Iterator[tuple[Figur
 
 
 def to_png(figure: Figure) -> bytes:
-    """The bytes of a file."""
+    """Draw a figure as the bytes of a file."""
     file = io.BytesIO()
     with mpl.rc_context(STYLE):
         # Without matplotlib's version in it: the same figure is the same bytes.
@@ -88,12 +88,12 @@ def to_png(figure: Figure) -> bytes:
 
 
 def legend_above(axes: Axes) -> None:
-    """A legend that hides nothing."""
+    """Put the legend where it hides nothing."""
     axes.figure.legend(loc="outside upper center", ncols=2, handlelength=1.6, columnspacing=1.4)
 
 
 def error_bars(estimates: Sequence[Estimate]) -> Array:
-    """Lengths of error bars, below and above: [2, points]."""
+    """The lengths of error bars, below and above: [2, points]."""
     low = [estimate.value - estimate.low for estimate in estimates]
     high = [estimate.high - estimate.value for estimate in estimates]
     errors: Array = np.maximum(np.array([low, high]), 0)
@@ -101,20 +101,20 @@ def error_bars(estimates: Sequence[Estimate]) -> Array:
 
 
 def values_of(estimates: Sequence[Estimate]) -> Array:
-    """Without their intervals."""
+    """The values of estimates, without their intervals."""
     values: Array = np.array([estimate.value for estimate in estimates])
     return values
 
 
 def number(value: float, form: str) -> str:
-    """A number for a caption."""
+    """Format a number for a caption."""
     if form.endswith("g") and abs(value) >= 1000:
         form = ",.0f"
     return f"{value:{form}}".replace("%", "\u00a0%").replace("-", "\u2212")
 
 
 def went(what: str, steps: Array, values: Array, form: str, unit: str = "") -> str:
-    """`the mean length went from 812 at step 1 to 421 tokens at step 40`."""
+    """Say how a series went: `the mean length went from 812 at step 1 to 421 tokens at step 40`."""
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
     if not len(steps):
@@ -126,12 +126,12 @@ def went(what: str, steps: Array, values: Array, form: str, unit: str = "") -> s
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """Give a text a capital and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
 
 
 def label(name: str, most: int = 28) -> str:
-    """A name of any kind as text in a figure: one line, its end and not its middle if it is long.
+    """Make a name of any kind fit into a figure: one line, and only the end of a long one.
 
     matplotlib leaves names with an underscore in front out of a legend.
     """
@@ -141,11 +141,11 @@ def label(name: str, most: int = 28) -> str:
 
 
 def look(index: int) -> tuple[str, str]:
-    """Colour and marker: after as many as there are colours, the same with other markers."""
+    """Colour and marker of the i-th line: after the last colour, the same with other markers."""
     turn, colour = divmod(index, len(COLOURS))
     return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
 
 
 def file_name(name: str) -> str:
-    """A figure's file, named after anything."""
+    """Turn any name into the name of a file."""
     return re.sub(r"[^A-Za-z0-9-]+", "_", name)

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from megaprune.report.answers import Row
-from megaprune.report.examples import RULE, RULE_OF_ONE, Example
-from megaprune.report.figures import Picture
-from megaprune.report.markup import SHORT, escape, shorten
-from megaprune.report.run import CONFIG
-from megaprune.report.style import CSS
+from megaprune import schema
+from megaprune.analyze import behaviour_figure
+from megaprune.errors import InputError
+from megaprune.report.figures import Picture, number, to_png
+from megaprune.report.markup import (
+    CSS,
+    SHORT,
+    TIGHT,
+    escape,
+    interval,
+    percent,
+    points,
+    shorten,
+    signed_percent,
+    table,
+    tokens,
+)
+from megaprune.report.run_records import SampleRow
+from megaprune.report.summary import (
+    RESAMPLES,
+    RULE,
+    RULE_OF_ONE,
+    AnswerExample,
+    AnswerMeans,
+    AnswerSummary,
+    Estimate,
+    MeansChange,
+)
 
 # Of a long text, what is shown: an answer's end is where it is given.
 PROMPT = (2000, 500)
@@ -29,13 +54,13 @@ class Page:
 
 
 def make_page(name: str, header: str, parts: Sequence[str], pictures: Sequence[Picture]) -> Page:
-    """A whole page.
+    """Put a page together.
 
     Args:
-        name: of what it is about.
+        name: the name of what the page is about.
         header: HTML of the claim and what goes with it.
-        parts: HTML of what follows; empty ones are left out.
-        pictures: all that the parts show.
+        parts: HTML of what follows; empty parts are left out.
+        pictures: all figures that the parts show.
     """
     html = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -50,12 +75,12 @@ def make_page(name: str, header: str, parts: Sequence[str], pictures: Sequence[P
 
 
 def notes(texts: Sequence[str]) -> str:
-    """What a reader must know."""
+    """Show what a reader must know."""
     return "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
 
 
 def figures(title: str, pictures: Sequence[Picture], kind: str = "") -> str:
-    """Figures under a heading; nothing if there are none."""
+    """Show figures under a heading; nothing if there are none."""
     if not pictures:
         return ""
     return (
@@ -65,20 +90,20 @@ def figures(title: str, pictures: Sequence[Picture], kind: str = "") -> str:
     )
 
 
-def rule(found: Sequence[Example]) -> str:
-    """What answers were chosen by."""
-    if not found:
+def rule(chosen: Sequence[AnswerExample]) -> str:
+    """Say by what rule answers were chosen."""
+    if not chosen:
         return ""
-    return f'<p class="soft">{RULE if len(found[0].sides) > 1 else RULE_OF_ONE}</p>'
+    return f'<p class="soft">{RULE if len(chosen[0].sides) > 1 else RULE_OF_ONE}</p>'
 
 
-def examples(found: Sequence[Example]) -> str:
-    """Answers, side by side where there are two."""
-    return "".join(map(_example, found))
+def examples(chosen: Sequence[AnswerExample]) -> str:
+    """Show answers, side by side where there are two."""
+    return "".join(map(_example, chosen))
 
 
-def config(text: str, name: str = CONFIG) -> str:
-    """A configuration, folded."""
+def config(text: str, name: str = schema.CONFIG_FILE) -> str:
+    """Show a configuration, folded."""
     if not text:
         return ""
     return (
@@ -91,12 +116,13 @@ def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
     return (
         f'<figure id="{picture.name}"><img src="data:image/png;base64,{data}" '
-        f'alt="{escape(f"{picture.title}. {picture.says}")}">'
-        f"<figcaption><b>{escape(picture.title)}.</b> {escape(picture.says)}</figcaption></figure>"
+        f'alt="{escape(f"{picture.title}. {picture.caption}")}">'
+        f"<figcaption><b>{escape(picture.title)}.</b> {escape(picture.caption)}</figcaption>"
+        "</figure>"
     )
 
 
-def _example(example: Example) -> str:
+def _example(example: AnswerExample) -> str:
     row = example.sides[0][1]
     return (
         f"<h3>{example.why[0].upper()}{example.why[1:]}: {_inline(row['problem'])}</h3>"
@@ -106,17 +132,210 @@ def _example(example: Example) -> str:
     )
 
 
-def _answer(name: str, row: Row) -> str:
+def _answer(name: str, row: SampleRow) -> str:
     verdict = '<b class="right">✓ right</b>' if row["match"] else '<b class="wrong">✗ wrong</b>'
     end = ", cut off" if row["finish"] == "length" else ""
-    found = "nothing" if row["extracted"] is None else _inline(row["extracted"])
+    extracted = "nothing" if row["extracted"] is None else _inline(row["extracted"])
     return (
         f"<section><h4>{_inline(name)}: {verdict} <span>· {row['length']:,} tokens{end} · answered "
-        f"{found} ({_inline(row['why'])})</span></h4>"
+        f"{extracted} ({_inline(row['why'])})</span></h4>"
         f'<pre dir="auto" tabindex="0">{shorten(row["response"], *RESPONSE)}</pre></section>'
     )
 
 
 def _inline(text: str) -> str:
-    """A text within a line; whichever way it is written, the words around it stay in order."""
+    """Show a text within a line; whichever way it is written, the words around it stay in order."""
     return f"<bdi>{shorten(text, *SHORT)}</bdi>"
+
+
+ARROW = "<i>→</i>"
+METHOD = (
+    "Means over problems, of each problem's mean over its answers. Intervals: bootstrap over "
+    f"problems, {RESAMPLES:,} resamples."
+)
+
+
+def claim(lines: list[str]) -> str:
+    """Show the page's first sentences, each on a line of its own."""
+    return f'<p class="claim">{" ".join(f"<span>{line}</span>" for line in lines)}</p>'
+
+
+def facts(texts: list[str]) -> str:
+    """Show facts in a line."""
+    return f'<p class="soft">{" · ".join(shorten(fact, *SHORT) for fact in texts)}</p>'
+
+
+def claim_change(change: MeansChange) -> str:
+    """Say how answers changed."""
+    old, new = change.before, change.after
+    return claim(
+        [
+            f"Answers are {longer_or_shorter(change.tokens.value)}: "
+            f"{tokens(old.tokens.value)} → {tokens(new.tokens.value)} tokens.",
+            f"Accuracy: {percent(old.accuracy.value)} → {percent(new.accuracy.value)}, "
+            f"{points(change.accuracy.value)}.",
+        ]
+    )
+
+
+def claim_one(outcome: AnswerMeans, unit: str) -> str:
+    """Say what answers are like that are compared with nothing."""
+    return claim(
+        [
+            f"At {unit} {outcome.at} answers have {tokens(outcome.tokens.value)} tokens and "
+            f"{percent(outcome.accuracy.value)} of them are right."
+        ]
+    )
+
+
+def longer_or_shorter(change: float) -> str:
+    """Say a relative change of length: `40.0 % shorter`."""
+    return f"{percent(abs(change))} {'shorter' if change < 0 else 'longer'}"
+
+
+def tiles_of_change(change: MeansChange) -> str:
+    """Show tiles from before to after, with intervals of the changes."""
+    old, new = change.before, change.after
+    return _tiles(
+        (
+            "Mean tokens per answer",
+            f"{tokens(old.tokens.value)} {ARROW} {tokens(new.tokens.value)}",
+            _with_interval(signed_percent(change.tokens.value), change.tokens, "%"),
+        ),
+        (
+            "Accuracy",
+            f"{percent(old.accuracy.value)} {ARROW} {percent(new.accuracy.value)}",
+            _with_interval(points(change.accuracy.value), change.accuracy, "points"),
+        ),
+        (
+            "Answers cut off at the limit",
+            f"{percent(old.cut_off.value)} {ARROW} {percent(new.cut_off.value)}",
+            _with_interval(points(change.cut_off.value), change.cut_off, "points"),
+        ),
+        _tile_of_problems(old, new),
+    )
+
+
+def tiles_of_one(outcome: AnswerMeans) -> str:
+    """Show tiles of one set of answers, with intervals."""
+    shares = (
+        ("Accuracy", outcome.accuracy),
+        ("Answers cut off at the limit", outcome.cut_off),
+    )
+    return _tiles(
+        (
+            "Mean tokens per answer",
+            tokens(outcome.tokens.value),
+            _bounds(interval(outcome.tokens, "tokens")),
+        ),
+        *(
+            (name, percent(share.value), _bounds(interval(share, "share"), "%"))
+            for name, share in shares
+        ),
+        _tile_of_problems(outcome, outcome),
+    )
+
+
+def cell(estimate: Estimate, kind: str) -> str:
+    """Fill a table's cell with tokens or a share, and the interval in small."""
+    value = tokens(estimate.value) if kind == "tokens" else percent(estimate.value)
+    return f"{value}<small>{interval(estimate, kind)}</small>"
+
+
+def table_by_source(summary: AnswerSummary) -> str:
+    """Show the changes of each data source; nothing if there is only one."""
+    if not summary.by_source:
+        return ""
+    rows = [_source_row(source, change) for source, change in summary.by_source.items()]
+    head = ["data source", "problems", "tokens", "accuracy"]
+    return table(head, rows, "By data source, with 95 % intervals of the changes")
+
+
+def _source_row(source: str, change: MeansChange) -> list[str]:
+    old, new = change.before, change.after
+    return [
+        escape(source),
+        f"{new.problems:,}",
+        f"{tokens(old.tokens.value)} {ARROW} {tokens(new.tokens.value)}"
+        f"<small>{signed_percent(change.tokens.value)}</small>"
+        f"<small>{interval(change.tokens, 'change')}</small>",
+        f"{percent(old.accuracy.value)} {ARROW} {percent(new.accuracy.value)}"
+        f"<small>{points(change.accuracy.value)}</small>"
+        f"<small>{interval(change.accuracy, 'change')}</small>",
+    ]
+
+
+def _tile_of_problems(old: AnswerMeans, new: AnswerMeans) -> tuple[str, str, str]:
+    problems = [f"{outcome.problems:,}" for outcome in (old, new)]
+    answers = [f"{outcome.answers:,}" for outcome in (old, new)]
+    return (
+        "Problems",
+        problems[0] if old.problems == new.problems else f" {ARROW} ".join(problems),
+        f"{answers[0] if old.answers == new.answers else ' and '.join(answers)} answers"
+        + (" each time" if old is not new and old.answers == new.answers else ""),
+    )
+
+
+def _tiles(*tiles: tuple[str, str, str]) -> str:
+    cells = "".join(
+        f'<div class="tile"><dt>{name}</dt><dd class="value">{value}</dd>'
+        f'<dd class="less">{less}</dd></div>'
+        for name, value, less in tiles
+    )
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def _with_interval(text: str, estimate: Estimate, unit: str) -> str:
+    return f"<b>{text}</b><br>{_bounds(interval(estimate, 'change'), unit)}"
+
+
+def _bounds(bounds: str, unit: str = "") -> str:
+    unit = unit and TIGHT + unit
+    return (
+        f'<span class="soft">95{TIGHT}% interval <span class="bounds">{bounds}{unit}</span></span>'
+    )
+
+
+_NAMED = 3
+"""How many kinds a caption names for each input; the figure has all of them."""
+
+
+def draw_analyses(paths: Sequence[Path]) -> list[Picture]:
+    """Draw a figure of each analysis.
+
+    Raises:
+        InputError: a folder's analysis cannot be read.
+    """
+    return [
+        _draw_analysis(path, f"behaviours_{index}") for index, path in enumerate(paths, start=1)
+    ]
+
+
+def _draw_analysis(path: Path, name: str) -> Picture:
+    file = path / schema.ANALYSIS_FILE
+    try:
+        analysis = json.loads(file.read_text(encoding="utf-8"))
+        judged = analysis["mode"] == "judge"
+        kinds = "; ".join(_most_frequent(analysed, judged) for analysed in analysis["inputs"])
+        png = to_png(behaviour_figure(analysis))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{file}: cannot be read as an analysis ({error!r}); `megaprune analyze` writes it: "
+            f"run the same command again"
+        ) from error
+    what = "Share of steps" if judged else "Sentences per answer"
+    title = "What thoughts consist of" if judged else "Words of doubt in thoughts"
+    return Picture(name, png, title, f"{what}: {kinds}.")
+
+
+def _most_frequent(analysed: Mapping[str, Any], judged: bool) -> str:
+    """Name the most frequent kinds of one input."""
+    if judged:
+        amounts = {kind: numbers["share"] for kind, numbers in analysed["behaviours"].items()}
+    else:
+        amounts = dict(analysed["lexical"])
+    known = sorted(
+        (kind for kind in amounts if amounts[kind] is not None), key=lambda k: -amounts[k]
+    )
+    kinds = [f"{kind} {number(amounts[kind], '.1%' if judged else '.2f')}" for kind in known]
+    return f"{analysed['name']} {', '.join(kinds[:_NAMED]) or 'no thought that could be used'}"

@@ -5,42 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megaprune.report import headline, page
-from megaprune.report.analysis import draw_analyses
-from megaprune.report.answers import Answers, read_answers
-from megaprune.report.charts import draw_lengths
-from megaprune.report.curves import Stretch, draw_curves
-from megaprune.report.examples import Example, choose_pairs, choose_some
+from megaprune.report import page
+from megaprune.report.charts import TradeOffPoint, draw_lengths, draw_path
+from megaprune.report.curves import RunSegment, draw_curves
 from megaprune.report.figures import Picture
 from megaprune.report.markup import escape, points, signed_percent, table
-from megaprune.report.prune import Pruning, Round, read_pruning
-from megaprune.report.run import find_setting
-from megaprune.report.summary import Outcome, Summary, describe, summarize_sets
-from megaprune.report.trade_off import Point, draw_path
+from megaprune.report.page import draw_analyses
+from megaprune.report.run_records import (
+    AnswerTable,
+    PruningRecord,
+    RoundRecord,
+    find_setting,
+    read_answers,
+    read_pruning,
+)
+from megaprune.report.summary import (
+    AnswerExample,
+    AnswerMeans,
+    AnswerSummary,
+    choose_pairs,
+    choose_some,
+    describe,
+    summarize_sets,
+)
 
 
 def prune_page(path: Path, analyses: Sequence[Path]) -> page.Page:
-    """Read a pruning, and say what its rounds came to."""
+    """Read a pruning, and show what its rounds came to."""
     pruning = read_pruning(path)
     shown = _shown(pruning)
     sets = {0: read_answers(pruning.start)} if pruning.start else {}
-    sets |= {one.number: read_answers(one.answers) for one in pruning.rounds}
+    sets |= {ended.number: read_answers(ended.answers) for ended in pruning.rounds}
     ends = (0, shown.number) if pruning.start else None
     summary = summarize_sets(sets, held_out=True, ends=ends)
     outcomes = {outcome.at: outcome for outcome in summary.outcomes}
     comparison = _draw_rounds(outcomes, sets)
-    curves = draw_curves(_stretches(pruning.rounds))
+    curves = draw_curves(_segments(pruning.rounds))
     behaviours = draw_analyses(analyses)
     parts = [
-        headline.tiles_of_change(summary.change)
+        page.tiles_of_change(summary.change)
         if summary.change
-        else headline.tiles_of_one(outcomes[shown.number]),
-        f'<p class="soft">On held-out validation problems. {headline.METHOD}</p>',
+        else page.tiles_of_one(outcomes[shown.number]),
+        f'<p class="soft">On held-out validation problems. {page.METHOD}</p>',
         page.notes(_notes(pruning, summary)),
         f"<h2>Rounds</h2>{_table(pruning, outcomes)}",
         page.figures("Round by round", comparison),
         page.figures("Over the steps", curves),
-        headline.table_by_source(summary),
+        page.table_by_source(summary),
         f"<h2>Answers</h2>{_examples(pruning, shown)}",
         page.figures("Thoughts", behaviours),
         "<h2>Configuration</h2>" + page.config(pruning.config_text) if pruning.config_text else "",
@@ -50,20 +61,20 @@ def prune_page(path: Path, analyses: Sequence[Path]) -> page.Page:
     return page.make_page(name, header, parts, [*comparison, *curves, *behaviours])
 
 
-def _shown(pruning: Pruning) -> Round:
-    """The round whose model is the outcome; the last one, where none was taken."""
+def _shown(pruning: PruningRecord) -> RoundRecord:
+    """The round whose model is the outcome; the last round, if none was taken."""
     return pruning.rounds[-1 if pruning.final is None else pruning.final - 1]
 
 
-def _claim(pruning: Pruning, summary: Summary, outcomes: dict[int, Outcome]) -> str:
+def _claim(pruning: PruningRecord, summary: AnswerSummary, outcomes: dict[int, AnswerMeans]) -> str:
     if pruning.final is None:
-        return headline.claim(["No round was taken: the model is as it was."])
+        return page.claim(["No round was taken: the model is as it was."])
     if summary.change:
-        return headline.claim_change(summary.change)
-    return headline.claim_one(outcomes[pruning.final], "the end of round")
+        return page.claim_change(summary.change)
+    return page.claim_one(outcomes[pruning.final], "the end of round")
 
 
-def _about(pruning: Pruning) -> str:
+def _about(pruning: PruningRecord) -> str:
     facts = [
         f"{len(pruning.rounds)} of {len(pruning.limits)} rounds",
         f"limits {', '.join(f'{limit:,}' for limit in pruning.limits)}",
@@ -71,10 +82,10 @@ def _about(pruning: Pruning) -> str:
     for name, key in (("model", "model"), ("seed", "seed")):
         if (value := find_setting(pruning.config, key)) is not None:
             facts.append(f"{name} {value}")
-    return headline.facts(facts)
+    return page.facts(facts)
 
 
-def _notes(pruning: Pruning, summary: Summary) -> list[str]:
+def _notes(pruning: PruningRecord, summary: AnswerSummary) -> list[str]:
     notes = [*pruning.notes, *summary.notes]
     if pruning.final is None:
         notes.insert(0, f"The numbers are those of round {_shown(pruning).number}, not taken.")
@@ -87,23 +98,23 @@ def _notes(pruning: Pruning, summary: Summary) -> list[str]:
     return notes
 
 
-def _table(pruning: Pruning, outcomes: dict[int, Outcome]) -> str:
+def _table(pruning: PruningRecord, outcomes: dict[int, AnswerMeans]) -> str:
     rows = []
     if pruning.start:
         model = find_setting(pruning.config, "model")
         rows.append(["start", "", "", *_cells(outcomes[0]), "", _path(model or "")])
-    for one in pruning.rounds:
-        taken = "<small>taken</small>" if one.number == pruning.final else ""
-        if pruning.stopped and one is pruning.rounds[-1]:
+    for ended in pruning.rounds:
+        taken = "<small>taken</small>" if ended.number == pruning.final else ""
+        if pruning.stopped and ended is pruning.rounds[-1]:
             taken = "<small>not taken</small>"
         rows.append(
             [
-                f"{one.number}{taken}",
-                f"{one.limit:,}",
-                f"{one.step:,}",
-                *_cells(outcomes[one.number]),
-                _change(outcomes.get(0), outcomes[one.number]),
-                _path(one.model),
+                f"{ended.number}{taken}",
+                f"{ended.limit:,}",
+                f"{ended.step:,}",
+                *_cells(outcomes[ended.number]),
+                _change(outcomes.get(0), outcomes[ended.number]),
+                _path(ended.model),
             ]
         )
     head = ["round", "limit", "step", "accuracy", "tokens", "against the start", "model"]
@@ -114,11 +125,11 @@ def _table(pruning: Pruning, outcomes: dict[int, Outcome]) -> str:
     )
 
 
-def _cells(outcome: Outcome) -> list[str]:
-    return [headline.cell(outcome.accuracy, "share"), headline.cell(outcome.tokens, "tokens")]
+def _cells(outcome: AnswerMeans) -> list[str]:
+    return [page.cell(outcome.accuracy, "share"), page.cell(outcome.tokens, "tokens")]
 
 
-def _change(start: Outcome | None, outcome: Outcome) -> str:
+def _change(start: AnswerMeans | None, outcome: AnswerMeans) -> str:
     if start is None:
         return ""
     relative = outcome.tokens.value / start.tokens.value - 1 if start.tokens.value else 0.0
@@ -130,33 +141,35 @@ def _path(path: str) -> str:
     return f'<span class="path">{escape(path)}</span>'
 
 
-def _draw_rounds(outcomes: dict[int, Outcome], sets: dict[int, Answers]) -> list[Picture]:
+def _draw_rounds(outcomes: dict[int, AnswerMeans], sets: dict[int, AnswerTable]) -> list[Picture]:
     names = {at: f"round {at}" if at else "start" for at in outcomes}
-    marks = [Point(names[at], one.tokens, one.accuracy) for at, one in outcomes.items()]
-    rows = [(names[at], sets[at], one.tokens) for at, one in outcomes.items()]
+    marks = [
+        TradeOffPoint(names[at], means.tokens, means.accuracy) for at, means in outcomes.items()
+    ]
+    rows = [(names[at], sets[at], means.tokens) for at, means in outcomes.items()]
     return [
         draw_path("trade_off", marks, "a round's chosen model on validation"),
         draw_lengths("histogram", "Lengths after each round", rows),
     ]
 
 
-def _stretches(rounds: Sequence[Round]) -> list[Stretch]:
-    found: list[Stretch] = []
-    for one in rounds:
-        begin = found[-1].end if found else 0
-        name = f"round {one.number}: {one.limit:,}"
-        validations = one.run.validations.items()
+def _segments(rounds: Sequence[RoundRecord]) -> list[RunSegment]:
+    segments: list[RunSegment] = []
+    for ended in rounds:
+        begin = segments[-1].end if segments else 0
+        name = f"round {ended.number}: {ended.limit:,}"
+        validations = ended.run.validations.items()
         outcomes = tuple(describe(step, read_answers(file)) for step, file in validations)
-        found.append(Stretch(one.run, outcomes, begin, name, chosen=one.step))
-    return found
+        segments.append(RunSegment(ended.run, outcomes, begin, name, chosen=ended.step))
+    return segments
 
 
-def _examples(pruning: Pruning, shown: Round) -> str:
+def _examples(pruning: PruningRecord, shown: RoundRecord) -> str:
     after = f"after round {shown.number}"
-    found: list[Example]
+    chosen: list[AnswerExample]
     if pruning.start:
-        found = choose_pairs([pruning.start], [shown.answers], ("start", after))
+        chosen = choose_pairs([pruning.start], [shown.answers], ("start", after))
     else:
-        found = choose_some([shown.answers], after)
+        chosen = choose_some([shown.answers], after)
     nothing = '<p class="soft">The start and the end have no problem in common to show.</p>'
-    return page.rule(found) + (page.examples(found) or nothing)
+    return page.rule(chosen) + (page.examples(chosen) or nothing)

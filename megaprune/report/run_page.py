@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megaprune.report import headline, page
-from megaprune.report.analysis import draw_analyses
-from megaprune.report.charts import draw_lengths
-from megaprune.report.curves import Stretch, draw_curves
-from megaprune.report.diagnostics import draw_diagnostics
-from megaprune.report.examples import Example, choose_pairs, choose_some
+from megaprune.report import page
+from megaprune.report.charts import TradeOffPoint, draw_lengths, draw_path
+from megaprune.report.curves import RunSegment, draw_curves, draw_diagnostics
 from megaprune.report.figures import Picture
 from megaprune.report.markup import escape, plain, table
-from megaprune.report.run import Run, read_run
-from megaprune.report.summary import Outcome, Summary, summarize
-from megaprune.report.trade_off import Point, draw_path
+from megaprune.report.page import draw_analyses
+from megaprune.report.run_records import RunRecord, read_run
+from megaprune.report.summary import (
+    AnswerExample,
+    AnswerMeans,
+    AnswerSummary,
+    choose_pairs,
+    choose_some,
+    summarize,
+)
 
 
 def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:
-    """Read a run, and say what it came to."""
+    """Read a run, and show what it came to."""
     run = read_run(path)
     summary = summarize(run)
-    curves = draw_curves([Stretch(run, summary.outcomes if summary.held_out else ())])
+    curves = draw_curves([RunSegment(run, summary.outcomes if summary.held_out else ())])
     comparison = _draw_comparison(summary)
     behaviours = draw_analyses(analyses)
     diagnostics = draw_diagnostics(run)
@@ -45,16 +49,16 @@ def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:
     )
 
 
-def choose(run: Run) -> list[Example]:
-    """Answers of the first and the last validation, or of training steps without any."""
+def choose(run: RunRecord) -> list[AnswerExample]:
+    """Choose answers of the first and the last validation; without any, of training steps."""
     files = [*(run.validations or run.samples).values()]
     if len(files) > 1:
         return choose_pairs(files[:1], files[-1:], ("before", "after"))
     return choose_some(files, "before") if files else []
 
 
-def _draw_comparison(summary: Summary) -> list[Picture]:
-    """Lengths before and after, and accuracy against length."""
+def _draw_comparison(summary: AnswerSummary) -> list[Picture]:
+    """Draw lengths before and after, and accuracy against length."""
     pictures = []
     if summary.first is not None:
         rows = [(summary.outcomes[0], summary.first)]
@@ -68,27 +72,30 @@ def _draw_comparison(summary: Summary) -> list[Picture]:
         ]
         pictures.append(draw_lengths("histogram", title, drawn))
     if summary.held_out:
-        points = [Point(f"step {one.at}", one.tokens, one.accuracy) for one in summary.outcomes]
+        points = [
+            TradeOffPoint(f"step {outcome.at}", outcome.tokens, outcome.accuracy)
+            for outcome in summary.outcomes
+        ]
         pictures.append(draw_path("trade_off", points, "a validation"))
     return pictures
 
 
-def _claim(summary: Summary) -> str:
+def _claim(summary: AnswerSummary) -> str:
     if summary.change:
-        return headline.claim_change(summary.change)
+        return page.claim_change(summary.change)
     if summary.outcomes:
-        return headline.claim_one(summary.outcomes[0], "step")
-    return headline.claim(["There are no answers to compare."])
+        return page.claim_one(summary.outcomes[0], "step")
+    return page.claim(["There are no answers to compare."])
 
 
-def _tiles(summary: Summary) -> str:
+def _tiles(summary: AnswerSummary) -> str:
     if summary.change:
-        return headline.tiles_of_change(summary.change)
-    return headline.tiles_of_one(summary.outcomes[0]) if summary.outcomes else ""
+        return page.tiles_of_change(summary.change)
+    return page.tiles_of_one(summary.outcomes[0]) if summary.outcomes else ""
 
 
-def _about(run: Run) -> str:
-    """What was run, as far as the configuration says."""
+def _about(run: RunRecord) -> str:
+    """Say what was run, as far as the configuration tells."""
     last = max(run.metrics)
     planned = run.setting("steps")
     facts = [f"{last} of {planned} steps" if planned is not None else f"{last} steps"]
@@ -103,20 +110,20 @@ def _about(run: Run) -> str:
             value = value.get("path", value.get("name"))
         if value is not None:
             facts.append(f"{name} {value}")
-    return headline.facts(facts)
+    return page.facts(facts)
 
 
-def _method(summary: Summary) -> str:
+def _method(summary: AnswerSummary) -> str:
     if not summary.outcomes:
         return ""
     what = "held-out validation problems" if summary.held_out else "training problems"
     ends = dict.fromkeys((summary.outcomes[0], summary.outcomes[-1]))
     steps = " and ".join(str(outcome.at) for outcome in ends)
     plural = "s" if len(ends) > 1 else ""
-    return f'<p class="soft">On {what}, step{plural} {steps}. {headline.METHOD}</p>'
+    return f'<p class="soft">On {what}, step{plural} {steps}. {page.METHOD}</p>'
 
 
-def _notes(run: Run, summary: Summary) -> list[str]:
+def _notes(run: RunRecord, summary: AnswerSummary) -> list[str]:
     notes = [*run.notes, *summary.notes]
     if not summary.held_out and summary.outcomes:
         notes.insert(
@@ -136,34 +143,34 @@ def _notes(run: Run, summary: Summary) -> list[str]:
     return notes
 
 
-def _tables(summary: Summary) -> str:
+def _tables(summary: AnswerSummary) -> str:
     every = ""
     if len(summary.outcomes) > 1:
         what = "validation" if summary.held_out else "step"
         rows = [_outcome_row(outcome) for outcome in summary.outcomes]
         head = ["step", "problems", "tokens", "accuracy", "cut off"]
         every = table(head, rows, f"Every {what}, with 95 % intervals")
-    return headline.table_by_source(summary) + every
+    return page.table_by_source(summary) + every
 
 
-def _outcome_row(outcome: Outcome) -> list[str]:
+def _outcome_row(outcome: AnswerMeans) -> list[str]:
     return [
         str(outcome.at),
         f"{outcome.problems:,}",
-        headline.cell(outcome.tokens, "tokens"),
-        headline.cell(outcome.accuracy, "share"),
-        headline.cell(outcome.cut_off, "share"),
+        page.cell(outcome.tokens, "tokens"),
+        page.cell(outcome.accuracy, "share"),
+        page.cell(outcome.cut_off, "share"),
     ]
 
 
-def _answers(examples: list[Example], summary: Summary) -> str:
+def _answers(examples: list[AnswerExample], summary: AnswerSummary) -> str:
     if not summary.outcomes:
         return ""
     nothing = '<p class="soft">The two steps have no problem in common to show.</p>'
     return f"<h2>Answers</h2>{page.rule(examples)}{page.examples(examples) or nothing}"
 
 
-def _metrics(run: Run) -> str:
+def _metrics(run: RunRecord) -> str:
     rows = []
     for name in sorted({name for row in run.metrics.values() for name in row}):
         steps, values = run.series(name)

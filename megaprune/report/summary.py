@@ -1,17 +1,25 @@
-"""Means over problems with bootstrap intervals, and how they changed."""
+"""Means over problems with bootstrap intervals, how they changed, and answers that show it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from megaprune.evaluate.metrics import bootstrap
-from megaprune.report.answers import Answers, Array, Key, read_answers
-from megaprune.report.run import Run
+from megaprune.report.run_records import (
+    AnswerTable,
+    Array,
+    ProblemKey,
+    RunRecord,
+    SampleRow,
+    read_answers,
+    read_first_answers,
+    read_texts,
+)
 
 RESAMPLES = 4000
 TOKENS, RIGHT, CUT_OFF = range(3)  # columns of a problem's means
@@ -27,10 +35,10 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Means of one set of answers; accuracy and cut_off are shares.
+class AnswerMeans:
+    """The means of one set of answers; accuracy and cut_off are shares.
 
-    `at` is the step that the answers are of, or a pruning's round.
+    `at` is the step, or the round of a pruning, that the answers are of.
     """
 
     at: int
@@ -42,41 +50,41 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Change:
-    """From `before` to `after`: tokens relative to before, the others as differences of shares."""
+class MeansChange:
+    """The change from `before` to `after`: tokens relative to before, the others as differences."""
 
-    before: Outcome
-    after: Outcome
+    before: AnswerMeans
+    after: AnswerMeans
     tokens: Estimate
     accuracy: Estimate
     cut_off: Estimate
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a report says.
+class AnswerSummary:
+    """What the answers of a run or a pruning came to.
 
     Attributes:
-        held_out: whether the answers are of validations; else they are of training steps.
-        outcomes: of every validation or round, or of the first and the last training step.
-        change: from one of them to another; None if nothing is compared.
-        by_source: the same for each data source, if there are several.
-        first: the answers that are compared, or the first outcome's.
-        last: those they are compared with; None if nothing is compared.
+        held_out: whether they answer validation problems; otherwise training problems.
+        outcomes: the means of every validation or round, or of the first and last training step.
+        change: the change from one of them to another; None if nothing is compared.
+        by_source: the change in each data source, if there are several.
+        first: the answers that are compared, or those of the first outcome.
+        last: the answers that they are compared with; None if nothing is compared.
         notes: what a reader must know about the comparison.
     """
 
     held_out: bool
-    outcomes: tuple[Outcome, ...]
-    change: Change | None
-    by_source: dict[str, Change]
-    first: Answers | None
-    last: Answers | None
+    outcomes: tuple[AnswerMeans, ...]
+    change: MeansChange | None
+    by_source: dict[str, MeansChange]
+    first: AnswerTable | None
+    last: AnswerTable | None
     notes: tuple[str, ...]
 
 
-def summarize(run: Run) -> Summary:
-    """Count a run's answers: of its validations, or, without any, of its training steps."""
+def summarize(run: RunRecord) -> AnswerSummary:
+    """Count a run's answers: those of its validations or, without any, of its training steps."""
     held_out = bool(run.validations)
     files = run.validations if held_out else _ends(run.samples)
     sets = {step: read_answers(path) for step, path in files.items()}
@@ -85,19 +93,19 @@ def summarize(run: Run) -> Summary:
 
 
 def summarize_sets(
-    sets: Mapping[int, Answers], held_out: bool, ends: tuple[int, int] | None
-) -> Summary:
+    sets: Mapping[int, AnswerTable], held_out: bool, ends: tuple[int, int] | None
+) -> AnswerSummary:
     """Count sets of answers, by step or by round.
 
     Args:
-        sets: in their order.
-        held_out: whether all are to validation problems.
+        sets: the sets in their order.
+        held_out: whether all of them answer validation problems.
         ends: the two that are compared, if any.
     """
     outcomes = tuple(describe(at, answers) for at, answers in sets.items())
     if ends is None:
         first = next(iter(sets.values()), None)
-        return Summary(held_out, outcomes, None, {}, first, None, ())
+        return AnswerSummary(held_out, outcomes, None, {}, first, None, ())
     before, after = ((at, sets[at]) for at in ends)
     notes: list[str] = []
     paired = held_out and bool(set(before[1].problems) & set(after[1].problems))
@@ -110,7 +118,7 @@ def summarize_sets(
         parts = (_of_source(before, source), _of_source(after, source))
         if parts[1][1].problems:
             by_source[source] = compare(*parts, paired=paired)
-    return Summary(
+    return AnswerSummary(
         held_out=held_out,
         outcomes=outcomes,
         change=compare(before, after, paired=paired),
@@ -121,22 +129,24 @@ def summarize_sets(
     )
 
 
-def describe(at: int, answers: Answers) -> Outcome:
-    """Means of a set of answers, with intervals."""
+def describe(at: int, answers: AnswerTable) -> AnswerMeans:
+    """Compute the means of a set of answers, with intervals."""
     means = _means(answers)
     tokens, accuracy, cut_off = (
         Estimate(float(column.mean()), *bootstrap(column, draws=RESAMPLES)) for column in means.T
     )
-    return Outcome(at, len(means), len(answers.problems), tokens, accuracy, cut_off)
+    return AnswerMeans(at, len(means), len(answers.problems), tokens, accuracy, cut_off)
 
 
-def compare(before: tuple[int, Answers], after: tuple[int, Answers], *, paired: bool) -> Change:
-    """How means changed between two sets of answers.
+def compare(
+    before: tuple[int, AnswerTable], after: tuple[int, AnswerTable], *, paired: bool
+) -> MeansChange:
+    """Compute how means changed between two sets of answers.
 
     Args:
-        before: a step, or a round, and its answers.
+        before: a step or a round, and its answers.
         after: another.
-        paired: both are of the same problems, which are then drawn together: what makes a problem
+        paired: both answer the same problems, which are then drawn together: what makes a problem
             long or hard is in both, and does not widen the interval of the change.
     """
     ends = []
@@ -153,13 +163,13 @@ def compare(before: tuple[int, Answers], after: tuple[int, Answers], *, paired: 
         _estimate(new[column] - old[column], new_resampled[:, column] - old_resampled[:, column])
         for column in (RIGHT, CUT_OFF)
     )
-    return Change(describe(*before), describe(*after), relative, accuracy, cut_off)
+    return MeansChange(describe(*before), describe(*after), relative, accuracy, cut_off)
 
 
-def select(answers: Answers, keys: set[Key]) -> Answers:
-    """The answers to some of the problems."""
+def select(answers: AnswerTable, keys: set[ProblemKey]) -> AnswerTable:
+    """Keep the answers to some of the problems."""
     chosen = np.array([key in keys for key in answers.problems], dtype=bool)
-    return Answers(
+    return AnswerTable(
         problems=[key for key in answers.problems if key in keys],
         lengths=answers.lengths[chosen],
         right=answers.right[chosen],
@@ -167,8 +177,8 @@ def select(answers: Answers, keys: set[Key]) -> Answers:
     )
 
 
-def _means(answers: Answers) -> Array:
-    """A row for every problem, sorted by name: its answers' mean tokens, share right and cut off.
+def _means(answers: AnswerTable) -> Array:
+    """A row for every problem, sorted by name: mean tokens, share right, share cut off.
 
     Problems are what is drawn from a population; answers to one problem are alike.
     """
@@ -182,7 +192,7 @@ def _means(answers: Answers) -> Array:
 
 @functools.lru_cache(maxsize=4)
 def _resamples(problems: int, seed: int) -> Array:
-    """How often each problem is drawn, in each of RESAMPLES draws of as many with replacement."""
+    """How often each problem is drawn, in each of RESAMPLES draws with replacement."""
     drawn = np.random.default_rng(seed).integers(problems, size=(RESAMPLES, problems))
     drawn += np.arange(RESAMPLES)[:, None] * problems
     counts: Array = np.bincount(drawn.ravel(), minlength=RESAMPLES * problems)
@@ -195,14 +205,14 @@ def _estimate(value: float, resampled: Array) -> Estimate:
 
 
 def _ends(files: dict[int, Path]) -> dict[int, Path]:
-    """The first and the last."""
+    """Keep the first and the last."""
     return {step: files[step] for step in [*files][:1] + [*files][1:][-1:]}
 
 
 def _shared(
-    before: tuple[int, Answers], after: tuple[int, Answers], notes: list[str]
-) -> tuple[tuple[int, Answers], tuple[int, Answers]]:
-    """Both without the problems that only one of them has."""
+    before: tuple[int, AnswerTable], after: tuple[int, AnswerTable], notes: list[str]
+) -> tuple[tuple[int, AnswerTable], tuple[int, AnswerTable]]:
+    """Leave out the problems that only one of the two has."""
     keys = set(before[1].problems), set(after[1].problems)
     both = keys[0] & keys[1]
     if left := len(keys[0] ^ keys[1]):
@@ -213,6 +223,91 @@ def _shared(
     return (before[0], select(before[1], both)), (after[0], select(after[1], both))
 
 
-def _of_source(end: tuple[int, Answers], source: str) -> tuple[int, Answers]:
+def _of_source(end: tuple[int, AnswerTable], source: str) -> tuple[int, AnswerTable]:
     at, answers = end
     return at, select(answers, {key for key in answers.problems if key[0] == source})
+
+
+RULE = (
+    "Chosen by rule, from each problem's first answer on both sides: the problem whose answer "
+    "shortened by the median number of tokens, the one whose answer shortened most, the first by "
+    "name whose answer was right and became wrong, and the first by name the other way round. "
+    "A problem is shown once."
+)
+RULE_OF_ONE = (
+    "Chosen by rule, from each problem's first answer: that of median length, and the longest."
+)
+
+
+@dataclass(frozen=True)
+class AnswerExample:
+    """Answers to one problem, each with the name of its side."""
+
+    why: str
+    sides: tuple[tuple[str, SampleRow], ...]
+
+
+def choose_pairs(
+    before: Sequence[Path], after: Sequence[Path], names: tuple[str, str]
+) -> list[AnswerExample]:
+    """Choose answers to the same problems, with the same number, by RULE.
+
+    Args:
+        before: files of answers.
+        after: files of other answers.
+        names: the names of both sides.
+    """
+    sides = read_first_answers(*before), read_first_answers(*after)
+    return [
+        AnswerExample(
+            why,
+            tuple((name, read_texts(side[key])) for name, side in zip(names, sides, strict=True)),
+        )
+        for why, key in _pick(*sides)
+    ]
+
+
+def choose_some(files: Sequence[Path], name: str) -> list[AnswerExample]:
+    """Choose answers of one side, by RULE_OF_ONE."""
+    answers = read_first_answers(*files)
+    by_length = sorted(sorted(answers), key=lambda key: answers[key]["length"])
+    picked = [("median length", by_length[(len(by_length) - 1) // 2]), ("longest", by_length[-1])]
+    if len(by_length) == 1:
+        picked = picked[:1]
+    return [AnswerExample(why, ((name, read_texts(answers[key])),)) for why, key in picked]
+
+
+def _pick(
+    before: dict[ProblemKey, SampleRow], after: dict[ProblemKey, SampleRow]
+) -> list[tuple[str, ProblemKey]]:
+    shared = sorted(
+        key for key in before.keys() & after.keys() if before[key]["number"] == after[key]["number"]
+    )
+
+    def shortening(key: ProblemKey) -> int:
+        return int(before[key]["length"] - after[key]["length"])
+
+    by_shortening = sorted(shared, key=shortening)
+    middle = (len(shared) - 1) // 2
+    picked: dict[ProblemKey, str] = {}
+
+    def first(
+        why: str, keys: list[ProblemKey], fits: Callable[[ProblemKey], bool] = lambda _: True
+    ) -> None:
+        key = next((key for key in keys if key not in picked and fits(key)), None)
+        if key is not None:
+            picked[key] = why
+
+    first("median shortening", by_shortening[middle:])
+    first("largest shortening", by_shortening[::-1])
+    first(
+        "right before, wrong after",
+        shared,
+        lambda key: before[key]["match"] and not after[key]["match"],
+    )
+    first(
+        "wrong before, right after",
+        shared,
+        lambda key: after[key]["match"] and not before[key]["match"],
+    )
+    return [(why, key) for key, why in picked.items()]

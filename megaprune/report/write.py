@@ -1,42 +1,110 @@
-"""A page of whatever the paths are of, and its figures, written."""
+"""What kind of page folders make, seen from their files; and the page and its figures, written."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from megaprune import schema
 from megaprune.errors import InputError
+from megaprune.files import replace_bytes
 from megaprune.report.evaluations_page import evaluations_page
-from megaprune.report.inputs import by_kind, kind_of
 from megaprune.report.page import Page
 from megaprune.report.prune_page import prune_page
 from megaprune.report.run_page import run_page
+from megaprune.report.run_records import each_once
+from megaprune.report.runs_page import runs_page
+
+_KINDS = {
+    schema.ROUNDS_FILE: ("pruning", "prune"),
+    schema.METRICS_FILE: ("run", "train"),
+    schema.SUMMARY_FILE: ("evaluation", "evaluate"),
+    schema.ANALYSIS_FILE: ("analysis", "analyze"),
+}
+"""A file that only one kind of folder has: the kind, and the command that writes it."""
+
+_BEGUN = {
+    schema.ROUND_FOLDERS: (schema.ROUNDS_FILE, "when its first round has ended"),
+    f"{schema.SAMPLES_FOLDER}/*/*.parquet": (schema.SUMMARY_FILE, "when all answers are there"),
+    schema.REPLIES_FILE: (schema.ANALYSIS_FILE, "when it ends"),
+    f"{schema.SAMPLES_FOLDER}/*.parquet": (schema.METRICS_FILE, "with its first step"),
+    f"{schema.VALIDATION_FOLDER}/*.parquet": (schema.METRICS_FILE, "with its first step"),
+}
+"""What a folder has before that file is there: the file, and when it is written."""
+
+
+def kind_of(path: Path) -> str:
+    """Tell what a folder is: "run", "pruning", "evaluation" or "analysis".
+
+    Raises:
+        InputError: it is none of them, or the command that writes it has only begun.
+    """
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder; expected the folder of a run, a pruning or an evaluation"
+        )
+    for name, (kind, _) in _KINDS.items():
+        if (path / name).is_file():
+            return kind
+    for pattern, (name, when) in _BEGUN.items():
+        if any(path.glob(pattern)):
+            raise InputError(
+                f"{path / name}: no such file; `megaprune {_KINDS[name][1]}` writes it {when}: run "
+                f"the same command again, it goes on where it was"
+            )
+    files = ", ".join(f"{name} (`megaprune {command}`)" for name, (_, command) in _KINDS.items())
+    raise InputError(f"{path}: has none of the files that tell what it is: {files}")
+
+
+def by_kind(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Group folders that one page can show by their kind; each comes once.
+
+    Raises:
+        InputError: they are of kinds that do not go together.
+    """
+    grouped: dict[str, list[Path]] = {}
+    for path in each_once(paths):
+        grouped.setdefault(kind_of(path), []).append(path)
+    subjects = {kind: group for kind, group in grouped.items() if kind != "analysis"}
+    count = sum(map(len, subjects.values()))
+    if count == 0:
+        raise InputError(
+            f"{paths[0]}: an analysis is shown beside what it is of; give that folder too"
+        )
+    if count > 1 and [*subjects] not in (["evaluation"], ["run"]):
+        folders = ", ".join(f"{kind} {path}" for kind, group in subjects.items() for path in group)
+        raise InputError(
+            f"expected any number of runs, one pruning, or any number of evaluations on a page; "
+            f"found {folders}"
+        )
+    return grouped
 
 
 def write(paths: Sequence[Path], out: Path | None, baseline: Path | None) -> Path:
     """See `megaprune.report.write_report`."""
-    found = by_kind(paths)
-    analyses = found.pop("analysis", [])
-    ((kind, subjects),) = found.items()
+    grouped = by_kind(paths)
+    analyses = grouped.pop("analysis", [])
+    ((kind, subjects),) = grouped.items()
     if baseline is not None:
         for path in (*subjects, baseline):
-            if (what := kind_of(path)) != "evaluation":
+            if (other := kind_of(path)) != "evaluation":
                 raise InputError(
-                    f"--baseline compares evaluations; expected nothing else, found {what} {path}"
+                    f"--baseline compares evaluations; expected nothing else, found {other} {path}"
                 )
-    out = _place(subjects) if out is None else out
-    page = _make(kind, subjects, baseline, analyses)
+    out = _default_folder(subjects) if out is None else out
+    page = _make_page(kind, subjects, baseline, analyses)
     out.mkdir(parents=True, exist_ok=True)
     for picture in page.pictures:
-        _write(out / f"{picture.name}.png", picture.png)
-    _write(out / "index.html", page.html.encode("utf-8"))
-    return out / "index.html"
+        replace_bytes(out / f"{picture.name}.png", picture.png)
+    replace_bytes(out / schema.PAGE_FILE, page.html.encode("utf-8"))
+    return out / schema.PAGE_FILE
 
 
-def _make(
+def _make_page(
     kind: str, subjects: Sequence[Path], baseline: Path | None, analyses: Sequence[Path]
 ) -> Page:
+    if kind == "run" and len(subjects) > 1:
+        return runs_page(subjects, analyses)
     if kind == "run":
         return run_page(subjects[0], analyses)
     if kind == "pruning":
@@ -44,27 +112,17 @@ def _make(
     return evaluations_page(subjects, baseline, analyses)
 
 
-def _place(subjects: Sequence[Path]) -> Path:
-    """Where a report is written if nothing is said: in the one folder that it is of, or here."""
+def _default_folder(subjects: Sequence[Path]) -> Path:
+    """Where a report goes without --out: into the one folder that it is of, or here."""
     if len(subjects) == 1:
-        return subjects[0] / "report"
-    out = Path("report")
+        return subjects[0] / schema.REPORT_FOLDER
+    out = Path(schema.REPORT_FOLDER)
     others = [path.name for path in out.iterdir()] if out.is_dir() else []
     if out.exists() and not out.is_dir():
         raise InputError("report is a file; say with --out where the report is to be written")
-    if others and "index.html" not in others:
+    if others and schema.PAGE_FILE not in others:
         raise InputError(
             f"report has {', '.join(sorted(others)[:3])} in it and is no report; say with --out "
             f"where the report is to be written"
         )
     return out
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write aside and rename: whoever looks meanwhile sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -16,8 +16,7 @@ from run_folders import AFTER, BEFORE, text_of
 from megaprune.cli import main as cli
 from megaprune.errors import InputError
 from megaprune.report import write_report
-from megaprune.report.comparison import read_comparison
-from megaprune.report.evaluation import read_evaluation
+from megaprune.report.evaluation_records import read_comparison, read_evaluation
 
 FORCED = {key: (min(length, 123), right) for key, (length, right) in BEFORE.items()}
 

@@ -9,7 +9,7 @@ from run_folders import AFTER, BEFORE, text_of
 from megaprune.cli import main as cli
 from megaprune.errors import InputError
 from megaprune.report import write_report
-from megaprune.report.inputs import kind_of
+from megaprune.report.write import kind_of
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_what_does_not_go_together_is_refused(run, evaluations, analysis, tmp_pa
     ):
         write_report(run, evaluations[0])
     other = write_pruning(tmp_path / "p", BEFORE, [AFTER])
-    with pytest.raises(InputError, match="expected one run, one pruning, or any number"):
+    with pytest.raises(InputError, match="expected any number of runs, one pruning, or any number"):
         write_report(run, other)
     with pytest.raises(InputError, match="give that folder too"):
         write_report(analysis)

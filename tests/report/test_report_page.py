@@ -13,8 +13,8 @@ from run_folders import AFTER, rows_of, text_of, write_long_run, write_rows
 from megaprune.cli import main as cli
 from megaprune.report import write_report
 from megaprune.report.markup import escape, plain, shorten
-from megaprune.report.run import read_run
 from megaprune.report.run_page import choose
+from megaprune.report.run_records import read_run
 
 
 def test_the_command_writes_it(run, capsys):

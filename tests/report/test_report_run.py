@@ -7,8 +7,7 @@ import pytest
 from megaprune import schema
 from megaprune.cli import main as cli
 from megaprune.errors import InputError
-from megaprune.report.answers import read_answers, read_first_answers, read_texts
-from megaprune.report.run import read_run
+from megaprune.report.run_records import read_answers, read_first_answers, read_run, read_texts
 
 
 def append(run, text):

@@ -16,7 +16,7 @@ from run_folders import (
     write_rows,
 )
 
-from megaprune.report.run import read_run
+from megaprune.report.run_records import read_run
 from megaprune.report.summary import summarize
 
 

@@ -1,0 +1,376 @@
+"""Folders of runs and prunings, read: their configuration, metrics and answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from megaprune import schema
+from megaprune.errors import InputError
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+ProblemKey: TypeAlias = tuple[str, str]
+"""A problem: its data source and its name."""
+
+SampleRow: TypeAlias = dict[str, Any]
+"""An answer: columns of `schema.SAMPLE_COLUMNS`."""
+
+
+def each_once(paths: Iterable[Path]) -> list[Path]:
+    """Leave out paths to the same folder as one before."""
+    first: dict[Path, Path] = {}
+    for path in paths:
+        first.setdefault(path.resolve(), path)
+    return [*first.values()]
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Name folders by the last parts of their paths: as many parts as tell all of them apart."""
+    resolved = [path.resolve() for path in paths]
+    for parts in range(1, max(len(path.parts) for path in resolved) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in resolved]
+        if len({*names}) == len(names):
+            break
+    return names
+
+
+@dataclass(frozen=True)
+class AnswerTable:
+    """The outcomes of answers.
+
+    Attributes:
+        problems: the problem of each answer.
+        lengths: tokens of each answer.
+        right: 1 for an answer that is right, 0 for one that is wrong.
+        cut_off: 1 for an answer that the limit ended, 0 for one that the model ended.
+    """
+
+    problems: list[ProblemKey]
+    lengths: Array
+    right: Array
+    cut_off: Array
+
+
+def read_answers(*files: Path) -> AnswerTable:
+    """Read the outcomes of all answers in some files."""
+    column: dict[str, list[Any]] = {name: [] for name in schema.OUTCOME_COLUMNS}
+    for file in files:
+        table = _read_table(file, schema.OUTCOME_COLUMNS)
+        for name in schema.OUTCOME_COLUMNS:
+            column[name] += table[name].to_pylist()
+    return AnswerTable(
+        problems=list(zip(column["data_source"], column["problem"], strict=True)),
+        lengths=np.array(column["length"], dtype=float),
+        right=np.array(column["match"], dtype=float),
+        cut_off=np.array([reason == "length" for reason in column["finish"]], dtype=float),
+    )
+
+
+def read_rows(files: Sequence[Path], columns: Sequence[str]) -> list[SampleRow]:
+    """Read some columns of every answer."""
+    return [row for file in files for row in _read_table(file, [*columns]).to_pylist()]
+
+
+def read_first_answers(*files: Path) -> dict[ProblemKey, SampleRow]:
+    """Find each problem's answer with the lowest number: its outcome, its number, its `file`."""
+    rows = [row | {"file": file} for file in files for row in read_rows([file], _FIRST)]
+    rows.sort(key=lambda row: row["number"], reverse=True)  # so that the lowest is kept
+    return {(row["data_source"], row["problem"]): row for row in rows}
+
+
+def read_texts(first: SampleRow) -> SampleRow:
+    """Read an answer with its texts.
+
+    Args:
+        first: the answer as `read_first_answers` returns it.
+    """
+    names = ("data_source", "problem", "number")
+    wanted = [(name, "==", first[name]) for name in names]
+    row: SampleRow = (
+        _read_table(first["file"], [*schema.OUTCOME_COLUMNS, *schema.TEXT_COLUMNS], wanted)
+        .slice(0, 1)
+        .to_pylist()[0]
+    )
+    return row
+
+
+_FIRST = [*schema.OUTCOME_COLUMNS, "number"]
+
+
+def _read_table(path: Path, columns: Sequence[str], wanted: Sequence[Any] = ()) -> Any:
+    """Read columns of a file, without the answers whose thought was closed early (`budget`)."""
+    try:
+        # No partitioning: a folder named like `lr=1e-6` is not a column.
+        file = pq.ParquetFile(path)
+        chosen = pq.filters_to_expression([*wanted]) if wanted else None
+        if "budget" in file.schema_arrow.names:
+            own = pc.field("budget").is_null()
+            chosen = own if chosen is None else chosen & own
+        return pq.read_table(path, columns=[*columns], filters=chosen, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: cannot be read as answers ({detail}); expected a file with the columns "
+            f"{', '.join(columns)}, as `megaprune train` and `megaprune evaluate` write them"
+        ) from error
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run has written.
+
+    Attributes:
+        path: its folder.
+        config: the resolved configuration, nested as in its file.
+        config_text: that file's text.
+        metrics: the metrics of each step and of the validation after it, in the order of steps,
+            by the names of `megaprune.schema`.
+        validations: the file with the answers of each validation, by step.
+        samples: the file with the answers of each training step, by step.
+        notes: what a reader must know about what was read.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    config_text: str
+    metrics: dict[int, dict[str, float]]
+    validations: dict[int, Path]
+    samples: dict[int, Path]
+    notes: tuple[str, ...]
+
+    def setting(self, name: str) -> Any:
+        """Look up a value of the configuration by its dotted name; None if there is none."""
+        return find_setting(self.config, name)
+
+    def series(self, name: str) -> tuple[Array, Array]:
+        """The steps that have a metric, and its values; a value that is not finite is NaN."""
+        pairs = [(step, row[name]) for step, row in self.metrics.items() if name in row]
+        steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+        finite = [value if math.isfinite(value) else math.nan for value in values]
+        return np.array(steps, dtype=int), np.array(finite, dtype=float)
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a run's folder, all but its answers.
+
+    Raises:
+        InputError: it is not the folder of a run that has done a step.
+    """
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder; expected the folder of a run, with {schema.METRICS_FILE}"
+        )
+    notes: list[str] = []
+    metrics = _read_metrics(path / schema.METRICS_FILE, notes)
+    config_text, config = read_config(path / schema.CONFIG_FILE, notes)
+    validations, samples = (
+        _list_steps(path / folder, max(metrics), notes)
+        for folder in (schema.VALIDATION_FOLDER, schema.SAMPLES_FOLDER)
+    )
+    return RunRecord(path, config, config_text, metrics, validations, samples, tuple(notes))
+
+
+def read_config(path: Path, notes: list[str]) -> tuple[str, dict[str, Any]]:
+    """Read a configuration: its text and its content; a note says why if there is none."""
+    if not path.is_file():
+        notes.append(f"The folder has no {schema.CONFIG_FILE}.")
+        return "", {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError:
+        config = None
+    if not isinstance(config, dict):
+        notes.append(f"{schema.CONFIG_FILE} is not a YAML mapping; it is shown as it is.")
+        return text, {}
+    return text, config
+
+
+def find_setting(config: dict[str, Any], name: str) -> Any:
+    """Look up a value by its dotted name; None if there is none."""
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _read_metrics(path: Path, notes: list[str]) -> dict[int, dict[str, float]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a run's folder, which has one")
+    metrics: dict[int, dict[str, float]] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = _parse(line)
+        if row is None:
+            # A job that is killed leaves its last line torn; resumed, it goes on behind it.
+            which = "the last line" if number == len(lines) else f"line {number}"
+            notes.append(
+                f"{schema.METRICS_FILE}: {which} is torn or not a step's numbers; it was left out."
+            )
+            continue
+        # A resumed run does some steps again: what it wrote last is what it went on with.
+        metrics.setdefault(int(row.pop("step")), {}).update(row)
+    if not metrics:
+        raise InputError(f'{path}: has no step; expected a line like {{"step": 1, "reward": 0.5}}')
+    return dict(sorted(metrics.items()))
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    """Read the numbers of a line; None if it is not the line of a step."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+    return {schema.metric_name(key): float(value) for key, value in numbers.items()}
+
+
+def _list_steps(folder: Path, last: int, notes: list[str]) -> dict[int, Path]:
+    """List files of answers by step, without torn ones and those of steps after the last.
+
+    A run that was killed and goes on from an earlier step leaves files of later steps there until
+    it writes its own.
+    """
+    files: dict[int, Path] = {}
+    for path in folder.glob("step_*.parquet"):
+        step = schema.step_of_file(path.name)
+        if step is None or step > last:
+            continue
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except pa.ArrowInvalid:
+            rows = 0
+        if rows:
+            files[step] = path
+        else:
+            notes.append(f"{folder.name}/{path.name} is torn or empty; it was left out.")
+    return dict(sorted(files.items()))
+
+
+_ROUND_FIELDS: Any = (
+    ("round", int),
+    ("limit", int),
+    ("folder", str),
+    ("step", int),
+    ("model", str),
+)
+"""The fields of a round in rounds.json that are read, and their types."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A round that has ended.
+
+    Attributes:
+        number: its number, from 1.
+        limit: the most tokens that a response could have in training.
+        step: the step whose model was chosen.
+        model: the chosen model's path in the pruning's folder.
+        run: the run of the round.
+        answers: the file with the chosen model's answers to the validation problems.
+    """
+
+    number: int
+    limit: int
+    step: int
+    model: str
+    run: RunRecord
+    answers: Path
+
+
+@dataclass(frozen=True)
+class PruningRecord:
+    """What a pruning has written.
+
+    Attributes:
+        path: its folder.
+        config: the resolved configuration, nested as in its file.
+        config_text: that file's text.
+        limits: the limits of all rounds, also of those to come.
+        start: the file with validation answers of the model that the first round began with;
+            None if there is none.
+        rounds: the rounds that have ended.
+        stopped: why the last round ended the pruning and was not taken; None if it did not.
+        final: the number of the round whose model is the outcome; None if no round was taken.
+        notes: what a reader must know about what was read.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    config_text: str
+    limits: tuple[int, ...]
+    start: Path | None
+    rounds: tuple[RoundRecord, ...]
+    stopped: str | None
+    final: int | None
+    notes: tuple[str, ...]
+
+
+def read_pruning(path: Path) -> PruningRecord:
+    """Read a pruning's folder.
+
+    Raises:
+        InputError: it is not the folder of a pruning of which a round has ended, or misses a file.
+    """
+    file, notes = path / schema.ROUNDS_FILE, list[str]()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        limits = tuple(int(limit) for limit in content["limits"])
+        listed = [
+            {name: kind(entry[name]) for name, kind in _ROUND_FIELDS} for entry in content["rounds"]
+        ]
+        stopped, final, base = content["stopped"], content["final"], content["base"]
+        if [entry["round"] for entry in listed] != [*range(1, len(listed) + 1)]:
+            raise ValueError("the rounds are not numbered 1, 2, ...")
+        if final is not None and not 1 <= final <= len(listed):
+            raise ValueError(f"no round {final}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: cannot be read as what became of a pruning's rounds ({error!r}); `megaprune "
+            f"prune` writes it: run the same command again"
+        ) from error
+    if not listed:
+        raise InputError(
+            f"{file}: no round has ended yet; `megaprune report` on the folder of the one under "
+            f"way shows it"
+        )
+    rounds = tuple(_read_round(path, entry, notes) for entry in listed)
+    config_text, config = read_config(path / schema.CONFIG_FILE, notes)
+    start = None if base is None else _validation_file(rounds[0].run, 0)
+    return PruningRecord(
+        path, config, config_text, limits, start, rounds, stopped, final, tuple(notes)
+    )
+
+
+def _read_round(path: Path, entry: Mapping[str, Any], notes: list[str]) -> RoundRecord:
+    number, step = entry["round"], entry["step"]
+    run = read_run(path / entry["folder"])
+    notes += [f"Round {number}: {note}" for note in run.notes]
+    return RoundRecord(
+        number, entry["limit"], step, entry["model"], run, _validation_file(run, step)
+    )
+
+
+def _validation_file(run: RunRecord, step: int) -> Path:
+    if step not in run.validations:
+        raise InputError(
+            f"{run.path / schema.VALIDATION_FOLDER / schema.step_file(step)}: is not there, or "
+            f"torn; the round's run writes it when it validates, and {schema.ROUNDS_FILE} "
+            f"says that it did"
+        )
+    return run.validations[step]
