@@ -1,4 +1,4 @@
-"""The model in training: log-probs, losses, gradients and optimizer steps, over any division."""
+"""The model in training: log-probs, losses, gradients and optimizer steps, over any parallelism."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from megatron.core.distributed import (
     finalize_model_grads,
 )
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
 
 from megaprune.actor import build
@@ -33,7 +32,7 @@ from megaprune.actor.state import State, restore, sharded
 from megaprune.algorithms.loss_metrics import Share, combine, to_host
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import ActorConfig, OptimizerConfig
-from megaprune.distributed.device import device, random_numbers_kept
+from megaprune.distributed.device import device
 from megaprune.distributed.world import all_gather_object
 from megaprune.parallelism import Parallel
 from megaprune.weights.files.hf_folder import HfFolder
@@ -97,14 +96,11 @@ class Actor:
         transformer = build.transformer_config(
             weights.model, weights.config, self.parallel, dtype, config.recompute
         )
-        _start_megatron(self.parallel)
+        build.start_megatron(self.parallel)
         self._transformer = transformer
         self._chunks = build.build(weights.model, weights.config, transformer)
         build.fill(self._chunks, weights, self.layout)
-        for parameter in _frozen(self._chunks, config.frozen_layers):
-            parameter.requires_grad_(False)
-        if config.frozen_layers and config.recompute == "full":
-            _let_gradients_in(self._chunks)
+        build.freeze(self._chunks, config.frozen_layers, config.recompute)
         self._qkv_format = "thd" if build.has_transformer_engine() else "packed"
         self._stages, self._optimizer = self._trained()
 
@@ -187,8 +183,8 @@ class Actor:
         if not samples:
             return []
 
-        def collect(said: LogProbs, _: Packed) -> tuple[torch.Tensor, Any]:
-            return said.log_probs.sum(), said.log_probs.cpu().numpy()
+        def collect(result: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Array]:
+            return result.log_probs.sum(), result.log_probs.cpu().numpy()
 
         mine, batches = self._run(samples, temperature, collect, forward_only=True)
         pieces = []
@@ -197,8 +193,8 @@ class Actor:
                 continue
             ends = np.cumsum([samples[i].scored for i in numbers])[:-1]
             pieces += list(zip(numbers, np.split(values, ends), strict=True))
-        found = dict(piece for part in all_gather_object(pieces) for piece in part)
-        return [found[i] for i in range(len(samples))]
+        by_number = dict(piece for part in all_gather_object(pieces) for piece in part)
+        return [by_number[i] for i in range(len(samples))]
 
     def step(
         self,
@@ -262,13 +258,13 @@ class Actor:
         self._optimizer.zero_grad()
         replicas = parallel_state.get_data_parallel_world_size()
 
-        def share(said: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Share]:
-            batch = LossBatch(said.log_probs, said.entropy, packed.values, packed.borders, info)
+        def share(result: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Share]:
+            batch = LossBatch(*result, packed.values, packed.borders, info)
             output = loss(batch)
             value = output.loss.reshape(())
             if not value.requires_grad:
                 # Nothing of this micro-batch counts; the stages before this one wait all the same.
-                value = value + 0.0 * said.log_probs.sum()
+                value = value + 0.0 * result.log_probs.sum()
             # Megatron-core averages over micro-batches, then replicas; a share is to be summed.
             return value * (count * replicas), to_host(output)
 
@@ -280,40 +276,27 @@ class Actor:
         self,
         samples: Sequence[Sample],
         temperature: float,
-        use: Callable[..., tuple[torch.Tensor, Any]],
+        use: Callable[[LogProbs, Packed, int], tuple[torch.Tensor, Any]],
         forward_only: bool,
     ) -> tuple[list[Any], list[list[int]]]:
         """Run this replica's micro-batches through all stages.
 
+        Args:
+            use: called with each micro-batch's log-probs, its samples, and the number of
+                micro-batches; gives back the loss, and what is to be collected.
+
         Returns:
-            What `use` said of each micro-batch (one rank of the last stage has it; the others have
-            nothing), and the numbers of the samples in each.
+            What was collected of each micro-batch (one rank of the last stage has it; the others
+            have nothing), and the numbers of the samples in each.
         """
-        parallel = self.parallel
-        lengths = [len(s.tokens) for s in samples]
-        replicas = parallel_state.get_data_parallel_world_size()
-        # An interleaved pipeline takes micro-batches by the number of its stages.
-        multiple = parallel.pipeline.stages if parallel.pipeline.chunks > 1 else 1
-        batches = micro_batches(lengths, self.config.max_tokens, replicas, multiple)[
-            parallel_state.get_data_parallel_rank()
-        ]
-        names = {name: values.dtype for name, values in samples[0].values.items()}
-        empty = Sample(np.zeros(1, np.int64), 1, {n: np.zeros(0, d) for n, d in names.items()})
-        divided = parallel.tp if parallel.sequence else 1
-        tokens = [
-            round_up(sum(lengths[i] for i in numbers) or 1, divided) // divided
-            for numbers in batches
-        ]
+        batches = self._micro_batches(samples)
+        # Sequence parallelism divides the stream among ranks.
+        parts = self.parallel.tp if self.parallel.sequence else 1
+        lengths = [sum(len(samples[i].tokens) for i in numbers) or 1 for numbers in batches]
+        tokens = [round_up(length, parts) // parts for length in lengths]
         # bf16 hidden states leave the last stage as they are: log_probs goes to fp32 itself.
         as_it_is = {"fp32_output": False} if self.dtype == torch.bfloat16 else {}
-        said: list[Any] = []
-
-        def streams() -> Iterator[Packed]:
-            for numbers in batches:
-                if numbers:
-                    yield pack([samples[i] for i in numbers], device(), divided)
-                else:
-                    yield replace(pack([empty], device(), divided), scored=())
+        collected: list[Any] = []
 
         def forward(source: Iterator[Packed], stage: torch.nn.Module) -> Any:
             packed = next(source)
@@ -324,31 +307,20 @@ class Actor:
                 packed_seq_params=stream_of(packed, self._qkv_format),
                 **as_it_is,
             )
-            return hidden, partial(end, packed, _unwrapped(stage))
+            return hidden, partial(end, packed, build.unwrapped(stage))
 
         def end(packed: Packed, chunk: build.Decoder, hidden: torch.Tensor) -> tuple[Any, Any]:
-            if parallel.sequence:
-                hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)
-            else:
-                hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
-            result = log_probs(
-                hidden[packed.predicts, 0],
-                chunk.output_weight(),
-                packed.targets,
-                vocab=self.model.vocab,
-                temperature=temperature,
-                group=parallel_state.get_tensor_model_parallel_group() if parallel.tp > 1 else None,
-            )
-            value, kept = use(result, packed) if forward_only else use(result, packed, len(batches))
+            result = self._log_probs(packed, chunk, hidden, temperature)
+            value, told = use(result, packed, len(batches))
             if parallel_state.get_tensor_model_parallel_rank() == 0:
-                said.append(kept)
+                collected.append(told)
             return value, {}
 
         for stage in self._stages:
             stage.train(not forward_only)
         get_forward_backward_func()(
             forward_step_func=forward,
-            data_iterator=[streams() for _ in self._stages],
+            data_iterator=[_packed(samples, batches, parts) for _ in self._stages],
             model=self._stages,
             num_microbatches=len(batches),
             seq_length=self.config.max_tokens,
@@ -356,67 +328,45 @@ class Actor:
             forward_only=forward_only,
             **communication(self._transformer, tokens),
         )
-        return said, batches
+        return collected, batches
+
+    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Numbers of the samples in each of this replica's micro-batches."""
+        pipeline = self.parallel.pipeline
+        # An interleaved pipeline takes micro-batches by the number of its stages.
+        multiple = pipeline.stages if pipeline.chunks > 1 else 1
+        replicas = parallel_state.get_data_parallel_world_size()
+        lengths = [len(sample.tokens) for sample in samples]
+        by_replica = micro_batches(lengths, self.config.max_tokens, replicas, multiple)
+        return by_replica[parallel_state.get_data_parallel_rank()]
+
+    def _log_probs(
+        self, packed: Packed, chunk: build.Decoder, hidden: torch.Tensor, temperature: float
+    ) -> LogProbs:
+        """Log-probs and entropies of a micro-batch's scored tokens, from the last hidden states."""
+        if self.parallel.sequence:
+            hidden = tensor_parallel.gather_from_sequence_parallel_region(hidden)
+        else:
+            hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
+        divided = self.parallel.tp > 1
+        return log_probs(
+            hidden[packed.predicts, 0],
+            chunk.output_weight(),
+            packed.targets,
+            vocab=self.model.vocab,
+            temperature=temperature,
+            group=parallel_state.get_tensor_model_parallel_group() if divided else None,
+        )
 
 
-_groups: tuple[Any, ...] | None = None
-
-
-def _start_megatron(parallel: Parallel) -> None:
-    """Megatron-core's process groups, for this division."""
-    if device().type == "cpu":
-        from megaprune.actor.cpu import redirect_cuda
-
-        redirect_cuda()
-    # Megatron-core never ends its groups, which cost threads and memory: kept if they serve.
-    global _groups
-    chunks, wanted = parallel.pipeline.chunks, (parallel.tp, parallel.pipeline, dist.group.WORLD)
-    if _groups == wanted and parallel_state.model_parallel_is_initialized():
-        return
-    parallel_state.destroy_model_parallel()
-    _groups = wanted
-    parallel_state.initialize_model_parallel(
-        parallel.tp,
-        parallel.pipeline.stages,
-        virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
-        create_gloo_process_groups=True,
-    )
-    # Nothing is dropped out, so that no random numbers are drawn: the light tracker will do, and
-    # the process's own random numbers stay as they are.
-    with random_numbers_kept():
-        model_parallel_cuda_manual_seed(0, inference_rng_tracker=True)
-
-
-def _frozen(chunks: torch.nn.ModuleList, layers: int) -> Iterator[torch.nn.Parameter]:
-    """Parameters of the embedding and of the first layers, if any are to be frozen."""
-    if layers == 0:
-        return
-    for chunk in chunks:
-        if chunk.pre_process:
-            yield from chunk.embedding.parameters()
-        if chunk.post_process and chunk.share_embeddings_and_output_weights:
-            yield chunk.output_weight()  # the embedding's copy on this stage
-        for layer in chunk.decoder.layers:
-            if layer.layer_number <= layers:
-                yield from layer.parameters()
-
-
-def _let_gradients_in(chunks: torch.nn.ModuleList) -> None:
-    """Make what a frozen embedding gives out require gradients.
-
-    A layer that is computed again in the backward pass has gradients only if its input does.
-    """
-
-    def hook(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
-        wanted = torch.is_grad_enabled() and not out.requires_grad
-        return out.detach().requires_grad_() if wanted else out
-
-    for chunk in chunks:
-        if chunk.pre_process:
-            chunk.embedding.register_forward_hook(hook)
-
-
-def _unwrapped(stage: torch.nn.Module) -> build.Decoder:
-    while not isinstance(stage, build.Decoder):
-        stage = stage.module
-    return stage
+def _packed(
+    samples: Sequence[Sample], batches: Sequence[Sequence[int]], multiple: int
+) -> Iterator[Packed]:
+    """The micro-batches of these numbers; one without samples is a token that is not scored."""
+    names = {name: values.dtype for name, values in samples[0].values.items()}
+    empty = Sample(np.zeros(1, np.int64), 1, {n: np.zeros(0, d) for n, d in names.items()})
+    for numbers in batches:
+        if numbers:
+            yield pack([samples[i] for i in numbers], device(), multiple)
+        else:
+            yield replace(pack([empty], device(), multiple), scored=())

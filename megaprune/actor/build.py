@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
@@ -24,7 +25,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megaprune.actor.attention import PackedAttention, PackedRotary
-from megaprune.distributed.device import device
+from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.parallelism import Parallel
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.folder import Rearranged, Weights
@@ -81,6 +82,48 @@ class Decoder(GPTModel):
         return weight
 
 
+_RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "core_attention": {
+        "recompute_granularity": "selective",
+        "recompute_modules": ["core_attn"],
+    },
+    "full": {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    },
+}
+"""Megatron-core's settings for what is computed again in the backward pass."""
+
+_groups: tuple[Any, ...] | None = None
+
+
+def start_megatron(parallel: Parallel) -> None:
+    """Make Megatron-core's process groups, as this parallelism wants them."""
+    if device().type == "cpu":
+        from megaprune.actor.cpu import redirect_cuda
+
+        redirect_cuda()
+    # Megatron-core never ends its groups, which cost threads and memory: kept if they serve.
+    global _groups
+    chunks, wanted = parallel.pipeline.chunks, (parallel.tp, parallel.pipeline, dist.group.WORLD)
+    if _groups == wanted and parallel_state.model_parallel_is_initialized():
+        return
+    parallel_state.destroy_model_parallel()
+    _groups = wanted
+    parallel_state.initialize_model_parallel(
+        parallel.tp,
+        parallel.pipeline.stages,
+        virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
+        create_gloo_process_groups=True,
+    )
+    # Nothing is dropped out, so that no random numbers are drawn: the light tracker will do, and
+    # the process's own random numbers stay as they are.
+    with random_numbers_kept():
+        model_parallel_cuda_manual_seed(0, inference_rng_tracker=True)
+
+
 def transformer_config(
     model: Model,
     config: Mapping[str, Any],
@@ -99,21 +142,8 @@ def transformer_config(
         InputError: the model asks for something that is not built here.
     """
     check_supported(config)
-    fused = has_transformer_engine()
     pipeline = parallel.pipeline
     names = {row.megatron for row in model.family.layer}
-    recomputing: dict[str, dict[str, Any]] = {
-        "none": {},
-        "core_attention": {
-            "recompute_granularity": "selective",
-            "recompute_modules": ["core_attn"],
-        },
-        "full": {
-            "recompute_granularity": "full",
-            "recompute_method": "uniform",
-            "recompute_num_layers": 1,
-        },
-    }
     return TransformerConfig(
         num_layers=model.layers,
         hidden_size=model.hidden,
@@ -146,20 +176,24 @@ def transformer_config(
         batch_p2p_comm=False,  # with two interleaved stages, a batch would mix up its messages
         use_cpu_initialization=device().type == "cpu",
         perform_initialization=False,  # weights are read from the folder
-        # What apex or Transformer Engine bring.
-        apply_rope_fusion=fused,
-        masked_softmax_fusion=False,
-        bias_activation_fusion=fused,
-        bias_dropout_fusion=fused,
-        persist_layer_norm=False,
-        gradient_accumulation_fusion=device().type == "cuda" and _has_fused_accumulation(),
-        **recomputing[recompute],
+        **_fusions(),
+        **_RECOMPUTE[recompute],
     )
 
 
-def _has_fused_accumulation() -> bool:
+def _fusions() -> dict[str, bool]:
+    """Megatron-core's settings for the kernels that apex or Transformer Engine bring."""
+    fused = has_transformer_engine()
     # apex's kernel, which adds weight gradients into the fp32 buffer within the matrix product.
-    return importlib.util.find_spec("fused_weight_gradient_mlp_cuda") is not None
+    accumulates = importlib.util.find_spec("fused_weight_gradient_mlp_cuda") is not None
+    return {
+        "apply_rope_fusion": fused,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": fused,
+        "bias_dropout_fusion": fused,
+        "persist_layer_norm": False,
+        "gradient_accumulation_fusion": device().type == "cuda" and accumulates,
+    }
 
 
 def _block_spec(transformer: TransformerConfig, vp_stage: int | None) -> Any:
@@ -245,3 +279,47 @@ def fill(chunks: torch.nn.ModuleList, weights: Weights, layout: Layout) -> None:
         size = max(1, BAND_BYTES // target.element_size())
         for band in Box.whole(parameter.shape).bands(size):
             target[band.slices] = mine.read(parameter.name, band).to(target.device, target.dtype)
+
+
+def freeze(chunks: torch.nn.ModuleList, layers: int, recompute: str) -> None:
+    """Have the embedding and so many first layers not trained; nothing is frozen if 0."""
+    for parameter in _frozen_parameters(chunks, layers):
+        parameter.requires_grad_(False)
+    if layers and recompute == "full":
+        _let_gradients_in(chunks)
+
+
+def _frozen_parameters(chunks: torch.nn.ModuleList, layers: int) -> Iterator[torch.nn.Parameter]:
+    """Parameters of the embedding and of the first layers, if any are to be frozen."""
+    if layers == 0:
+        return
+    for chunk in chunks:
+        if chunk.pre_process:
+            yield from chunk.embedding.parameters()
+        if chunk.post_process and chunk.share_embeddings_and_output_weights:
+            yield chunk.output_weight()  # the embedding's copy on this stage
+        for layer in chunk.decoder.layers:
+            if layer.layer_number <= layers:
+                yield from layer.parameters()
+
+
+def _let_gradients_in(chunks: torch.nn.ModuleList) -> None:
+    """Make what a frozen embedding gives out require gradients.
+
+    A layer that is computed again in the backward pass has gradients only if its input does.
+    """
+
+    def hook(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        wanted = torch.is_grad_enabled() and not out.requires_grad
+        return out.detach().requires_grad_() if wanted else out
+
+    for chunk in chunks:
+        if chunk.pre_process:
+            chunk.embedding.register_forward_hook(hook)
+
+
+def unwrapped(stage: torch.nn.Module) -> Decoder:
+    """The model chunk in a stage's wrappers."""
+    while not isinstance(stage, Decoder):
+        stage = stage.module
+    return stage
