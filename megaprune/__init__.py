@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from megaprune import recipes
     from megaprune.config.run import Config
     from megaprune.errors import InputError
-    from megaprune.evaluate.config import EvaluateConfig
+    from megaprune.evaluation.config import EvaluateConfig
     from megaprune.library import Run, convert, evaluate, prune, train
     from megaprune.planner import plan
-    from megaprune.prune.config import PruneConfig
+    from megaprune.pruning.config import PruneConfig
 
 __all__ = [
     "Config",
@@ -32,9 +32,9 @@ __all__ = [
 
 _MODULES = {
     "Config": "megaprune.config.run",
-    "EvaluateConfig": "megaprune.evaluate.config",
+    "EvaluateConfig": "megaprune.evaluation.config",
     "InputError": "megaprune.errors",
-    "PruneConfig": "megaprune.prune.config",
+    "PruneConfig": "megaprune.pruning.config",
     "Run": "megaprune.library",
     "convert": "megaprune.library",
     "evaluate": "megaprune.library",

@@ -24,8 +24,8 @@ from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
-from megaprune.evaluate.config import EvaluateConfig
-from megaprune.prune.config import PruneConfig
+from megaprune.evaluation.config import EvaluateConfig
+from megaprune.pruning.config import PruneConfig
 from megaprune.trainer import loop
 from megaprune.validate import check_evaluation, check_pruning, check_run
 from megaprune.weights.convert import Conversion, hf_to_megatron, megatron_to_hf
@@ -73,7 +73,7 @@ def prune(config: PruneConfig, out: str | Path | None = None) -> dict[str, Any]:
     Returns:
         What was chosen in each round: the content of rounds.json.
     """
-    from megaprune.prune.rounds import prune as prune_in_rounds
+    from megaprune.pruning.rounds import prune as prune_in_rounds
 
     config = _with_out(config, out)
     _start(lambda processes: check_pruning(config, processes))
@@ -87,7 +87,7 @@ def evaluate(config: EvaluateConfig, out: str | Path | None = None) -> dict[str,
     Returns:
         The content of summary.json.
     """
-    from megaprune.evaluate.run import evaluate as evaluate_model
+    from megaprune.evaluation.run import evaluate as evaluate_model
 
     config = _with_out(config, out)
     _start(lambda processes: check_evaluation(config, processes))

@@ -19,8 +19,8 @@ from megaprune.weights.layouts.base import divisors
 from megaprune.weights.model import Model
 
 if TYPE_CHECKING:
-    from megaprune.evaluate.config import EvaluateConfig
-    from megaprune.prune.config import PruneConfig
+    from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.pruning.config import PruneConfig
 
 
 def refuse(problems: Iterable[str]) -> None:

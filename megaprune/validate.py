@@ -14,10 +14,10 @@ from pathlib import Path
 from megaprune.config.run import Config, GradingConfig
 from megaprune.data import load_tokenizer, read_problems
 from megaprune.errors import InputError
-from megaprune.evaluate.config import EvaluateConfig
+from megaprune.evaluation.config import EvaluateConfig
 from megaprune.generation.process import check_installed
 from megaprune.grading import GRADERS, Pool
-from megaprune.prune.config import PruneConfig
+from megaprune.pruning.config import PruneConfig
 from megaprune.rules import (
     context_problems,
     engine_problems,
@@ -53,7 +53,7 @@ def check_run(config: Config, processes: int) -> None:
 
 def check_pruning(config: PruneConfig, processes: int) -> None:
     """Check a pruning and the data of all its rounds, as `check_run` does."""
-    from megaprune.prune.rounds import Rounds
+    from megaprune.pruning.rounds import Rounds
 
     refuse(prune_problems(config))
     check_folder(Path(config.out), config)
@@ -65,8 +65,8 @@ def check_pruning(config: PruneConfig, processes: int) -> None:
 
 def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     """Check an evaluation, as `check_run` does a run."""
-    from megaprune.evaluate.force import EarlyExit
-    from megaprune.evaluate.run import read_baseline, read_evaluation_problems
+    from megaprune.evaluation.force import EarlyExit
+    from megaprune.evaluation.run import read_baseline, read_evaluation_problems
 
     refuse(evaluate_problems(config))
     check_installed()

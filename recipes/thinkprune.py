@@ -43,8 +43,8 @@ from megaprune.config.run import (
     ValidationConfig,
     WandbConfig,
 )
-from megaprune.evaluate.config import EvaluateConfig
-from megaprune.prune.config import PruneConfig
+from megaprune.evaluation.config import EvaluateConfig
+from megaprune.pruning.config import PruneConfig
 
 STEPS_OF_10_EPOCHS = 190  # of the 2,470 problems that others count in this subset, 128 a step
 

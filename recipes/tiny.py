@@ -17,8 +17,8 @@ from megaprune.config.run import (
     RolloutConfig,
     ValidationConfig,
 )
-from megaprune.evaluate.config import EvaluateConfig
-from megaprune.prune.config import PruneConfig
+from megaprune.evaluation.config import EvaluateConfig
+from megaprune.pruning.config import PruneConfig
 
 FOLDER = Path(__file__).parent / "overthinker"
 

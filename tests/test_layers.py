@@ -21,7 +21,7 @@ LAYERS = [
     ["parallelism"],
     ["actor", "generation"],
     ["trainer"],
-    ["evaluate", "prune"],
+    ["evaluation", "pruning"],
     ["rules"],
     ["planner"],
     ["validate"],
@@ -38,7 +38,7 @@ LAYERS = [
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 # (importer, what it imports): the page of a run is written when it ends, by whoever ran it.
-ALLOWED = {("trainer.loop", "report"), ("prune.rounds", "report")}
+ALLOWED = {("trainer.loop", "report"), ("pruning.rounds", "report")}
 
 
 def place(module):

@@ -6,9 +6,9 @@ import pytest
 
 from megaprune.config.fields import leaves
 from megaprune.config.run import read_config
-from megaprune.evaluate.config import read_evaluate_config
+from megaprune.evaluation.config import read_evaluate_config
 from megaprune.parallelism import Parallel
-from megaprune.prune.config import read_prune_config
+from megaprune.pruning.config import read_prune_config
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
 from megaprune.recipes.thinkprune import GPUS

@@ -11,7 +11,7 @@ import numpy as np
 from megaprune.analyze.judge import BEHAVIOURS
 from megaprune.analyze.markers import MARKERS, count_markers
 from megaprune.analyze.thoughts import Input, Key
-from megaprune.evaluate.metrics import bootstrap
+from megaprune.evaluation.metrics import bootstrap
 
 if TYPE_CHECKING:
     from rich.table import Table

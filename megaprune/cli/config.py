@@ -33,8 +33,8 @@ def run_upgrade(options: argparse.Namespace) -> int:
     from megaprune.config.run import Config
     from megaprune.config.upgrade import upgraded
     from megaprune.errors import InputError
-    from megaprune.evaluate.config import EvaluateConfig
-    from megaprune.prune.config import PruneConfig
+    from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.pruning.config import PruneConfig
     from megaprune.trainer.run_lock import lock, writing
     from megaprune.weights.files.staging import replace_text
 

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate, on the processes that there are or on new ones."""
     from megaprune.config.read import to_yaml
-    from megaprune.evaluate.config import read_evaluate_config
+    from megaprune.evaluation.config import read_evaluate_config
     from megaprune.launch.torchrun import smallest_world, start
     from megaprune.rules import evaluate_problems, refuse
     from megaprune.validate import check_evaluation
@@ -40,7 +40,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         return 0
 
     def job() -> None:
-        from megaprune.evaluate.run import evaluate
+        from megaprune.evaluation.run import evaluate
 
         evaluate(config)
 

@@ -85,7 +85,7 @@ def run_prune(options: argparse.Namespace) -> int:
     """Prune in rounds, on the processes that there are or on new ones."""
     from megaprune.config.read import to_yaml
     from megaprune.launch.torchrun import start
-    from megaprune.prune.config import read_prune_config
+    from megaprune.pruning.config import read_prune_config
     from megaprune.rules import prune_problems, refuse
     from megaprune.validate import check_pruning
 
@@ -96,7 +96,7 @@ def run_prune(options: argparse.Namespace) -> int:
         return 0
 
     def job() -> None:
-        from megaprune.prune.rounds import prune
+        from megaprune.pruning.rounds import prune
 
         prune(config)
 

@@ -21,11 +21,11 @@ import nemo_run as run
 from megaprune.config.read import read_recipe, to_yaml
 from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
-from megaprune.evaluate.config import EvaluateConfig, read_evaluate_config
+from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
 from megaprune.planner.hardware import HardwareSpec
 from megaprune.planner.request import find_shape, read_plan_config
 from megaprune.planner.search import field_problems
-from megaprune.prune.config import PruneConfig, read_prune_config
+from megaprune.pruning.config import PruneConfig, read_prune_config
 from megaprune.recipes.thinkprune import GPUS
 from megaprune.rules import (
     evaluate_problems,

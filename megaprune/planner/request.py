@@ -12,7 +12,7 @@ from megaprune.config.fields import field, nearest, section
 from megaprune.config.read import read_fields
 from megaprune.config.run import DataConfig
 from megaprune.errors import InputError
-from megaprune.prune.config import PruneConfig
+from megaprune.pruning.config import PruneConfig
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
 from megaprune.rules import falling_problems, learning_problems, refuse

@@ -11,9 +11,9 @@ from typing import Any
 from megaprune import schema
 from megaprune.config.fields import may_change
 from megaprune.errors import InputError
-from megaprune.evaluate.config import EvaluateConfig
-from megaprune.evaluate.summary import COLUMNS
-from megaprune.evaluate.summary import against as compare_rows
+from megaprune.evaluation.config import EvaluateConfig
+from megaprune.evaluation.summary import COLUMNS
+from megaprune.evaluation.summary import against as compare_rows
 from megaprune.report.run_records import distinct_names, each_once, read_config, read_rows
 from megaprune.report.summary import Estimate
 
@@ -26,7 +26,7 @@ class BaselineChange:
         problems: how many both have.
         accuracy: the difference of the shares of right answers.
         length_ratio: mean tokens divided by the baseline's.
-        aes: the score, signed and absolute (`megaprune.evaluate.metrics.aes`); None where it
+        aes: the score, signed and absolute (`megaprune.evaluation.metrics.aes`); None where it
             cannot be computed.
     """
 

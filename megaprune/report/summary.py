@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megaprune.evaluate.metrics import bootstrap
+from megaprune.evaluation.metrics import bootstrap
 from megaprune.report.run_records import (
     AnswerTable,
     Array,

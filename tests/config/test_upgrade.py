@@ -7,8 +7,8 @@ from megaprune.cli.main import main
 from megaprune.config.read import differences, from_yaml, to_yaml
 from megaprune.config.renamed import RENAMED
 from megaprune.config.run import Config, read_config
-from megaprune.evaluate.config import EvaluateConfig, read_evaluate_config
-from megaprune.prune.config import PruneConfig, read_prune_config
+from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
+from megaprune.pruning.config import PruneConfig, read_prune_config
 
 KINDS = {
     "tiny_overthinker": (Config, read_config),

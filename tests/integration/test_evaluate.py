@@ -10,7 +10,7 @@ from jobs import kill_when, ran, ran_well
 from transformers import AutoTokenizer
 
 from megaprune.cli.main import main
-from megaprune.evaluate import samples
+from megaprune.evaluation import samples
 from megaprune.recipes.tiny import FOLDER
 from megaprune.schema import samples_schema
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from run_folders import CONFIG, rows_of, training_line, write_lines, write_rows
 
-from megaprune.evaluate.summary import against, averages, summarise
+from megaprune.evaluation.summary import against, averages, summarise
 from megaprune.schema import samples_schema
 
 SETTINGS = {

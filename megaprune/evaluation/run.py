@@ -23,9 +23,9 @@ from megaprune.data import Problem, load_tokenizer, read_problems
 from megaprune.data.sets import SETS
 from megaprune.distributed import world
 from megaprune.errors import InputError
-from megaprune.evaluate import samples, summary
-from megaprune.evaluate.config import EvaluateConfig
-from megaprune.evaluate.force import EarlyExit
+from megaprune.evaluation import samples, summary
+from megaprune.evaluation.config import EvaluateConfig
+from megaprune.evaluation.force import EarlyExit
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
 from megaprune.trainer.batch import sample_row

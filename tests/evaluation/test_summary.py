@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from megaprune.evaluate import summary
+from megaprune.evaluation import summary
 
 
 def row(problem, number, match, length, *, budget=None, why=None, finish="stop", **more):

@@ -27,7 +27,7 @@ from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
-from megaprune.prune.config import PruneConfig
+from megaprune.pruning.config import PruneConfig
 from megaprune.weights.files.staging import replace_text
 
 

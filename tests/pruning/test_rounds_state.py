@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from megaprune.errors import InputError
-from megaprune.prune.config import read_prune_config
-from megaprune.prune.rounds import Rounds
+from megaprune.pruning.config import read_prune_config
+from megaprune.pruning.rounds import Rounds
 from megaprune.rules import prune_problems, refuse
 
 TINY = ["recipe=tiny_overthinker", "limits=160,112,72"]

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from megaprune.evaluate import metrics
+from megaprune.evaluation import metrics
 
 RIGHT = [[True, False, False, False], [True, True]]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from megaprune import schema
-from megaprune.evaluate import metrics
+from megaprune.evaluation import metrics
 from megaprune.grading.verdict import FAILURES
 
 if TYPE_CHECKING:

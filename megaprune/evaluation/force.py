@@ -13,7 +13,7 @@ from typing import Any
 
 from megaprune.data.templates import load_template
 from megaprune.errors import InputError
-from megaprune.evaluate.config import EvaluateConfig
+from megaprune.evaluation.config import EvaluateConfig
 
 
 class EarlyExit:
