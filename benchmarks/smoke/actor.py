@@ -292,7 +292,7 @@ def checkpoint(folder: Path, out: Path, samples: list[Sample]) -> dict:
     )
     torch.randn(3, device=device.device())
     began = time.perf_counter()
-    checkpoints.save(1, actor)
+    checkpoints.save(1, actor, {})
     blocked = time.perf_counter() - began
     drawn = torch.randn(8, device=device.device())
     after = actor.step(samples, loss)
@@ -305,7 +305,7 @@ def checkpoint(folder: Path, out: Path, samples: list[Sample]) -> dict:
     }
     other = actor_of(folder)
     began = time.perf_counter()
-    step = Checkpoints(out, {}, CheckpointConfig()).load_latest(other)
+    step = Checkpoints(out, {}, CheckpointConfig()).load_latest(other).step
     values["load_seconds"] = time.perf_counter() - began
     expect(step == 1, f"step 1 is restored: {step}")
     same = [torch.equal(p, weights[n]) for n, p in other.parameters().items()]
