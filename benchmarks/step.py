@@ -183,16 +183,15 @@ def trl(steps: int, work: Path, batch: int) -> None:
 
 def work_for_trl(steps: int, path: Path, fields: list[str]) -> None:
     """What TRL is to do: the prompts of our first steps, in our order, and the numbers."""
+    from megaprune.algorithms import Algorithm
     from megaprune.data import batch, load_tokenizer, read_problems
 
     config = recipe("out=unused", *fields)
     problems = read_problems(
         Path(config.data.train), load_tokenizer(Path(config.model)), config.data.max_prompt_length
     ).problems
-    assert config.algorithm.estimator == "group_mean"
-    assert (
-        config.algorithm.kl == config.optimizer.weight_decay == config.optimizer.warmup_steps == 0
-    )
+    assert config.algorithm == Algorithm.from_spec({"advantage": "group_mean"})
+    assert config.optimizer.weight_decay == config.optimizer.warmup_steps == 0
     taken = [
         problems[i]
         for step in range(steps)

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from megaprune.algorithms.algorithm import Algorithm
 from megaprune.config.run import Config
 from megaprune.errors import InputError
 from megaprune.parallelism import Parallel, engine_layout
@@ -41,16 +44,22 @@ def run_problems(config: Config) -> Iterator[str]:
 def learning_problems(config: Config) -> Iterator[str]:
     """Of those that say what is learned."""
     algorithm = config.algorithm
-    if config.data.train_batch_size % algorithm.updates:
+    if config.data.train_batch_size % algorithm.num_minibatches:
         yield (
-            f"algorithm.updates={algorithm.updates} does not divide "
+            f"algorithm.num_minibatches={algorithm.num_minibatches} does not divide "
             f"data.train_batch_size={config.data.train_batch_size}"
         )
-    if config.rollout.n == 1 and algorithm.estimator.startswith("group_"):
+    if config.rollout.n == 1 and not _teaches_alone(algorithm):
         yield (
-            f"rollout.n=1 with algorithm.estimator={algorithm.estimator}; expected n=2 or more: a "
-            f"response that is alone is no better than its group, and nothing is learned"
+            "rollout.n=1; expected n=2 or more: with this algorithm.advantage a response that is "
+            "alone is no better than its group, and nothing is learned"
         )
+
+
+def _teaches_alone(algorithm: Algorithm) -> bool:
+    """Whether groups of one response have an advantage."""
+    rewards = np.array([[0.0], [1.0]])
+    return bool(algorithm.advantages(rewards, np.ones_like(rewards, bool)).any())
 
 
 def training_problems(config: Config) -> Iterator[str]:

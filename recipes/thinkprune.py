@@ -32,9 +32,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from megaprune.algorithms import Algorithm
 from megaprune.config.run import (
     ActorConfig,
-    AlgorithmConfig,
     CheckpointConfig,
     DataConfig,
     EngineConfig,
@@ -137,7 +137,7 @@ def _pruning(
             tp=engine_tp,
             gpu_memory_utilization=0.6,
         ),
-        algorithm=AlgorithmConfig(estimator="group_std", kl=0.001, entropy=0.001),
+        algorithm=Algorithm.from_spec("thinkprune"),
         optimizer=OptimizerConfig(lr=1e-6, warmup_steps=0, weight_decay=0.01, clip_grad=1.0),
         actor=actor,
         validation=ValidationConfig(
@@ -149,5 +149,5 @@ def _pruning(
 
 
 def _recommended(paper: PruneConfig) -> PruneConfig:
-    algorithm = AlgorithmConfig(estimator="batch_std", clip_high=0.28, refills=2)
+    algorithm = Algorithm.from_spec("dler")
     return replace(paper, out=f"{paper.out}-recommended", algorithm=algorithm)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from megaprune.algorithms import Algorithm
 from megaprune.config.run import (
     ActorConfig,
-    AlgorithmConfig,
     CheckpointConfig,
     Config,
     DataConfig,
@@ -41,7 +41,7 @@ def config() -> Config:
         grading=GradingConfig(workers=1),
         # Few groups have a signal once the model is pruned: divided by their own small deviation,
         # what is left of it would grow to noise.
-        algorithm=AlgorithmConfig(estimator="group_mean"),
+        algorithm=Algorithm.from_spec({"advantage": "group_mean"}),
         optimizer=OptimizerConfig(lr=1e-4, beta2=0.95, weight_decay=0.0, distributed=False),
         actor=ActorConfig(max_tokens=2048),
         validation=ValidationConfig(

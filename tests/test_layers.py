@@ -114,7 +114,7 @@ LIGHT = {
     "megaprune --help": 120,
     "megaprune.weights.layouts": 60,
     "megaprune.weights.copy_plan": 20,
-    "megaprune.config.run": 250,
+    "megaprune.config.run": 400,
     "megaprune.rules": 40,
     "megaprune.planner.total_memory": 40,
     "megaprune.algorithms.registry": 150,

@@ -21,12 +21,14 @@ PUBLISHED = {
     "data.train_batch_size": 128,
     "rollout.n": 16,
     "rollout.temperature": 1.0,
-    "algorithm.updates": 1,
-    "algorithm.estimator": "group_std",
-    "algorithm.clip_low": 0.2,
-    "algorithm.clip_high": 0.2,
-    "algorithm.kl": 0.001,
-    "algorithm.entropy": 0.001,
+    "algorithm.num_minibatches": 1,
+    "algorithm.rewards": [{"name": "truncate"}],
+    "algorithm.advantage.name": "group_std",
+    "algorithm.filter.name": "none",
+    "algorithm.loss.clip_ratio_low": 0.2,
+    "algorithm.loss.clip_ratio_high": 0.2,
+    "algorithm.loss.kl_coef": 0.001,
+    "algorithm.loss.entropy_coef": 0.001,
     "optimizer.lr": 1e-6,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0.01,
@@ -72,10 +74,14 @@ def test_the_gpus_can_be_divided_so(name, variant):
 def test_recommended_differs_in_the_optimizer_alone(name):
     paper, ours = (read_prune_config([f"recipe={name}{v}"]) for v in ("", "_recommended"))
     assert replace(ours, algorithm=paper.algorithm, out=paper.out) == paper
-    a = ours.algorithm
-    assert (a.objective, a.estimator, a.kl, a.entropy) == ("truncate", "batch_std", 0.0, 0.0)
-    assert a.clip_high > a.clip_low
-    assert a.refills > 0
+    assert ours.algorithm.to_spec() == {
+        "rewards": [{"name": "truncate"}],
+        "advantage": {"name": "batch_std"},
+        "filter": {"name": "no_signal", "max_resample_rounds": 2},
+        "loss": {**paper.algorithm.to_spec()["loss"], "clip_ratio_high": 0.28, "kl_coef": 0.0,
+                 "entropy_coef": 0.0},
+        "num_minibatches": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("_test")])

@@ -94,6 +94,10 @@ class Algorithm:
                 f"{', '.join(sorted(LOG_PROBS))}"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as a spec: classes of the user's own are loaded in each."""
+        return type(self).from_spec, (self.to_spec(),)
+
     @classmethod
     def from_spec(cls, spec: Spec) -> Algorithm:
         """The algorithm of a spec: the name of a preset, or what `specs` describes.

@@ -6,7 +6,8 @@
 
 A section is a frozen dataclass that takes its fields by name and refuses values that cannot be,
 with an InputError that names the field as the command line does: `optimizer.lr=-1.0; expected
-more than 0`. pydantic checks; the words are here.
+more than 0`. pydantic checks; the words are here. A field whose type has `from_spec` and `to_spec`
+takes a spec as well: plain dictionaries, as YAML has them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def section(name: str = "", fixed: Sequence[str] = ()) -> Callable[[type[T]], ty
             if args:
                 raise TypeError(f"{cls.__name__} takes its fields by name")
             try:
-                checked(self, **values)
+                checked(self, **_from_specs(made, values))
             except pydantic.ValidationError as error:
                 raise _refusal(made, error) from None
             _check_choices(self)
@@ -133,6 +134,11 @@ class FieldDoc:
     def is_table(self) -> bool:
         """Whether it takes names of its own, as in grading.graders.aime24."""
         return get_origin(self.python_type) is dict
+
+    @property
+    def is_spec(self) -> bool:
+        """Whether its value is an object that is made of a spec, as algorithm is."""
+        return hasattr(self.python_type, "from_spec")
 
 
 def describe(kind: type) -> Iterator[FieldDoc]:
@@ -188,10 +194,20 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All fields of a configuration with their dotted names and values."""
     for one in fields(config):
         value = getattr(config, one.name)
-        if is_dataclass(value):
+        if hasattr(value, "to_spec"):
+            yield from _leaves_of_spec(value.to_spec(), f"{prefix}{one.name}")
+        elif is_dataclass(value):
             yield from leaves(value, f"{prefix}{one.name}.")
         else:
             yield prefix + one.name, value
+
+
+def _leaves_of_spec(spec: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(spec, Mapping):
+        for key, value in spec.items():
+            yield from _leaves_of_spec(value, f"{name}.{key}")
+    else:
+        yield name, spec
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -199,7 +215,9 @@ def plain(config: Any) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for one in fields(config):
         value = getattr(config, one.name)
-        if is_dataclass(value):
+        if hasattr(value, "to_spec"):
+            value = value.to_spec()
+        elif is_dataclass(value):
             value = plain(value)
         elif isinstance(value, list | dict):
             value = type(value)(value)
@@ -296,6 +314,16 @@ def _bounds(info: FieldInfo) -> dict[str, str]:
         for name, (error, words) in _BOUNDS.items()
         if getattr(bound, name, None) is not None
     }
+
+
+def _from_specs(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of fields, with objects in the place of the specs that make them."""
+    made = dict(values)
+    for name, info in _infos(kind).items():
+        inner = _plain_type(info.annotation)
+        if name in made and hasattr(inner, "from_spec") and not isinstance(made[name], inner):
+            made[name] = inner.from_spec(made[name])
+    return made
 
 
 def _check_choices(config: Any) -> None:

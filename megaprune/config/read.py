@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from megaprune.algorithms.specs import merge_specs
 from megaprune.config.fields import (
     FieldDoc,
     describe,
@@ -24,6 +25,7 @@ from megaprune.config.fields import (
     sections,
     unknown,
 )
+from megaprune.config.renamed import new_name
 from megaprune.errors import InputError
 from megaprune.recipes import RECIPES
 
@@ -47,12 +49,20 @@ def read_fields(kind: type[T], arguments: Sequence[str]) -> T:
     given = dict(_pair(argument) for argument in arguments)
     content = OmegaConf.create(_recipe(kind, given.pop("recipe", None)))
     docs = {doc.name: doc for doc in describe(kind)}
+    changes = OmegaConf.create({})
     for key, text in given.items():
         _check_known(docs, key)
         try:
-            OmegaConf.update(content, key, _value(docs.get(key), text))
+            value = _value(docs.get(key), text)
+            if key in docs and docs[key].is_spec and isinstance(value, str):
+                key, value = f"{key}.preset", value
+            of_spec = any(doc.is_spec and _inside(key, doc.name) for doc in docs.values())
+            OmegaConf.update(changes if of_spec else content, key, value)
         except (OmegaConfBaseException, YAMLError) as error:
             raise InputError(f"{key}={text} cannot be read: {_first_line(error)}") from error
+    for name, change in _plain(changes).items():
+        base = _plain(content).get(name)
+        content[name] = change if base is None else merge_specs(base, change)
     return _object(kind, content)
 
 
@@ -120,9 +130,21 @@ def _pair(argument: str) -> tuple[str, str]:
 
 
 def _check_known(docs: Mapping[str, FieldDoc], key: str) -> None:
-    tables = [name for name, doc in docs.items() if doc.is_table]
-    if key not in docs and not any(key.startswith(f"{name}.") for name in tables):
+    open_ones = [name for name, doc in docs.items() if doc.is_table or doc.is_spec]
+    is_known = key in docs or any(_inside(key, name) for name in open_ones)
+    if not is_known or new_name(key, docs):
         raise unknown(key, list(docs))
+
+
+def _inside(key: str, name: str) -> bool:
+    """Whether a dotted name is that of a field, or of something in it."""
+    return key == name or key.startswith(f"{name}.")
+
+
+def _plain(content: Any) -> dict[str, Any]:
+    """The plain dictionaries of a configuration that is being put together."""
+    plain: Any = OmegaConf.to_container(content)
+    return dict(plain)
 
 
 def _value(doc: FieldDoc | None, text: str) -> Any:

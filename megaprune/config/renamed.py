@@ -17,6 +17,15 @@ RENAMED = {
     "actor.first": "actor.num_layers_in_first_pipeline_stage",
     "actor.last": "actor.num_layers_in_last_pipeline_stage",
     "optimizer.warmup": "optimizer.warmup_steps",
+    "algorithm.objective": "algorithm.reward.name",
+    "algorithm.estimator": "algorithm.advantage.name",
+    "algorithm.refills": "algorithm.filter.max_resample_rounds",
+    "algorithm.updates": "algorithm.num_minibatches",
+    "algorithm.clip_low": "algorithm.loss.clip_ratio_low",
+    "algorithm.clip_high": "algorithm.loss.clip_ratio_high",
+    "algorithm.kl": "algorithm.loss.kl_coef",
+    "algorithm.entropy": "algorithm.loss.entropy_coef",
+    "algorithm.importance_cap": "algorithm.loss.importance_cap",
     "limit": "max_response_length",
     "max_prompt": "max_prompt_length",
 }
@@ -24,6 +33,13 @@ RENAMED = {
 
 
 def new_name(key: str, known: Collection[str]) -> str | None:
-    """The name that a renamed field has among those that are known; None if it was not renamed."""
+    """The name that a renamed field has among those that are known; None if it was not renamed.
+
+    Args:
+        known: names of fields, with or without what is inside of them: algorithm.reward.name is
+            known where algorithm is.
+    """
     name = RENAMED.get(key)
-    return name if name in known else None
+    if name is None:
+        return None
+    return name if {name, name.partition(".")[0]} & set(known) else None

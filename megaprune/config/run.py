@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pydantic import InstanceOf
+
+from megaprune.algorithms.algorithm import Algorithm
+from megaprune.algorithms.presets import DEFAULT
 from megaprune.config.fields import field, section
 from megaprune.config.read import read_fields
 
@@ -120,45 +124,6 @@ class GradingConfig:
         unit="bytes",
         may_change=True,
         doc="Memory limit of a grading process.",
-    )
-
-
-@section("algorithm")
-class AlgorithmConfig:
-    """What is learned from graded responses."""
-
-    objective: str = field(
-        default="truncate", choices=("truncate",), doc="The reward of a response."
-    )
-    estimator: str = field(
-        default="group_std",
-        choices=("group_std", "group_mean", "batch_std"),
-        doc="How a reward is compared with those of its group or batch.",
-    )
-    refills: int = field(
-        default=0, ge=0, unit="rounds", doc="How often groups without signal are replaced, at most."
-    )
-    updates: int = field(
-        default=1, gt=0, unit="optimizer steps", doc="Optimizer steps on the responses of a step."
-    )
-    clip_low: float = field(
-        default=0.2,
-        ge=0,
-        lt=1,
-        doc="The ratio to the policy that drew the tokens counts from 1 - this.",
-    )
-    clip_high: float = field(default=0.2, ge=0, doc="The ratio counts up to 1 + this.")
-    kl: float = field(
-        default=0.0,
-        ge=0,
-        doc="Coefficient of the divergence from the model that the run began with.",
-    )
-    entropy: float = field(default=0.0, doc="Coefficient of the entropy bonus.")
-    importance_cap: float | None = field(
-        default=None,
-        gt=0,
-        doc="Tokens are weighted by how likely the trained model and the engine find them, up to "
-        "this. Null for no weights.",
     )
 
 
@@ -328,7 +293,11 @@ class Config:
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     grading: GradingConfig = GradingConfig()
-    algorithm: AlgorithmConfig = AlgorithmConfig()
+    algorithm: InstanceOf[Algorithm] = field(
+        default=Algorithm.from_spec(DEFAULT),
+        doc="What is learned from graded responses: a preset, or rewards, an advantage, a filter "
+        "and a loss, each by its name and fields.",
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     actor: ActorConfig = ActorConfig()
     validation: ValidationConfig = ValidationConfig()

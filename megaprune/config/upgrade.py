@@ -33,9 +33,13 @@ def upgraded(text: str, kinds: Sequence[type]) -> tuple[str, list[str]]:
         changes = []
         for key, value in dotted(content):
             name = new_name(key, known)
-            if name is not None and key not in known:
+            if name is not None:
                 changes.append(f"{key} is {name}")
-            OmegaConf.update(renamed, key if key in known else name or key, value)
+            if key == "algorithm.refills":  # the number said whether there was a filter
+                OmegaConf.update(renamed, "algorithm.filter.name", "no_signal" if value else "none")
+                if not value:
+                    continue
+            OmegaConf.update(renamed, name or key, value)
         try:
             return to_yaml(from_yaml(kind, OmegaConf.to_yaml(renamed))), changes
         except InputError as error:

@@ -278,7 +278,7 @@ def micro_batch_count(config: PlanConfig, hardware: HardwareSpec, dp: int) -> in
         config.data.max_prompt_length * hardware.mean_prompt
         + min(config.rounds) * hardware.mean_length
     )
-    samples = config.data.train_batch_size * config.rollout.n / config.algorithm.updates
+    samples = config.data.train_batch_size * config.rollout.n / config.algorithm.num_minibatches
     count = max(1, -(-int(samples * mean) // (actor.max_tokens * dp)))
     return round_up(count, actor.pp) if actor.vpp > 1 else count
 

@@ -117,17 +117,17 @@ def notes_on(config: PlanConfig, hardware: HardwareSpec) -> list[str]:
             f"{config.data.train_batch_size} prompts over {engines} engines: some have one "
             f"more than others"
         )
-    samples = config.data.train_batch_size * config.rollout.n // config.algorithm.updates
+    samples = config.data.train_batch_size * config.rollout.n // config.algorithm.num_minibatches
     size = config.actor.tp * config.actor.pp
     if hardware.gpus % size == 0 and samples % (hardware.gpus // size):
         notes.append(
             f"{samples} samples of an update over {hardware.gpus // size} replicas: some have more "
             f"than others"
         )
-    if config.algorithm.refills:
+    if rounds := config.algorithm.max_resample_rounds:
         notes.append(
-            f"algorithm.refills={config.algorithm.refills}: what is drawn again takes more time "
-            f"than is said here, up to {1 + config.algorithm.refills} times that to generate"
+            f"algorithm.filter.max_resample_rounds={rounds}: what is drawn again takes more time "
+            f"than is said here, up to {1 + rounds} times that to generate"
         )
     return notes
 

@@ -159,11 +159,11 @@ def log_prob_seconds(
     Operations of a forward pass / (GPUs x peak x forward_mfu) x (1 + bubble); the reference's
     weights come from the host and the own ones go there and back: 3 x weights / host bandwidth.
     """
-    passes = int(bool(config.algorithm.kl)) + int(config.algorithm.updates > 1)
+    passes = len(config.algorithm.needs & {"reference", "old"})
     work = sum(forward_flops(shape, *_tokens(config, hardware, limit)).values())
     speed = hardware.gpus * hardware.flops(config.dtype) * hardware.forward_mfu
     seconds = passes * work / speed * (1 + _bubble(config, hardware))
-    if config.algorithm.kl:
+    if "reference" in config.algorithm.needs:
         weights = _resident(config, shape, hardware)["weights"]
         seconds += 3 * weights / (hardware.host_bandwidth * GB)
     return seconds
@@ -182,7 +182,7 @@ def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareS
     moved += parts["weights"] if config.optimizer.distributed else 0
     update = moved * (dp - 1) / dp / (hardware.bandwidth * GB)
     update += 2 * sum(parts.values()) / (hardware.memory_bandwidth * 1e12)
-    return config.algorithm.updates * update
+    return config.algorithm.num_minibatches * update
 
 
 def _resident(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:

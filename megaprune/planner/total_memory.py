@@ -150,7 +150,7 @@ def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -
         saving = (per_element * elements.buffer + weights) * writers
     engines = max(1, count // config.rollout.tp)
     return {
-        "reference": weights * count * 2 if config.algorithm.kl else 0,
+        "reference": weights * count * 2 if "reference" in config.algorithm.needs else 0,
         "saving": saving,
         "graders, at most": engines * config.grading.workers * config.grading.memory_bytes,
         "processes": int(hardware.process_memory * GB) * count,

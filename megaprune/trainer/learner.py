@@ -11,11 +11,10 @@ import numpy as np
 from megaprune import schema
 from megaprune.actor.actor import Actor, Step
 from megaprune.actor.packing import Sample
-from megaprune.algorithms.algorithm import Algorithm
 from megaprune.algorithms.loss_metrics import combine
 from megaprune.algorithms.losses import standard_metrics
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
-from megaprune.config.run import AlgorithmConfig, Config
+from megaprune.config.run import Config
 from megaprune.errors import InputError
 from megaprune.trainer.batch import RolloutBatch
 
@@ -42,7 +41,7 @@ class Learner:
 
     def __init__(self, config: Config, actor: Actor):
         self._config, self._actor = config, actor
-        self.algorithm = algorithm_of(config.algorithm)
+        self.algorithm = config.algorithm
         needed = "reference" in self.algorithm.needs
         self._reference = actor.weights() if needed else None
         """In the host's memory: it is used once a step."""
@@ -139,27 +138,6 @@ class Learner:
                 f"the engines' log-probs differ by {mismatch:.3g} nats on average, more than "
                 f"max_mismatch={largest}"
             )
-
-
-def algorithm_of(config: AlgorithmConfig) -> Algorithm:
-    """The algorithm that a configuration's fields describe."""
-    resampling = {"name": "no_signal", "max_resample_rounds": config.refills}
-    return Algorithm.from_spec(
-        {
-            "reward": config.objective,
-            "advantage": config.estimator,
-            "filter": resampling if config.refills else "none",
-            "loss": {
-                "name": "grpo",
-                "clip_ratio_low": config.clip_low,
-                "clip_ratio_high": config.clip_high,
-                "kl_coef": config.kl,
-                "entropy_coef": config.entropy,
-                "importance_cap": config.importance_cap,
-            },
-            "num_minibatches": config.updates,
-        }
-    )
 
 
 def _samples(batch: RolloutBatch) -> list[Sample]:

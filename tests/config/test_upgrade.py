@@ -20,12 +20,25 @@ KINDS = {
 def with_old_names(text):
     """A config.yaml as a run has it that was begun under the old names."""
     content = yaml.safe_load(text)
+    if algorithm := content.get("algorithm"):
+        loss = algorithm["loss"]
+        content["algorithm"] = {
+            "objective": algorithm["rewards"][0]["name"],
+            "estimator": algorithm["advantage"]["name"],
+            "refills": algorithm["filter"].get("max_resample_rounds", 0),
+            "updates": algorithm["num_minibatches"],
+            "clip_low": loss["clip_ratio_low"],
+            "clip_high": loss["clip_ratio_high"],
+            "kl": loss["kl_coef"],
+            "entropy": loss["entropy_coef"],
+            "importance_cap": loss["importance_cap"],
+        }
     for old, new in RENAMED.items():
         *path, last = new.split(".")
         place = content
         for name in path:
             place = place.get(name, {}) if isinstance(place, dict) else {}
-        if isinstance(place, dict) and last in place:
+        if path[:1] != ["algorithm"] and isinstance(place, dict) and last in place:
             place[old.rpartition(".")[2]] = place.pop(last)
     return yaml.safe_dump(content)
 

@@ -283,13 +283,23 @@ REFUSED = {
     "beta": (["optimizer.beta2=1"], ["optimizer.beta2=1.0; expected less than 1"]),
     "never": (["validation.every=-1"], ["validation.every=-1; expected 0 or more"]),
     "alone": (["rollout.n=1"], ["rollout.n=1", "expected n=2 or more"]),
-    "objective": (["algorithm.objective=nope"], ["algorithm.objective='nope'", "truncate"]),
-    "estimator": (["algorithm.estimator=nope"], ["algorithm.estimator='nope'", "group_std"]),
+    "reward": (["algorithm.reward.name=nope"], ["algorithm.reward.name='nope'", "truncate"]),
+    "advantage": (["algorithm.advantage.name=nope"], ["algorithm.advantage.name='nope'"]),
+    "preset": (["algorithm=dlre"], ["algorithm='dlre'; did you mean dler?"]),
+    "part of an algorithm": (["algorithm.los.kl_coef=1"], ["algorithm.los", "algorithm.loss"]),
+    "field of another filter": (
+        ["algorithm.filter.max_resample_rounds=2"],
+        ["none has no such field; choose what has it with algorithm.filter.name=no_signal"],
+    ),
+    "another name in the algorithm": (
+        ["algorithm.refills=2"],
+        ["no field 'algorithm.refills'; its name is algorithm.filter.max_resample_rounds"],
+    ),
     "dtype": (["dtype=float16"], ["dtype='float16'", "bfloat16, float32"]),
     "wandb mode": (["wandb.mode=somewhere"], ["wandb.mode='somewhere'", "offline, online"]),
     "updates": (
-        ["data.train_batch_size=10", "algorithm.updates=3"],
-        ["algorithm.updates=3 does not divide data.train_batch_size=10"],
+        ["data.train_batch_size=10", "algorithm.num_minibatches=3"],
+        ["algorithm.num_minibatches=3 does not divide data.train_batch_size=10"],
     ),
     # Divisions.
     "processes and tp": (
@@ -317,7 +327,10 @@ REFUSED = {
         ["actor.frozen_layers=4"],
         ["actor.frozen_layers=4; the model has 4 layers, and the last must be trained"],
     ),
-    "clip": (["algorithm.clip_low=1.5"], ["algorithm.clip_low=1.5; expected less than 1"]),
+    "clip": (
+        ["algorithm.loss.clip_ratio_low=1.5"],
+        ["algorithm.loss.clip_ratio_low=1.5; expected ", "less than 1"],
+    ),
     "YaRN": (["model=yarn"], ["rope_scaling type 'yarn' is not supported"]),
     "window": (
         ["model=window"],

@@ -146,8 +146,9 @@ def test_every_option_of_the_algorithm(tmp_path):
     """Two updates, reference model, entropy, importance weights; only the last and best stay."""
     out = tmp_path / "run"
     fields = [
-        "algorithm.updates=2", "algorithm.kl=0.01", "algorithm.entropy=0.001",
-        "algorithm.importance_cap=2", "steps=3", "validation.every=1", "checkpoint.every=1",
+        "algorithm.num_minibatches=2", "algorithm.loss.kl_coef=0.01",
+        "algorithm.loss.entropy_coef=0.001",
+        "algorithm.loss.importance_cap=2.0", "steps=3", "validation.every=1", "checkpoint.every=1",
         "checkpoint.keep_last=1",
     ]  # fmt: skip
     status, _, text = start(1, out, *fields)
@@ -169,7 +170,13 @@ def test_every_option_of_the_algorithm(tmp_path):
 def test_groups_without_signal_are_replaced(tmp_path):
     """By other problems; what they said stays on record, and nothing is learned from it."""
     out = tmp_path / "run"
-    fields = ["algorithm.refills=3", "rollout.n=2", "steps=2", "validation.every=0"]
+    fields = [
+        "algorithm.filter.name=no_signal",
+        "algorithm.filter.max_resample_rounds=3",
+        "rollout.n=2",
+        "steps=2",
+        "validation.every=0",
+    ]
     status, _, text = start(1, out, *fields)
     assert status == 0, text[-4000:]
     for line in metrics(out):

@@ -88,11 +88,11 @@ def test_passes_for_log_probs():
     def seconds(*fields):
         return log_prob_seconds(read_plan_config([*FIELDS, *fields]), QWQ, GPUS, 4000)
 
-    assert seconds("algorithm.kl=0") == 0
+    assert seconds("algorithm.loss.kl_coef=0") == 0
     assert seconds() == pytest.approx(one + moved)
-    two = "algorithm.updates=2"
+    two = "algorithm.num_minibatches=2"
     assert micro_batch_count(read_plan_config([*FIELDS, two]), GPUS, 2) == 110
-    assert seconds("algorithm.kl=0", two) == pytest.approx(one * (1 + 1 / 110) / (1 + 1 / 220))
+    assert seconds("algorithm.loss.kl_coef=0", two) == pytest.approx(one * (1 + 1 / 110) / (1 + 1 / 220))
 
 
 def test_updates():
@@ -101,7 +101,7 @@ def test_updates():
     read = 2 * (4 + 2 + 6) * n / 3.35e12
     config = read_plan_config(FIELDS)
     assert optimizer_seconds(config, QWQ, GPUS) == pytest.approx(moved + read)
-    twice = read_plan_config([*FIELDS, "algorithm.updates=2"])
+    twice = read_plan_config([*FIELDS, "algorithm.num_minibatches=2"])
     assert optimizer_seconds(twice, QWQ, GPUS) == pytest.approx(2 * (moved + read))
 
 
