@@ -241,6 +241,25 @@ class CheckpointConfig:
     )
 
 
+@section("samples")
+class SamplesConfig:
+    """Which responses of training a run keeps. Those of validations and failed steps all stay."""
+
+    keep_last: int | None = field(
+        default=None,
+        ge=0,
+        unit="steps",
+        may_change=True,
+        doc="Those of this many last steps. Null for those of all steps, 0 for none.",
+    )
+    tokens: bool = field(
+        default=True,
+        may_change=True,
+        doc="Whether tokens and log-probs are kept too, without which nothing can be learned from "
+        "them later.",
+    )
+
+
 @section("wandb")
 class WandbConfig:
     """Weights & Biases."""
@@ -302,6 +321,7 @@ class Config:
     actor: ActorConfig = ActorConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    samples: SamplesConfig = SamplesConfig()
     wandb: WandbConfig = WandbConfig()
 
     def __post_init__(self) -> None:

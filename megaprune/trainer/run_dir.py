@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +18,10 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
-from megaprune.errors import InputError
 from megaprune.trainer.run_lock import RunLock, writing
 from megaprune.weights.files.staging import replace_text
 
 _LARGE_COLUMNS = ("prompt_tokens", "tokens", "log_probs")
-
-
-@dataclass(frozen=True)
-class SampleRetention:
-    """Which training responses a run keeps. Those of validations and failed steps all stay.
-
-    Args:
-        last_steps: only those of as many last steps; None for those of all, 0 for none.
-        tokens: keep tokens and log-probs too, without which nothing can be learned from them.
-    """
-
-    last_steps: int | None = None
-    tokens: bool = True
-
-    @classmethod
-    def parse(cls, keep: str, tokens: bool = True) -> SampleRetention:
-        """Read `all`, `none` or `last:N`.
-
-        Raises:
-            InputError: it is none of these.
-        """
-        if keep in ("all", "none"):
-            return cls(None if keep == "all" else 0, tokens)
-        if match := re.fullmatch(r"last:([1-9]\d*)", keep):
-            return cls(int(match[1]), tokens)
-        raise InputError(f"samples.keep={keep}; expected all, none or last:N, as in last:20")
 
 
 class RunDir:
@@ -58,16 +29,15 @@ class RunDir:
 
     Args:
         config: of the run that is to begin here or go on.
-        retention: which responses are kept.
 
     Raises:
         InputError: the folder is another run's, or is no run's and not empty, or another process
             is at it, or it cannot be written.
     """
 
-    def __init__(self, config: Config, retention: SampleRetention | None = None):
+    def __init__(self, config: Config):
         self.path = Path(config.out)
-        self._retention = retention or SampleRetention()
+        self._retention = config.samples
         self._metrics = self.path / schema.METRICS_FILE
         self._first = dist.get_rank() == 0
         self._own = RunLock(self.path, config)
@@ -113,7 +83,7 @@ class RunDir:
             step: how many are done.
             rows: by the columns of `schema.SAMPLE_COLUMNS`; a column that a row lacks is null.
         """
-        last_steps = self._retention.last_steps if kind == schema.SAMPLES_FOLDER else None
+        last_steps = self._retention.keep_last if kind == schema.SAMPLES_FOLDER else None
         if not self._first or last_steps == 0:
             return
         without = () if self._retention.tokens else _LARGE_COLUMNS

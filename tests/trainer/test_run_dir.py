@@ -5,9 +5,8 @@ import pytest
 import torch.distributed as dist
 
 from megaprune import schema
-from megaprune.config.run import Config
-from megaprune.errors import InputError
-from megaprune.trainer.run_dir import RunDir, SampleRetention, write_samples
+from megaprune.config.run import Config, DataConfig, SamplesConfig
+from megaprune.trainer.run_dir import RunDir, write_samples
 
 ROW = {
     "problem": "a",
@@ -28,8 +27,13 @@ def world(tmp_path):
     dist.destroy_process_group()
 
 
-def steps_kept(tmp_path, retention, steps=5):
-    folder = RunDir(Config(model="m", out=str(tmp_path / "run")), retention)
+def run_dir(tmp_path, **samples):
+    data, out = DataConfig(train="d"), str(tmp_path / "run")
+    return RunDir(Config(model="m", out=out, data=data, samples=SamplesConfig(**samples)))
+
+
+def steps_kept(tmp_path, keep_last, steps=5):
+    folder = run_dir(tmp_path, keep_last=keep_last)
     for step in range(1, steps + 1):
         folder.samples(schema.SAMPLES_FOLDER, step, [ROW])
         folder.samples(schema.VALIDATION_FOLDER, step, [ROW])
@@ -46,17 +50,10 @@ def steps_kept(tmp_path, retention, steps=5):
 
 
 @pytest.mark.parametrize(
-    ("keep", "steps"),
-    [("all", [1, 2, 3, 4, 5]), ("last:2", [4, 5]), ("last:9", [1, 2, 3, 4, 5]), ("none", [])],
+    ("keep_last", "steps"), [(None, [1, 2, 3, 4, 5]), (2, [4, 5]), (9, [1, 2, 3, 4, 5]), (0, [])]
 )
-def test_training_responses_are_kept_as_long_as_is_said(tmp_path, keep, steps):
-    assert steps_kept(tmp_path, SampleRetention.parse(keep)) == steps
-
-
-@pytest.mark.parametrize("keep", ["", "last", "last:0", "last:-1", "last:1.5", "some"])
-def test_other_words_are_refused(keep):
-    with pytest.raises(InputError, match="expected all, none or last:N"):
-        SampleRetention.parse(keep)
+def test_training_responses_are_kept_as_long_as_is_said(tmp_path, keep_last, steps):
+    assert steps_kept(tmp_path, keep_last) == steps
 
 
 def test_tables_have_all_columns_and_what_a_row_lacks_is_null(tmp_path):
@@ -69,7 +66,7 @@ def test_tables_have_all_columns_and_what_a_row_lacks_is_null(tmp_path):
 
 
 def test_tokens_are_left_out_where_they_are_not_wanted(tmp_path):
-    folder = RunDir(Config(model="m", out=str(tmp_path / "run")), SampleRetention(tokens=False))
+    folder = run_dir(tmp_path, tokens=False)
     folder.samples(schema.SAMPLES_FOLDER, 1, [ROW])
     folder.close()
     table = pq.read_table(tmp_path / "run" / schema.SAMPLES_FOLDER / schema.step_file(1))
