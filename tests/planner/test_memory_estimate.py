@@ -216,7 +216,10 @@ def test_memory_of_hosts():
     assert host["reference"] == 8 * 2 * 2 * n  # the reference's and the own weights, of 8 GPUs
     assert host["saving"] == 8 * 6 * n + 8 * (24 * n + 2 * n)
     assert host["graders, at most"] == 2 * (2 << 30)
-    assert host_memory(read_plan_config([*FIELDS, "algorithm.loss.kl_coef=0"]), QWQ, GPUS)["reference"] == 0
+    assert (
+        host_memory(read_plan_config([*FIELDS, "algorithm.loss.kl_coef=0"]), QWQ, GPUS)["reference"]
+        == 0
+    )
     plain = host_memory(read_plan_config([*FIELDS, "optimizer.distributed=false"]), QWQ, GPUS)
     assert plain["saving"] == 8 * 14 * n
     small = replace(GPUS, host_memory=500.0)

@@ -92,7 +92,9 @@ def test_passes_for_log_probs():
     assert seconds() == pytest.approx(one + moved)
     two = "algorithm.num_minibatches=2"
     assert micro_batch_count(read_plan_config([*FIELDS, two]), GPUS, 2) == 110
-    assert seconds("algorithm.loss.kl_coef=0", two) == pytest.approx(one * (1 + 1 / 110) / (1 + 1 / 220))
+    assert seconds("algorithm.loss.kl_coef=0", two) == pytest.approx(
+        one * (1 + 1 / 110) / (1 + 1 / 220)
+    )
 
 
 def test_updates():
