@@ -15,7 +15,7 @@ from megaprune.data.sets import SETS, ProblemSet
 from megaprune.errors import InputError
 
 if TYPE_CHECKING:
-    from megaprune.data.sources import Source
+    from megaprune.data.sources import SourceFiles
 
 
 def add_parser(commands: Any) -> None:
@@ -105,7 +105,7 @@ def run_data(options: argparse.Namespace) -> int:
     template = templates.load_template(options.template or options.family or "plain")
     source = sources.open_source(options.input or _on_the_hub(known), options.revision)
     others = _others(options.against)
-    _keep_apart(outs.values(), [source, *(each for each, _ in others.values())])
+    _keep_apart(outs.values(), [source, *(other for other, _ in others.values())])
     ours = collect(source, known, options.problem_column, options.answer_column)
     measured = {name: collect(other, its) for name, (other, its) in others.items()}
     overlaps = make.find_overlaps(ours, measured, options.near)
@@ -181,9 +181,9 @@ def _outs(options: argparse.Namespace) -> dict[int | None, Path]:
     return {limit: Path(options.out.replace(place, str(limit))) for limit in options.limit}
 
 
-def _others(given: Sequence[str]) -> dict[str, tuple[Source, ProblemSet | None]]:
+def _others(given: Sequence[str]) -> dict[str, tuple[SourceFiles, ProblemSet | None]]:
     """Open the sets of --against, by name."""
-    others: dict[str, tuple[Source, ProblemSet | None]] = {}
+    others: dict[str, tuple[SourceFiles, ProblemSet | None]] = {}
     for text in given:
         name, equals, where = text.partition("=")
         if name in SETS and (equals or not Path(text).exists()):
@@ -199,7 +199,7 @@ def _others(given: Sequence[str]) -> dict[str, tuple[Source, ProblemSet | None]]
     return others
 
 
-def _keep_apart(outs: Iterable[Path], inputs: Iterable[Source]) -> None:
+def _keep_apart(outs: Iterable[Path], inputs: Iterable[SourceFiles]) -> None:
     read = {file.resolve() for source in inputs for file in source.files}
     for out in outs:
         if out.resolve() in read:
@@ -208,7 +208,7 @@ def _keep_apart(outs: Iterable[Path], inputs: Iterable[Source]) -> None:
 
 def _limits(text: str) -> tuple[int, ...]:
     try:
-        limits = tuple(int(each) for each in text.split(","))
+        limits = tuple(int(part) for part in text.split(","))
     except ValueError:
         limits = ()
     if not limits or min(limits) < 1 or len(set(limits)) < len(limits):

@@ -12,7 +12,7 @@ from typing import Any
 
 from megaprune.data.overlap import NormalizedText
 from megaprune.data.sets import ANSWER_COLUMNS, PROBLEM_COLUMNS, ProblemSet, SourceRow
-from megaprune.data.sources import Source
+from megaprune.data.sources import SourceFiles
 from megaprune.errors import InputError
 from megaprune.grading.equality import normal_form
 from megaprune.grading.find import last_box
@@ -53,7 +53,7 @@ class Collection:
 
 
 def collect(
-    source: Source,
+    source: SourceFiles,
     known: ProblemSet | None = None,
     problem_column: str | None = None,
     answer_column: str | None = None,
@@ -140,8 +140,8 @@ def _problem(value: Any) -> str:
     """Return the text of a problem; of messages, the user's last."""
     if value is None:
         return ""
-    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
-        users = [each.get("content") for each in value if each.get("role") == "user"]
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        users = [message.get("content") for message in value if message.get("role") == "user"]
         value = users[-1] if users else ""
     if not isinstance(value, str):
         raise InputError(f"the problem is {_shown(value)}; expected text or messages")
@@ -155,7 +155,7 @@ def _answer(column: str, value: Any) -> str:
     if isinstance(value, dict):
         value = value.get("ground_truth")
     if isinstance(value, list):
-        value = ", ".join(_answer("", each) for each in value)
+        value = ", ".join(_answer("", part) for part in value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

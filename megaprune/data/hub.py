@@ -47,7 +47,7 @@ def fetch(repository: str, pattern: str, revision: str | None, endings: Sequence
 
     try:
         info = HfApi().dataset_info(repository, revision=revision)
-        paths = sorted(each.rfilename for each in info.siblings or ())
+        paths = sorted(sibling.rfilename for sibling in info.siblings or ())
         assert info.sha is not None
         chosen = _choose(repository, pattern, paths, endings)
         files = tuple(

@@ -67,7 +67,7 @@ def find_overlaps(ours: Collection, others: Mapping[str, Collection], near: floa
     texts = [NormalizedText(question.problem) for question in ours.questions]
     overlaps = []
     for name, other in others.items():
-        pairs = OverlapIndex([each.problem for each in other.questions]).pairs(texts, near)
+        pairs = OverlapIndex([question.problem for question in other.questions]).pairs(texts, near)
         overlaps.append(Overlap(name, ours.questions, other.questions, tuple(pairs)))
     return overlaps
 
@@ -84,7 +84,7 @@ def drop_overlaps(ours: Collection, overlaps: Sequence[Overlap]) -> Collection:
         if fresh := overlap.duplicates - gone:
             dropped[f"overlap with {overlap.name}"] += len(fresh)
         gone |= overlap.duplicates
-    left = tuple(each for place, each in enumerate(ours.questions) if place not in gone)
+    left = tuple(q for place, q in enumerate(ours.questions) if place not in gone)
     if not left:
         raise InputError(
             f"all {len(ours.questions)} problems are in the sets of --against too; is the input "
@@ -133,10 +133,8 @@ def write(
         "template": asdict(template),
     }
     rows = [
-        ProblemRow(
-            about["set"], template.messages(each.problem, limit), each.gold, each.index, split
-        )
-        for each in collection.questions
+        ProblemRow(about["set"], template.messages(q.problem, limit), q.gold, q.index, split)
+        for q in collection.questions
     ]
-    extra = [{"problem": each.problem, **each.kept} for each in collection.questions]
+    extra = [{"problem": q.problem, **q.kept} for q in collection.questions]
     write_parquet(path, rows, extra, {METADATA: json.dumps(metadata, ensure_ascii=False)})

@@ -19,7 +19,7 @@ from megaprune.errors import InputError
 
 
 def epoch(count: int, number: int, seed: int) -> NDArray[np.int64]:
-    """The order of an epoch: a permutation of `count` problems, [count] int64.
+    """Return the order of an epoch: a permutation of `count` problems, [count] int64.
 
     Problems are sorted by the raw 64-bit outputs of PCG64 seeded by SeedSequence([seed, number]).
     Numpy promises that these never change, which it does not of `Generator.permutation`.
@@ -34,7 +34,7 @@ def epoch(count: int, number: int, seed: int) -> NDArray[np.int64]:
 
 
 def batch(count: int, size: int, step: int, seed: int) -> list[int]:
-    """The problems of a step where each step takes `size` of them: numbers in [0, count).
+    """Return the problems of a step, of which each takes `size`: numbers in [0, count).
 
     With more problems in a batch than there are, or where two epochs meet, a number may come twice.
 
@@ -42,7 +42,7 @@ def batch(count: int, size: int, step: int, seed: int) -> list[int]:
         count: problems there are.
         size: problems of a step.
         step: from 0.
-        seed: of all epochs' orders.
+        seed: decides the order of every epoch.
 
     Raises:
         ValueError: there are no problems, the batch is empty or the step negative.
@@ -54,7 +54,7 @@ def batch(count: int, size: int, step: int, seed: int) -> list[int]:
 
 
 def between(count: int, start: int, stop: int, seed: int) -> list[int]:
-    """The problems at places [start, stop) of the endless sequence of all epochs."""
+    """Return the problems at places [start, stop) of the endless sequence of all epochs."""
     first, last = start // count, (stop - 1) // count
     orders = np.concatenate([epoch(count, number, seed) for number in range(first, last + 1)])
     problems: list[int] = orders[start - first * count : stop - first * count].tolist()
@@ -82,7 +82,7 @@ class ProblemOrder(Protocol):
     """An order of problems. It is built with the number of problems and the run's seed."""
 
     def take(self, count: int) -> list[int]:
-        """The next `count` problems, by number. Each call goes on where the last one ended."""
+        """Return the next `count` problems, by number, behind those of the last call."""
         ...
 
     def observe(self, results: Sequence[GroupResult]) -> None:
@@ -90,7 +90,7 @@ class ProblemOrder(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on from here: plain numbers, texts, lists, tables."""
+        """Return what `load_state_dict` needs to go on here: numbers, texts, lists, tables."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class ShuffledOrder:
 
     Args:
         count: problems there are.
-        seed: of all epochs' orders.
+        seed: decides the order of every epoch.
 
     Raises:
         InputError: the seed is negative.
@@ -114,15 +114,15 @@ class ShuffledOrder:
         epoch(1, 0, seed)  # refuses a negative seed at once
 
     def take(self, count: int) -> list[int]:
-        """The next problems of the endless sequence of all epochs."""
+        """Return the next problems of the endless sequence of all epochs."""
         start, self._position = self._position, self._position + count
         return between(self._count, start, self._position, self._seed) if count else []
 
     def observe(self, results: Sequence[GroupResult]) -> None:
-        """The order does not depend on how groups go."""
+        """Do nothing: the order does not depend on how groups go."""
 
     def state_dict(self) -> dict[str, Any]:
-        """How many problems were taken."""
+        """Return how many problems were taken."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class ShuffledOrder:
 
 
 def make_order(name: str, count: int, seed: int) -> ProblemOrder:
-    """The order of problems that a configuration names.
+    """Make the order of problems that a configuration names.
 
     Args:
         name: "shuffled", or a class of the user's own as module:Class or path/to/file.py:Class.
@@ -148,12 +148,12 @@ def make_order(name: str, count: int, seed: int) -> ProblemOrder:
             f"data.order={name}; expected shuffled, or a class of your own as module:Class or "
             f"path/to/file.py:Class"
         )
-    made: Any = user_code.load(name, "an order of problems")
+    order_class: Any = user_code.load(name, "an order of problems")
     methods = ("take", "observe", "state_dict", "load_state_dict")
-    if missing := [method for method in methods if not callable(getattr(made, method, None))]:
+    if missing := [m for m in methods if not callable(getattr(order_class, m, None))]:
         raise InputError(
             f"data.order={name} has no method {', '.join(missing)}; expected a class with "
             f"{', '.join(methods)}"
         )
-    order: ProblemOrder = made(count, seed)
+    order: ProblemOrder = order_class(count, seed)
     return order

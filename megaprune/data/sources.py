@@ -27,7 +27,7 @@ PlacedRow = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFiles:
     """The files of a data set, to be read row by row.
 
     Args:
@@ -57,7 +57,7 @@ class Source:
                 ) from error
 
 
-def open_source(name: str, revision: str | None = None) -> Source:
+def open_source(name: str, revision: str | None = None) -> SourceFiles:
     """Locate the files of a source; those of the hub are fetched.
 
     Args:
@@ -70,7 +70,7 @@ def open_source(name: str, revision: str | None = None) -> Source:
     if name.startswith(HUB):
         repository, _, pattern = name.removeprefix(HUB).partition(":")
         fetched = fetch(repository, pattern, revision, tuple(_READERS))
-        return Source(name, fetched.files, fetched.commit)
+        return SourceFiles(name, fetched.files, fetched.commit)
     if revision is not None:
         raise InputError(f"--revision {revision}: {name} is here; a revision is one of the hub's")
     path = Path(name)
@@ -83,7 +83,7 @@ def open_source(name: str, revision: str | None = None) -> Source:
         raise InputError(f"{path} has no *.parquet files; give a folder that has, or a file")
     if files[0].suffix.lower() not in _READERS:
         raise InputError(f"{path}: expected a file ending in {', '.join(_READERS)}")
-    return Source(name, tuple(files))
+    return SourceFiles(name, tuple(files))
 
 
 def _parquet(file: Path) -> Iterator[PlacedRow]:

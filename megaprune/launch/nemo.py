@@ -133,12 +133,6 @@ def slurm(
     Raises:
         InputError: Slurm takes no such time.
     """
-    own = f"{Path(logs).absolute()}/$SLURM_JOB_NAME-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
-    again = (
-        'status=$?; if [ $status -ne 0 ] && [ -e "$LOGS/told" ] && '
-        f'[ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; '
-        'then scontrol requeue "$SLURM_JOB_ID"; fi; exit $status'
-    )
     return run.Config(
         run.SlurmExecutor,
         account=account or None,
@@ -156,14 +150,25 @@ def slurm(
         container_image=image or None,
         container_mounts=mounts.split(",") if mounts else [],
         env_vars={"HF_HUB_OFFLINE": "1", **({"HF_HOME": hf_home} if hf_home else {})},
-        setup_lines=(
-            f'export LOGS="{own}"\n'
-            'export NODES="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)"\n'
-            'mkdir -p "$LOGS" || exit 1\n'
-            f"trap '{again}' EXIT"
-        ),
+        setup_lines=_setup_lines(logs, restarts),
         packager=run.Packager(),
         tunnel=run.LocalTunnel(job_dir=str(Path(run.config.get_nemorun_home()) / "experiments")),
+    )
+
+
+def _setup_lines(logs: str, restarts: int) -> str:
+    """Return what a job's script begins with: a folder for logs, and what sends it back."""
+    folder = f"{Path(logs).absolute()}/$SLURM_JOB_NAME-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
+    again = (
+        'status=$?; if [ $status -ne 0 ] && [ -e "$LOGS/told" ] && '
+        f'[ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; '
+        'then scontrol requeue "$SLURM_JOB_ID"; fi; exit $status'
+    )
+    return (
+        f'export LOGS="{folder}"\n'
+        'export NODES="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)"\n'
+        'mkdir -p "$LOGS" || exit 1\n'
+        f"trap '{again}' EXIT"
     )
 
 

@@ -28,5 +28,5 @@ def plan(config: Config, *, gpu: str = "h100", **hardware: Any) -> RunPlan:
 
     if config.processes is not None:
         hardware.setdefault("gpus", config.processes)
-    request = PlanConfig(**{each.name: getattr(config, each.name) for each in fields(config)})
+    request = PlanConfig(**{f.name: getattr(config, f.name) for f in fields(config)})
     return plan_run(request, HardwareSpec.of_type(gpu, **hardware))

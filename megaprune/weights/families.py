@@ -297,5 +297,5 @@ def _rope_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
                 yield _unknown(f"{inner}={value!r} in {key}", family, _CURE)
 
 
-def _unknown(what: str, family: Family, cure: str) -> str:
-    return f"{what} is not known of {family.architecture}, and would be ignored: {cure}"
+def _unknown(setting: str, family: Family, cure: str) -> str:
+    return f"{setting} is not known of {family.architecture}, and would be ignored: {cure}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,37 +97,15 @@ def megatron_layout(
     sharding.check_heads(model, "tp", tp)
     padded = sharding.round_up(model.vocab, vocab_multiple * tp)
     renamed = LOCAL_NORMS if norms == "local" else {}
-    stages = pipeline.layers(model.layers)
 
     def shard(rank: int, stage: int) -> Shard:
         return tuple(
-            parameter
-            for chunk, layers in enumerate(stages[stage])
-            for parameter in chunk_parameters(rank, stage, chunk, layers)
-        )
-
-    def chunk_parameters(rank: int, stage: int, chunk: int, layers: range) -> list[Parameter]:
-        first = stage == 0 and chunk == 0
-        last = stage == pipeline.stages - 1 and chunk == pipeline.chunks - 1
-        placed: list[tuple[str, TableRow, int | None]] = []
-        if first:
-            placed.append((model.family.embedding.megatron, model.family.embedding, None))
-        for local, layer in enumerate(layers):
-            for row in model.family.layer:
-                name = renamed.get(row.megatron, row.megatron)
-                placed.append((f"decoder.layers.{local}.{name}", row, layer))
-        if last:
-            placed.append((model.family.final_norm.megatron, model.family.final_norm, None))
-            if not model.tied:
-                placed.append((model.family.head.megatron, model.family.head, None))
-            elif not first:
-                placed.append((model.family.head.megatron, model.family.embedding, None))
-        return [
             sharding.parameter(
                 model, f"{chunk}.{name}", row, layer, tp, rank, padded, _interleaved_qkv
             )
-            for name, row, layer in placed
-        ]
+            for chunk in range(pipeline.chunks)
+            for name, row, layer in _chunk_rows(model, pipeline, stage, chunk, renamed)
+        )
 
     held = [[shard(rank, stage) for rank in range(tp)] for stage in range(pipeline.stages)]
     ranks = tuple(
@@ -136,6 +115,32 @@ def megatron_layout(
         for rank in range(tp)
     )
     return Layout(model.tensors(), ranks)
+
+
+def _chunk_rows(
+    model: Model, pipeline: Pipeline, stage: int, chunk: int, renamed: Mapping[str, str]
+) -> list[tuple[str, TableRow, int | None]]:
+    """List the parameters of a chunk of a stage: name, row of the table, layer.
+
+    Args:
+        renamed: names of norms that are not as in the table.
+    """
+    first = stage == 0 and chunk == 0
+    last = stage == pipeline.stages - 1 and chunk == pipeline.chunks - 1
+    rows: list[tuple[str, TableRow, int | None]] = []
+    if first:
+        rows.append((model.family.embedding.megatron, model.family.embedding, None))
+    for local, layer in enumerate(pipeline.layers(model.layers)[stage][chunk]):
+        for row in model.family.layer:
+            name = renamed.get(row.megatron, row.megatron)
+            rows.append((f"decoder.layers.{local}.{name}", row, layer))
+    if last:
+        rows.append((model.family.final_norm.megatron, model.family.final_norm, None))
+        if not model.tied:
+            rows.append((model.family.head.megatron, model.family.head, None))
+        elif not first:
+            rows.append((model.family.head.megatron, model.family.embedding, None))
+    return rows
 
 
 @dataclass(frozen=True)
