@@ -210,7 +210,7 @@ def test_the_list(data):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["math50", "--out", "o"], "no set 'math50'; did you mean math500 or math_train?"),
+        (["math50", "--out", "o"], "no set 'math50'; did you mean math500?"),
         (["math50", "--out", "o"], "--source math50 --input SOURCE"),
         (["--out", "o"], "say which set"),
         (["--out", "o", "--source", "s"], "give --input SOURCE --source NAME"),
