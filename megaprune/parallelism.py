@@ -30,7 +30,7 @@ class Parallel:
 
     @staticmethod
     def of(actor: ActorConfig) -> Parallel:
-        """The parallelism that an actor's fields ask for."""
+        """Return the parallelism that an actor's fields ask for."""
         pipeline = Pipeline(
             actor.pp,
             actor.vpp,
@@ -55,7 +55,7 @@ class Parallel:
         return world // size
 
     def layout(self, model: Model, world: int, norms: str) -> Layout:
-        """Where each rank of the world has which weights.
+        """Lay out the weights over the ranks of the world.
 
         Raises:
             InputError: the model or the world cannot be divided so; says what can.
@@ -71,7 +71,7 @@ class Parallel:
 
 @lru_cache(maxsize=4)
 def engine_layout(model: Model, tp: int, world: int) -> Layout:
-    """Where the ranks of the engines have which weights.
+    """Lay out the weights over the ranks of the engines.
 
     Raises:
         InputError: the model or the world cannot be divided so; says what can.

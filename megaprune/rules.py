@@ -36,13 +36,13 @@ def refuse(problems: Iterable[str]) -> None:
 
 
 def run_problems(config: Config) -> Iterator[str]:
-    """What fields of a run cannot be together."""
+    """Yield what is wrong with the fields of a run together."""
     yield from learning_problems(config)
     yield from training_problems(config)
 
 
 def learning_problems(config: Config) -> Iterator[str]:
-    """Of those that say what is learned."""
+    """Yield what is wrong with the fields that say what is learned."""
     algorithm = config.algorithm
     if config.data.train_batch_size % algorithm.num_minibatches:
         yield (
@@ -57,13 +57,13 @@ def learning_problems(config: Config) -> Iterator[str]:
 
 
 def _teaches_alone(algorithm: Algorithm) -> bool:
-    """Whether groups of one response have an advantage."""
+    """Say whether groups of one response have an advantage."""
     rewards = np.array([[0.0], [1.0]])
     return bool(algorithm.advantages(rewards, np.ones_like(rewards, bool)).any())
 
 
 def training_problems(config: Config) -> Iterator[str]:
-    """Of those that say how the model in training is computed."""
+    """Yield what is wrong with the fields that say how the actor is computed."""
     actor = config.actor
     if actor.sequence_parallel and actor.tp == 1:
         yield (
@@ -80,7 +80,7 @@ def training_problems(config: Config) -> Iterator[str]:
 
 
 def limits_of(config: Config) -> list[int]:
-    """The length limits that a configuration trains under: those of its rounds, or its own."""
+    """Return the length limits that a configuration trains under: of its rounds, or its own."""
     limits: list[int] = getattr(config, "limits", [])
     return limits or [config.rollout.max_response_length]
 
@@ -92,7 +92,7 @@ def falling_problems(limits: list[int]) -> Iterator[str]:
 
 
 def prune_problems(config: PruneConfig) -> Iterator[str]:
-    """What fields of a pruning cannot be together."""
+    """Yield what is wrong with the fields of a pruning together."""
     if not config.limits:
         yield "limits=[]; expected numbers of tokens that fall, as in limits=4000,3000,2000"
     yield from falling_problems(config.limits)
@@ -107,7 +107,7 @@ def prune_problems(config: PruneConfig) -> Iterator[str]:
 
 
 def evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
-    """What fields of an evaluation cannot be together."""
+    """Yield what is wrong with the fields of an evaluation together."""
     if not config.data:
         yield "data must be given, as data=FILE.parquet,...; make some: megaprune data"
     limit = config.max_response_length
@@ -142,7 +142,7 @@ def context_problems(config: Config, context: int) -> Iterator[str]:
 def length_problems(
     limit_field: str, limit: int, prompt_field: str, prompt: int, context: int
 ) -> Iterator[str]:
-    """A length limit and a prompt's that together are more than a model's context, if known."""
+    """Refuse limits of response and prompt that exceed a model's context together, if known."""
     if context and prompt + limit > context:
         yield (
             f"{limit_field}={limit} and {prompt_field}={prompt} are more than the model's context "
@@ -151,7 +151,7 @@ def length_problems(
 
 
 def frozen_problems(config: Config, model: Model) -> Iterator[str]:
-    """A model of which nothing would be trained."""
+    """Refuse to freeze all layers of a model."""
     frozen = config.actor.frozen_layers
     if frozen >= model.layers:
         yield (
@@ -164,7 +164,7 @@ def frozen_problems(config: Config, model: Model) -> Iterator[str]:
 
 
 def parallelism_problems(config: Config, model: Model, processes: int) -> Iterator[str]:
-    """What of heads, layers and ranks does not divide."""
+    """Yield which of heads, layers and ranks the parallelism does not divide."""
     try:
         actor_layout(config, model, processes)
     except InputError as error:
@@ -173,7 +173,7 @@ def parallelism_problems(config: Config, model: Model, processes: int) -> Iterat
 
 
 def engine_problems(tp: int, model: Model, processes: int) -> Iterator[str]:
-    """The same of the engines alone."""
+    """Yield the same for the engines alone."""
     try:
         engine_layout(model, tp, processes)
     except InputError as error:
@@ -194,7 +194,7 @@ def node_problems(tp: int, on_a_node: int) -> Iterator[str]:
 
 
 def actor_layout(config: Config, model: Model, processes: int) -> Layout:
-    """Where the actor's ranks have which weights.
+    """Lay out the actor's weights over its ranks.
 
     Raises:
         InputError: it cannot be divided so.

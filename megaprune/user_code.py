@@ -18,7 +18,7 @@ _names: dict[str, str] = {}
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is of this form."""
+    """Say whether a name is of this form."""
     module, colon, attribute = name.rpartition(":")
     return bool(module and colon and attribute)
 
@@ -49,7 +49,7 @@ def load(name: str, what: str) -> object:
 
 
 def name_of(own: type) -> str:
-    """The name that `load` finds a class by."""
+    """Return the name that `load` finds a class by."""
     return f"{_names.get(own.__module__, own.__module__)}:{own.__qualname__}"
 
 

@@ -60,7 +60,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def shape_of(name: str) -> Model:
-    """The shape of a released model; a KeyError lists the known ones."""
+    """Return the shape of a released model; a KeyError lists the known ones."""
     if name not in CONFIGS:
         raise KeyError(f"{name} is not known; known are {', '.join(CONFIGS)}")
     return Model.from_config(CONFIGS[name], name)

@@ -150,7 +150,7 @@ class Actor:
         return sharded(self._chunks, self._optimizer, loading)
 
     def restore(self, loaded: State) -> None:
-        """Go on from a saved state, of whatever division."""
+        """Go on from a saved state, of whatever parallelism."""
         restore(self._chunks, self._optimizer, loaded)
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ def sharded(chunks: torch.nn.ModuleList, optimizer: Any, loading: bool) -> State
         loading: the values are about to be replaced; a new optimizer then makes room for its own.
     """
     how = {
-        # Saved by parameter, not by replica, so that another division can read it.
+        # Saved by parameter, not by replica, so that another parallelism can read it.
         "distrib_optim_sharding_type": "fully_reshardable",
         # Gathered in the host's memory: on a GPU, beside an engine that is awake, it has no room.
         "distrib_optim_fully_reshardable_mem_efficient": True,

@@ -75,7 +75,7 @@ def run_grade(options: argparse.Namespace) -> int:
 
 
 def _verdicts(rows: Iterator[dict[str, Any]], pool: Pool) -> Iterator[Verdict]:
-    """One for each row, in order."""
+    """Yield a verdict for each row, in order."""
     while True:
         count = 0
         for count, row in zip(range(1, CHUNK + 1), rows, strict=False):
@@ -87,7 +87,7 @@ def _verdicts(rows: Iterator[dict[str, Any]], pool: Pool) -> Iterator[Verdict]:
 
 
 def _rows(source: IO[str], name: str) -> Iterator[dict[str, Any]]:
-    """Each line's gold, response and finished; raises InputError with the line's number."""
+    """Yield each line's gold, response and finished; an InputError names the line."""
     try:
         for at, line in enumerate(source, 1):
             if line.strip():

@@ -89,7 +89,7 @@ def make_tokenizer(folder: Path) -> Any:
 
 
 def make_model(folder: Path, vocabulary: int, end: int) -> None:
-    """An untrained Qwen2 model."""
+    """Write an untrained Qwen2 model."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def sample(problem: Arithmetic, tokenizer: Any, rng: random.Random) -> Sample:
-    """A problem and the overthinker's response to it, as tokens."""
+    """Return a problem and the overthinker's response to it, as tokens."""
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": problem.question}], add_generation_prompt=True, tokenize=False
     )

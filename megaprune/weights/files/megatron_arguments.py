@@ -53,7 +53,7 @@ class _InertPickle:
         """Knows a few harmless classes by name."""
 
         def find_class(self, module: str, name: str) -> Any:
-            """The class if it is harmless, else a class that stands for it."""
+            """Return the class if it is harmless, else a class that stands for it."""
             if (module, name) in {
                 ("argparse", "Namespace"),
                 ("types", "SimpleNamespace"),

@@ -129,7 +129,7 @@ class _Planner(SavePlanner):  # type: ignore[misc]
         """Nothing to prepare: the weights came with the constructor."""
 
     def create_local_plan(self) -> SavePlan:
-        """One item for each part of each parameter, and one for each empty object."""
+        """Plan an item for each part of each parameter, and one for each empty object."""
         items = [WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO) for name in self._extra]
         for parameter in self._weights.parameters():
             dtype = self._weights.dtype(parameter.name)
@@ -145,7 +145,7 @@ class _Planner(SavePlanner):  # type: ignore[misc]
         return SavePlan(items)
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        """The plan of the only process, and the metadata of what it writes."""
+        """Return the plan of the only process, and the metadata of what it writes."""
         tensors: dict[str, Any] = {}
         for item in all_plans[0].items:
             data = item.tensor_data
@@ -159,7 +159,7 @@ class _Planner(SavePlanner):  # type: ignore[misc]
         return all_plans, Metadata(state_dict_metadata=tensors)
 
     def finish_plan(self, new_plan: SavePlan) -> SavePlan:
-        """The plan as it is."""
+        """Return the plan as it is."""
         return new_plan
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
