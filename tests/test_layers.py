@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "megaprune"
 # Lowest first. What stands in one row does not import its neighbours. A module belongs to the
 # longest name that fits, so that a room's lower part can stand apart.
 LAYERS = [
-    ["errors", "schema", "config.renamed"],
+    ["errors", "schema", "config.renamed", "files"],
     ["distributed", "config.fields"],
     ["user_code"],
     ["algorithms", "weights", "grading"],
@@ -25,7 +25,7 @@ LAYERS = [
     ["rules"],
     ["planner"],
     ["validate"],
-    ["report.answers"],
+    ["report.answers", "report.run_records"],
     ["report.run"],
     ["report.summary"],
     ["report.figures"],
