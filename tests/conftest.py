@@ -13,6 +13,14 @@ sys.path[:0] = [str(HERE), str(HERE / "integration")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from recorded import (  # noqa: E402, F401 (fixtures)
+    alone,
+    configuration,
+    make_actor,
+    recorded,
+    recorded_batch,
+)
+
 # Plans are many small tuples without cycles: looking for cycles took a third of their tests' time.
 gc.set_threshold(200_000, 20, 20)
 

@@ -117,7 +117,7 @@ LIGHT = {
     "megaprune.config.run": 400,
     "megaprune.rules": 40,
     "megaprune.planner.total_memory": 40,
-    "megaprune.algorithms.registry": 150,
+    "megaprune.algorithms.registry": 300,
     "megaprune.algorithms.losses": 200,
 }
 """Modules that each may bring, at most: seconds depend on the machine and on what else it does."""

@@ -1,0 +1,153 @@
+"""Checkpoints of a real tiny actor: what comes back, what stays, and what is never half there."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from megatron.core import dist_checkpointing
+from safetensors.torch import load_file
+
+from megaprune.actor.packing import Sample
+from megaprune.algorithms.records import LossOutput
+from megaprune.errors import InputError
+from megaprune.recipes.tiny import FOLDER
+from megaprune.trainer.checkpoint import Checkpoints, Score, best, export, latest_step
+from megaprune.weights.files.hf_folder import HfFolder
+
+SAMPLES = [Sample(np.arange(1, 12), 4), Sample(np.arange(3, 20), 5)]
+
+
+def step(actor):
+    """One that changes all weights, and Adam's state."""
+    return actor.step(SAMPLES, _loss, lr=1e-3)
+
+
+def _loss(batch):
+    return LossOutput(-batch.log_probs.sum() / 20, {})
+
+
+@pytest.fixture
+def trained(make_actor):
+    """An actor that has made a step: before it, Adam has nothing to save."""
+
+    def make():
+        actor = make_actor()
+        step(actor)
+        return actor
+
+    return make
+
+
+@pytest.fixture
+def checkpoints(alone, tmp_path, configuration):
+    """Those of a folder; fields of `checkpoint` by name."""
+    side = HfFolder(FOLDER / "model").side_files()
+
+    def make(**fields):
+        config = replace(configuration().checkpoint, wait=True, **fields)
+        return Checkpoints(tmp_path / "checkpoints", side, config)
+
+    return make
+
+
+def test_none_yet(checkpoints, make_actor):
+    saved = checkpoints()
+    assert saved.latest() is None
+    assert saved.load_latest(make_actor()).step == 0
+
+
+def test_going_on_is_as_never_having_stopped(checkpoints, trained, make_actor):
+    """Weights, Adam's state, random numbers and the source, to the bit."""
+    actor = trained()
+    checkpoints().save(1, actor, {"cursor": [3, 4]})
+    numbers = torch.rand(3)
+    step(actor)
+
+    other = make_actor()
+    progress = checkpoints().load_latest(other)
+    assert (progress.step, progress.source) == (1, {"cursor": [3, 4]})
+    assert torch.rand(3).equal(numbers)
+    step(other)
+    for name, weight in actor.parameters().items():
+        assert weight.equal(other.parameters()[name]), name
+
+
+def test_what_is_saved_is_the_state_when_it_was_begun(checkpoints, trained):
+    actor, saved = trained(), checkpoints()
+    saved._config = replace(saved._config, wait=False)
+    before = actor.weights()
+    saved.save(1, actor, {})
+    step(actor)
+    saved.finish()
+    other = trained()
+    step(other)
+    checkpoints().load_latest(other)
+    for name, weight in before.items():
+        assert weight.equal(other.parameters()[name]), name
+
+
+def test_it_has_no_name_before_it_is_whole(checkpoints, trained):
+    saved = checkpoints()
+    saved._config = replace(saved._config, wait=False)
+    saved.save(1, trained(), {})
+    assert saved.latest() is None
+    assert latest_step(saved.folder) == 0
+    saved.finish()
+    assert saved.latest() == saved.folder / "iter_0000001"
+    assert (saved.folder / "latest_checkpointed_iteration.txt").read_text() == "1"
+
+
+def test_what_a_killed_run_left(checkpoints, trained):
+    """Half a checkpoint, and one that was on its way out, are no checkpoints and go."""
+    saved = checkpoints()
+    saved.save(1, trained(), {})
+    whole = saved.folder / "iter_0000001"
+    for name in ("iter_0000002.partial", "iter_0000000.replaced"):
+        shutil.copytree(whole, saved.folder / name)
+    again = checkpoints()
+    assert {path.name for path in saved.folder.glob("iter_*")} == {"iter_0000001"}
+    assert again.load_latest(trained()).step == 1
+
+
+def test_the_last_ones_and_the_best_stay(checkpoints, trained):
+    actor, saved = trained(), checkpoints(keep_last=1, keep_best=True, tie=0.0)
+    scores = {1: Score(1, 0.5, 90.0), 2: Score(2, 0.9, 80.0), 3: Score(3, 0.7, 10.0), 4: None}
+    kept = {}
+    for number, score in scores.items():
+        assert saved.is_best(score) == (number in (1, 2))
+        saved.save(number, actor, {}, score)
+        kept[number] = sorted(path.name[-1] for path in saved.folder.glob("iter_*"))
+    assert kept == {1: ["1"], 2: ["2"], 3: ["2", "3"], 4: ["2", "4"]}
+    assert best(saved.folder) == scores[2]
+    assert json.loads((saved.folder / "best.json").read_text())["highest"] == 0.9
+    # Remembered by whoever goes on.
+    assert not checkpoints(keep_last=1, tie=0.0).is_best(Score(5, 0.85, 5.0))
+
+
+def test_one_that_does_not_know_its_source(checkpoints, trained):
+    actor, saved = trained(), checkpoints()
+    saved.save(1, actor, {})
+    path = saved.folder / "iter_0000002"
+    path.mkdir()
+    run = {"step": 2, "random_numbers": []}
+    dist_checkpointing.save({**actor.state(), "run": run}, str(path))
+    with pytest.raises(InputError, match="does not say which problems its run has had"):
+        checkpoints().load_latest(actor)
+
+
+def test_it_is_a_model_of_hugging_faces(checkpoints, make_actor, tmp_path):
+    """Of an actor that was trained with lr 0: the files that it was built from."""
+    actor, saved = make_actor(), checkpoints()
+    actor.step(SAMPLES, _loss, lr=0.0)
+    saved.save(1, actor, {})
+    export(saved.latest(), tmp_path / "model")
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    original = load_file(FOLDER / "model" / "model.safetensors")
+    assert exported.keys() == original.keys()
+    for name, tensor in original.items():
+        assert tensor.float().equal(exported[name].float()), name
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / "model" / name).read_bytes() == (FOLDER / "model" / name).read_bytes()

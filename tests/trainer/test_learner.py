@@ -1,0 +1,156 @@
+"""A step of learning, with a real tiny actor and rollouts that vLLM drew from the same weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from megaprune import schema
+from megaprune.actor.packing import Sample
+from megaprune.trainer.learner import Learner, Unstable
+
+
+@pytest.fixture
+def learner(configuration, make_actor):
+    """Build a learner and its actor, with fields in the words of the command line."""
+
+    def make(*fields):
+        actor = make_actor(*fields)
+        return Learner(configuration("optimizer.lr=1e-3", *fields), actor), actor
+
+    return make
+
+
+def samples_of(batch):
+    return [
+        Sample(np.concatenate([group.problem.tokens, r.tokens]), len(group.problem.tokens))
+        for group in batch.groups
+        for r in group.rollouts
+    ]
+
+
+def test_vllm_said_what_the_actor_says(learner, recorded_batch):
+    """Log-probs of the recorded tokens: engines that drift apart are seen without an engine."""
+    learns, actor = learner()
+    batch = recorded_batch(learns.algorithm)
+    computed = actor.log_probs(samples_of(batch))
+    for rollout, log_probs in zip(batch.learned_rollouts, computed, strict=True):
+        np.testing.assert_allclose(log_probs, rollout.log_probs, atol=2e-4)
+
+
+def test_a_step(learner, recorded_batch):
+    learns, actor = learner()
+    before = actor.weights()
+    batch = recorded_batch(learns.algorithm)
+    metrics = learns.learn(0, batch)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert metrics[schema.GRAD_NORM] > 0
+    assert metrics[schema.LR] == 1e-3
+    assert metrics[schema.MISMATCH] < 1e-5
+    assert 0 < metrics[schema.ENTROPY] < 1
+    # On the policy that drew the responses the ratio is 1: the loss is minus the mean advantage.
+    lengths = np.array([[r.length for r in group.rollouts] for group in batch.groups])
+    expected = -(batch.advantages * lengths).sum() / lengths.sum()
+    assert metrics[schema.LOSS] == pytest.approx(expected, abs=1e-6)
+    changed = [name for name, old in before.items() if not old.equal(actor.parameters()[name])]
+    assert len(changed) == len(before)
+
+
+def test_right_answers_become_likelier(learner, recorded_batch):
+    learns, actor = learner("optimizer.lr=1e-4")
+    batch = recorded_batch(learns.algorithm)
+    samples, signs = samples_of(batch), np.sign(batch.advantages.ravel())
+    before = [values.sum() for values in actor.log_probs(samples)]
+    for step in range(3):
+        learns.learn(step, batch)
+    after = [values.sum() for values in actor.log_probs(samples)]
+    moved = np.array(after) - np.array(before)
+    assert moved[signs > 0].mean() > 0 > moved[signs < 0].mean()
+
+
+def test_micro_batches_change_nothing(learner, recorded_batch):
+    results = []
+    for tokens in (170, 10_000):
+        learns, actor = learner(f"actor.max_tokens={tokens}")
+        metrics = learns.learn(0, recorded_batch(learns.algorithm))
+        results.append((metrics, actor.weights()))
+    (few, one), (many, other) = results
+    assert few == pytest.approx(many, rel=1e-4, abs=1e-6)
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=0, atol=2e-5)
+
+
+def test_groups_without_signal_are_tokens_of_the_mean_and_no_more(learner, recorded_batch):
+    """Under a limit that is so low that in some groups nothing is right."""
+    learns, _ = learner()
+    batch = recorded_batch(learns.algorithm, limit=80)
+    signal = (batch.advantages != 0).ravel()
+    assert 0 < signal.sum() < len(signal)
+    metrics = learns.learn(0, batch)
+    lengths = np.array([r.length for r in batch.learned_rollouts])
+    assert metrics[schema.LEARNED_TOKENS] == lengths[signal].sum()
+    expected = -(batch.advantages.ravel() * lengths).sum() / lengths.sum()
+    assert metrics[schema.LOSS] == pytest.approx(expected, abs=1e-6)
+
+
+def test_nothing_to_learn_from_moves_nothing(learner, recorded_batch):
+    """All advantages 0: no gradient, and Adam without momentum stays where it is."""
+    learns, actor = learner()
+    batch = recorded_batch(learns.algorithm)
+    batch.advantages[:] = 0
+    before = actor.weights()
+    metrics = learns.learn(0, batch)
+    assert (metrics[schema.LOSS], metrics[schema.GRAD_NORM]) == (0, 0)
+    for name, weight in before.items():
+        assert weight.equal(actor.parameters()[name]), name
+
+
+def test_the_learning_rate_warms_up(learner, recorded_batch):
+    learns, _ = learner("optimizer.warmup_steps=4")
+    batch = recorded_batch(learns.algorithm, 2)
+    rates = [learns.learn(step, batch)[schema.LR] for step in (0, 1, 3, 9)]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 1e-3, 1e-3])
+
+
+def test_a_reference_is_what_the_run_began_with(learner, recorded_batch):
+    learns, _ = learner("algorithm.kl=0.1")
+    assert "reference" in learns.algorithm.needs
+    first = learns.learn(0, recorded_batch(learns.algorithm))
+    second = learns.learn(1, recorded_batch(learns.algorithm, version=1))
+    assert first[schema.KL] == pytest.approx(0, abs=1e-9)
+    assert second[schema.KL] > 1e-6
+
+
+def test_minibatches_are_a_step_each(learner, recorded_batch):
+    """The second goes from other weights than drew its responses, so that ratios are clipped."""
+    learns, actor = learner("algorithm.updates=2")
+    assert "old" in learns.algorithm.needs
+    before = actor.weights()
+    metrics = learns.learn(0, recorded_batch(learns.algorithm))
+    assert metrics[schema.MISMATCH] < 1e-5  # of the policy that drew the tokens
+    assert 0 <= metrics[schema.CLIP_RATIO] < 1
+    # Adam's first two steps are of lr each, at most.
+    moved = max((actor.parameters()[n] - old).abs().max() for n, old in before.items())
+    assert 1e-3 < moved < 2.1e-3
+
+
+def test_rollouts_of_an_older_policy(learner, recorded_batch):
+    """Their own log-probs are the old ones; that engine and actor differ is as it should be."""
+    learns, _ = learner("max_mismatch=1e-9")
+    metrics = learns.learn(5, recorded_batch(learns.algorithm, version=3))
+    assert metrics[schema.GRAD_NORM] > 0
+
+
+def test_engines_that_are_too_far_apart(learner, recorded_batch):
+    learns, _ = learner("max_mismatch=1e-12")
+    with pytest.raises(Unstable, match="log-probs differ by .* more than max_mismatch=1e-12"):
+        learns.learn(0, recorded_batch(learns.algorithm))
+
+
+def test_weights_that_are_no_numbers(learner, recorded_batch):
+    learns, actor = learner()
+    before = actor.weights()
+    next(iter(actor.parameters().values()))[:] = float("nan")
+    with pytest.raises(Unstable, match="the loss is nan"):
+        learns.learn(0, recorded_batch(learns.algorithm))
+    unchanged = [name for name, old in before.items() if old.equal(actor.parameters()[name])]
+    assert len(unchanged) == len(before) - 1
