@@ -158,7 +158,7 @@ def samples_schema() -> pa.Schema:
 
 # Metrics -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Metric:
+class MetricDoc:
     """A number that is measured at each step, and named in metrics.jsonl and on W&B.
 
     Args:
@@ -173,11 +173,11 @@ class Metric:
     doc: str
 
 
-_METRICS: list[Metric] = []
+_METRICS: list[MetricDoc] = []
 
 
 def _metric(name: str, unit: str, formula: str, doc: str) -> str:
-    _METRICS.append(Metric(name, unit, formula, doc))
+    _METRICS.append(MetricDoc(name, unit, formula, doc))
     return name
 
 
@@ -352,7 +352,7 @@ def metric_name(name: str) -> str:
     return prefix + OLD_METRICS.get(rest, rest)
 
 
-def metric_of(name: str) -> Metric | None:
+def metric_of(name: str) -> MetricDoc | None:
     """What is declared of a metric, be it of a family; None for one that is not declared."""
     fits = [m for m in METRICS if re.fullmatch(re.sub(r"<\w+>", ".+", m.name), name)]
     # Of two families the narrower one; a name of its own before all.

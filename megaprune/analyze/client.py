@@ -27,11 +27,11 @@ _OPTIONS = ("response_format", "temperature")
 
 
 class NoReply(Exception):
-    """All attempts came to nothing; says what the last one did."""
+    """Raised when all attempts came to nothing; says what the last one did."""
 
 
 class TooLong(Exception):
-    """The server says that prompt and reply do not fit into the model's context."""
+    """Raised when the server says that prompt and reply do not fit into the model's context."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Completion:
     """A reply.
 
     Attributes:
-        text: "" if there was none.
-        finish: "stop", or "length" if it was cut off; whatever else the server says.
-        tokens_in, tokens_out: None if the server does not tell.
-        structured: whether the server was asked to hold it to the schema.
+        text: what the judge said; empty if it said nothing.
+        finish: "stop", or "length" if the reply was cut off; or what else the server says.
+        tokens_in, tokens_out: tokens of prompt and reply; None if the server does not tell.
+        structured: whether the server was asked to hold the reply to the schema.
     """
 
     text: str
@@ -54,23 +54,23 @@ class Completion:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong and may pass; seconds that the server asks to wait, if it does."""
+    """What went wrong and may pass, and the seconds that the server asks to wait, if it does."""
 
     words: str
     retry_after: float | None
 
 
 class Client:
-    """Asks, and asks again where that may help. Several requests may be on their way.
+    """Asks an endpoint, and asks again where that may help. Several requests may be underway.
 
     A server that refuses an option that not all know (structured output, temperature, the name of
     the limit on tokens) is asked without it from then on, and a warning says so.
 
     Args:
-        endpoint: where.
+        endpoint: where the judge is.
 
     Raises:
-        InputError: its address or its key cannot be one.
+        InputError: the address or the key cannot be one.
     """
 
     def __init__(self, endpoint: Endpoint):
@@ -84,26 +84,27 @@ class Client:
         self._http = httpx.AsyncClient(headers=headers, timeout=endpoint.timeout)
 
     async def close(self) -> None:
-        """Close connections."""
+        """Close all connections."""
         await self._http.aclose()
 
     def stop(self) -> None:
-        """Wait for replies that are on their way, but ask nothing again."""
+        """Ask nothing again; replies to requests underway are still waited for."""
         self._stopped.set()
 
     async def ask(
         self, messages: Sequence[Mapping[str, str]], tokens: int, schema: Mapping[str, Any]
     ) -> Completion:
-        """A reply to a conversation.
+        """Ask for a reply to a conversation.
 
         Args:
-            tokens: of the reply, at most.
-            schema: of the reply, for structured output.
+            messages: the conversation.
+            tokens: the most tokens of the reply.
+            schema: the JSON schema of the reply, for structured output.
 
         Raises:
             NoReply: there was none, whatever was tried.
-            TooLong: it does not fit into the judge's context.
-            InputError: the server will not have it, and asking again does not help.
+            TooLong: the conversation does not fit into the judge's context.
+            InputError: the server refuses, and asking again does not help.
         """
         json_schema = {"name": "reply", "strict": True, "schema": schema}
         body: dict[str, Any] = {
@@ -114,12 +115,12 @@ class Client:
             "response_format": {"type": "json_schema", "json_schema": json_schema},
         }
         attempt = 0
-        while isinstance(found := await self._attempt(body), _Failure):
+        while isinstance(result := await self._attempt(body), _Failure):
             if attempt == self._endpoint.retries or self._stopped.is_set():
-                raise NoReply(f"{self._endpoint.url}: {found.words}")
-            await self._pause(attempt, found)
+                raise NoReply(f"{self._endpoint.url}: {result.words}")
+            await self._pause(attempt, result)
             attempt += 1
-        return found
+        return result
 
     async def _attempt(self, asked: Mapping[str, Any]) -> Completion | _Failure:
         while (wait := self._next - time.monotonic()) > 0 and not self._stopped.is_set():
@@ -162,32 +163,32 @@ class Client:
             await asyncio.wait_for(self._stopped.wait(), seconds)
 
     def _refused(self, response: httpx.Response, body: Mapping[str, Any]) -> str | None:
-        """What went wrong that may pass; None if the request has been changed instead."""
-        status, words, code = response.status_code, self._said(response), _code(response)
-        said = f"status {status}, {words}"
+        """Say what went wrong that may pass; None if the request has been changed instead."""
+        status, words, code = response.status_code, self._server_message(response), _code(response)
+        answer = f"status {status}, {words}"
         if status == 413 or (status == 400 and _is_too_long(code, words)):
             raise TooLong(words)
         if status in (401, 403):
             variable = self._endpoint.key_variable
             does = "does not accept the key in" if self._endpoint.key else "wants a key: set"
             raise InputError(
-                f"{self._endpoint.url} {does} the environment variable {variable} ({said}); "
+                f"{self._endpoint.url} {does} the environment variable {variable} ({answer}); "
                 f"--key-variable names another one"
             )
         if status == 404:
             raise InputError(
                 f"{self._endpoint.url} has no model {self._endpoint.model!r}, or is not where chat "
-                f"completions are ({said}); expected {_FORM} and a model that its /models lists"
+                f"completions are ({answer}); expected {_FORM} and a model that its /models lists"
             )
         if status == 400 and self._adapt(words, _param(response), body):
             return None
         may_pass = status in (200, 408, 409, 425, 429) or status >= 500
         if not may_pass or code == "insufficient_quota":
-            raise InputError(f"{self._endpoint.url} refuses the request ({said})")
-        return said
+            raise InputError(f"{self._endpoint.url} refuses the request ({answer})")
+        return answer
 
     def _adapt(self, words: str, param: str, body: Mapping[str, Any]) -> bool:
-        """Leave out the option that a server refused; False if there is none that it may be."""
+        """Leave out the option that a server refused; False if it can be none that we know."""
         if "max_tokens" in body and "max_completion_tokens" in words:
             self._names["max_tokens"] = "max_completion_tokens"
             return True
@@ -202,8 +203,8 @@ class Client:
                 return True
         return False
 
-    def _said(self, response: httpx.Response) -> str:
-        """What the server said, in a line; never the key, which some repeat."""
+    def _server_message(self, response: httpx.Response) -> str:
+        """Read what the server said, in a line; never the key, which some servers repeat."""
         error = _error(response)
         words = error.get("message") or response.text or response.reason_phrase
         if self._endpoint.key:
@@ -227,7 +228,7 @@ def _check(endpoint: Endpoint) -> None:
 
 
 def _completion(response: httpx.Response, body: Mapping[str, Any]) -> Completion | None:
-    """The reply, or None if the server answered something else."""
+    """Read a reply; None if the server answered something else."""
     try:
         content = response.json()
         choice, usage = content["choices"][0], content.get("usage") or {}
@@ -261,13 +262,13 @@ def _param(response: httpx.Response) -> str:
 
 
 def _is_too_long(code: str, words: str) -> bool:
-    """In OpenAI's words, and in vLLM's, which has others where the reply alone is too long."""
-    said = ("context length", "max_model_len")
-    return code == "context_length_exceeded" or any(some in words.lower() for some in said)
+    """Tell from OpenAI's words, and vLLM's, that prompt and reply do not fit."""
+    phrases = ("context length", "max_model_len")
+    return code == "context_length_exceeded" or any(phrase in words.lower() for phrase in phrases)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the server asks to wait, in either of HTTP's two forms."""
+    """Read how many seconds the server asks to wait, in either of HTTP's two forms."""
     header = response.headers.get("Retry-After", "")
     if header.strip().isdigit():
         return float(header)

@@ -49,8 +49,8 @@ SYSTEM = (
 )  # fmt: skip
 
 
-def schema(steps: int) -> dict[str, Any]:
-    """Of a reply about so many steps, for servers that can hold the judge to it."""
+def reply_schema(steps: int) -> dict[str, Any]:
+    """Make the JSON schema of a reply, for servers that can hold the judge to it."""
     step = {"type": "integer", "minimum": 1, "maximum": steps}
     phase = {
         "behaviour": {"type": "integer", "enum": list(range(1, len(_NAMES) + 1))},
@@ -67,7 +67,7 @@ def schema(steps: int) -> dict[str, Any]:
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    """With these properties, all of them and no others."""
+    """Make the schema of an object with exactly these properties."""
     return {
         "type": "object",
         "properties": properties,
@@ -76,11 +76,11 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Malformed(Exception):
-    """A reply that cannot be used.
+class MalformedReply(Exception):
+    """Raised for a reply that cannot be used.
 
     Attributes:
-        kind: of fault, to be counted by.
+        kind: the kind of fault, by which faults are counted.
     """
 
     def __init__(self, kind: str, detail: str):
@@ -89,8 +89,8 @@ class Malformed(Exception):
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Steps `first` to `last`, from 1, of one behaviour, a name."""
+class ThoughtPhase:
+    """Steps `first` to `last` of a thought, counted from 1, that show one behaviour."""
 
     behaviour: str
     first: int
@@ -98,78 +98,81 @@ class Phase:
 
 
 def messages(thought: Thought, faults: Sequence[str] = ()) -> list[dict[str, str]]:
-    """What the judge is asked.
+    """Make the request to the judge.
 
     Args:
-        faults: what was wrong with each of its replies to this so far. Each makes it another
+        thought: the thought to be sorted.
+        faults: what was wrong with each of the judge's replies to it so far. They make it another
             question: a judge that does not sample would say the same again.
     """
     numbered = "\n\n".join(f"[{number}] {step}" for number, step in enumerate(thought.steps, 1))
-    said = (
+    request = (
         f"# Problem\n\n{thought.question}\n\n"
         f"# Thought, steps 1 to {len(thought.steps)}\n\n{numbered}"
     )
     if faults:
-        said += "\n\n# Note\n\nEarlier replies to this could not be used: " + "; ".join(faults)
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": said}]
+        request += "\n\n# Note\n\nEarlier replies to this could not be used: " + "; ".join(faults)
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": request}]
 
 
 def prompt_digest() -> str:
-    """Tells prompts apart: of all that does not depend on the thought."""
+    """Digest what is asked of all thoughts alike: it tells prompts apart."""
     frame = messages(Thought(("", ""), "", (), None, None))
-    return hashlib.sha256(json.dumps([frame, schema(1)]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([frame, reply_schema(1)]).encode()).hexdigest()[:16]
 
 
 def thought_digest(thought: Thought) -> str:
-    """Tells thoughts apart: of all that the judge sees of one."""
+    """Digest all that the judge sees of a thought: it tells thoughts apart."""
     shown = json.dumps([thought.question, thought.steps])
     return hashlib.sha256(shown.encode()).hexdigest()[:32]
 
 
-def read_reply(text: str, steps: int) -> list[Phase]:
-    """The phases that a reply names, in the order of their steps.
+def read_reply(text: str, steps: int) -> list[ThoughtPhase]:
+    """Read the phases that a reply names, in the order of their steps.
 
     Args:
         text: what the judge said; thoughts of its own, and words around the JSON, are skipped.
-        steps: of the thought that it was asked about.
+        steps: how many steps the thought has.
 
     Raises:
-        Malformed: there is no such JSON, or the phases do not cover each step once.
+        MalformedReply: there is no such JSON, or the phases do not cover each step once.
     """
     phases = sorted((_phase(item) for item in _items(text)), key=lambda phase: phase.first)
     end = 0
     for phase in phases:
         where = f"steps {phase.first} to {phase.last}"
         if not 1 <= phase.first <= phase.last <= steps:
-            raise Malformed("no such steps", f"{where}, of 1 to {steps}")
+            raise MalformedReply("no such steps", f"{where}, of 1 to {steps}")
         if phase.first <= end:
-            raise Malformed("overlap", f"step {phase.first} is in two phases")
+            raise MalformedReply("overlap", f"step {phase.first} is in two phases")
         if phase.first > end + 1:
-            raise Malformed("gap", f"step {end + 1} is in no phase")
+            raise MalformedReply("gap", f"step {end + 1} is in no phase")
         end = phase.last
     if end < steps:
-        raise Malformed("gap", f"step {end + 1} is in no phase")
+        raise MalformedReply("gap", f"step {end + 1} is in no phase")
     return phases
 
 
-def steps_of(phases: list[Phase]) -> Counter[str]:
-    """How many steps show each behaviour."""
-    found: Counter[str] = Counter()
+def steps_of(phases: list[ThoughtPhase]) -> Counter[str]:
+    """Count the steps that show each behaviour."""
+    counts: Counter[str] = Counter()
     for phase in phases:
-        found[phase.behaviour] += phase.last - phase.first + 1
-    return found
+        counts[phase.behaviour] += phase.last - phase.first + 1
+    return counts
 
 
 def _items(text: str) -> list[Any]:
-    """The items of "phases" of the first JSON object that has it."""
+    """Find the list "phases" of the first JSON object that has one."""
     seen = False
     for value in _objects(text.rpartition("</think>")[2]):
         seen = True
         if isinstance(value.get("phases"), list):
             return list(value["phases"])
     if seen:
-        raise Malformed("wrong form", 'the JSON has no list "phases"')
-    raise Malformed("no JSON", f"it begins with {text.strip()[:40]!r}" if text.strip() else "empty")
+        raise MalformedReply("wrong form", 'the JSON has no list "phases"')
+    raise MalformedReply(
+        "no JSON", f"it begins with {text.strip()[:40]!r}" if text.strip() else "empty"
+    )
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
@@ -184,17 +187,17 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         begin = text.find("{", end)
 
 
-def _phase(item: Any) -> Phase:
+def _phase(item: Any) -> ThoughtPhase:
     if not isinstance(item, dict):
-        raise Malformed("wrong form", f"{str(item)[:40]!r} is no phase")
+        raise MalformedReply("wrong form", f"{str(item)[:40]!r} is no phase")
     behaviour, first, last = (_whole(item, name) for name in ("behaviour", "first", "last"))
     if not 1 <= behaviour <= len(_NAMES):
-        raise Malformed("unknown behaviour", f"number {behaviour}, of 1 to {len(_NAMES)}")
-    return Phase(_NAMES[behaviour - 1], first, last)
+        raise MalformedReply("unknown behaviour", f"number {behaviour}, of 1 to {len(_NAMES)}")
+    return ThoughtPhase(_NAMES[behaviour - 1], first, last)
 
 
 def _whole(item: dict[str, Any], name: str) -> int:
     value = item.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise Malformed("wrong form", f"{name} is {str(value)[:40]!r}, not a whole number")
+        raise MalformedReply("wrong form", f"{name} is {str(value)[:40]!r}, not a whole number")
     return value

@@ -1,30 +1,33 @@
-"""A judge asked about many thoughts at once, and what its replies come to.
+"""A judge is asked about many thoughts at once, and what it says is kept.
 
-What a thought came to is read from the replies that are on disk, whether they came now or before a
-kill.
+The outcome of a thought is read from the replies on disk, whether they came now or before a kill.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from megaprune import schema
 from megaprune.analyze.client import Client, NoReply, TooLong
 from megaprune.analyze.judge import (
-    Malformed,
-    Phase,
+    MalformedReply,
+    ThoughtPhase,
     messages,
     read_reply,
-    schema,
+    reply_schema,
     thought_digest,
 )
-from megaprune.analyze.replies import Replies
-from megaprune.analyze.settings import Means, warn
+from megaprune.analyze.settings import JudgeBudget, warn
 from megaprune.analyze.thoughts import Thought
 from megaprune.errors import InputError
 
@@ -46,13 +49,13 @@ class Judging:
     """Has a judge sort thoughts.
 
     Args:
-        client: speaks to it.
-        replies: keeps what it says.
-        means: what that may take.
+        client: the connection to the judge.
+        replies: the store of what the judge says.
+        budget: what asking may take.
     """
 
-    def __init__(self, client: Client, replies: Replies, means: Means):
-        self._client, self._replies, self._means = client, replies, means
+    def __init__(self, client: Client, replies: ReplyStore, budget: JudgeBudget):
+        self._client, self._replies, self._budget = client, replies, budget
         self._asking = 0
         self._unanswered: set[str] = set()
         self._in_a_row = 0
@@ -67,32 +70,32 @@ class Judging:
             InputError: the endpoint will not answer. What it said until then is kept.
         """
         todo = iter({thought_digest(thought): thought for thought in thoughts}.items())
-        workers = [asyncio.create_task(self._work(todo)) for _ in range(self._means.parallel)]
+        workers = [asyncio.create_task(self._work(todo)) for _ in range(self._budget.parallel)]
         # Requests on their way are paid for: when one worker fails, the others keep their replies.
         await asyncio.gather(*workers, return_exceptions=True)
         if self._failure is not None:
             raise self._failure
 
-    def outcome(self, thought: Thought) -> list[Phase] | str:
-        """A thought's phases, or why there are none."""
+    def outcome(self, thought: Thought) -> list[ThoughtPhase] | str:
+        """Return a thought's phases, or say why there are none."""
         digest = thought_digest(thought)
-        found = _read(self._replies.of(digest), len(thought.steps))
-        if not isinstance(found, Malformed):
-            return found
-        if found.kind == TOO_LONG:
+        phases = _read(self._replies.of(digest), len(thought.steps))
+        if not isinstance(phases, MalformedReply):
+            return phases
+        if phases.kind == TOO_LONG:
             return TOO_LONG
         if len(self._replies.of(digest)) < ATTEMPTS:
             return NO_REPLY if digest in self._unanswered else NOT_ASKED
-        return MALFORMED + found.kind
+        return MALFORMED + phases.kind
 
     def faults(self, thoughts: Sequence[Thought]) -> Counter[str]:
-        """All replies about thoughts by what was wrong with them; "well-formed" if nothing was."""
-        found: Counter[str] = Counter()
+        """Count all replies about thoughts by what was wrong with them, or as "well-formed"."""
+        counts: Counter[str] = Counter()
         for digest, steps in {thought_digest(t): len(t.steps) for t in thoughts}.items():
             for row in self._replies.of(digest):
-                one = _read([row], steps)
-                found[one.kind if isinstance(one, Malformed) else "well-formed"] += 1
-        return found
+                reading = _read([row], steps)
+                counts[reading.kind if isinstance(reading, MalformedReply) else "well-formed"] += 1
+        return counts
 
     async def _work(self, todo: Iterator[tuple[str, Thought]]) -> None:
         try:
@@ -106,11 +109,15 @@ class Judging:
             raise
 
     async def _settle(self, digest: str, thought: Thought) -> None:
-        """Ask about one thought until that is enough."""
+        """Ask about one thought until it needs no further reply."""
         while True:
             rows = self._replies.of(digest)
-            found = _read(rows, len(thought.steps))
-            if not isinstance(found, Malformed) or found.kind == TOO_LONG or len(rows) >= ATTEMPTS:
+            reading = _read(rows, len(thought.steps))
+            if (
+                not isinstance(reading, MalformedReply)
+                or reading.kind == TOO_LONG
+                or len(rows) >= ATTEMPTS
+            ):
                 return
             if self._ended or not self._affordable():
                 return
@@ -130,17 +137,17 @@ class Judging:
         steps = len(thought.steps)
         before = [_read([row], steps) for row in self._replies.of(thought_digest(thought))]
         asked = messages(thought, [str(fault) for fault in before])
-        tokens = self._means.reply_tokens or 256 + 32 * steps
+        tokens = self._budget.reply_tokens or 256 + 32 * steps
         try:
-            return asdict(await self._client.ask(asked, tokens, schema(steps)))
+            return asdict(await self._client.ask(asked, tokens, reply_schema(steps)))
         except TooLong as error:
             none: dict[str, Any] = dict.fromkeys(("tokens_in", "tokens_out"), 0)
             return {"text": str(error), "finish": TOO_LONG, "structured": False, **none}
 
     def _affordable(self) -> bool:
-        """Whether one more, at the mean cost, and those on their way stay within the limit."""
+        """Tell whether one more reply, at the mean cost, and those underway stay in the limit."""
         rows = self._replies.all()
-        cost, limit = self._means.cost(rows), self._means.limit_cost
+        cost, limit = self._budget.cost(rows), self._budget.limit_cost
         if limit is None or cost is None:
             return True
         if any(row["tokens_in"] is None or row["tokens_out"] is None for row in rows):
@@ -171,30 +178,110 @@ class Judging:
         if time.monotonic() - self._said < _SAY_EVERY:
             return
         self._said, rows = time.monotonic(), self._replies.all()
-        cost = self._means.cost(rows)
+        cost = self._budget.cost(rows)
         spent = "" if cost is None else f", {cost:.4f} spent"
         print(f"{len(rows)} replies{spent}", file=sys.stderr)
 
 
-def _read(rows: Sequence[Mapping[str, Any]], steps: int) -> list[Phase] | Malformed:
-    """The phases of the first reply that is well-formed, or what is wrong with the last."""
-    fault = Malformed(NO_REPLY, "not asked yet")
+def _read(rows: Sequence[Mapping[str, Any]], steps: int) -> list[ThoughtPhase] | MalformedReply:
+    """Read the first reply that is well-formed; if none is, say what is wrong with the last."""
+    fault = MalformedReply(NO_REPLY, "not asked yet")
     if steps == 0:
         return []
     for row in rows:
         try:
             return _phases(row, steps)
-        except Malformed as error:
+        except MalformedReply as error:
             fault = error
     return fault
 
 
-def _phases(row: Mapping[str, Any], steps: int) -> list[Phase]:
+def _phases(row: Mapping[str, Any], steps: int) -> list[ThoughtPhase]:
     if row["finish"] == TOO_LONG:
-        raise Malformed(TOO_LONG, row["text"])
+        raise MalformedReply(TOO_LONG, row["text"])
     try:
         return read_reply(row["text"], steps)
-    except Malformed as error:
+    except MalformedReply as error:
         if row["finish"] == "length":
-            raise Malformed("cut off", "it was longer than --reply-tokens") from error
+            raise MalformedReply("cut off", "it was longer than --reply-tokens") from error
         raise
+
+
+class ReplyStore:
+    """The replies of a judge, one a line in replies.jsonl; this process's alone until `close`.
+
+    Each line has the judge's model, the digests of the prompt and of the thought, the number of the
+    attempt, and what the judge said.
+
+    Args:
+        folder: the folder, which must exist.
+        model: the judge's model.
+        prompt: the digest of the prompt.
+
+    Raises:
+        InputError: the replies there are another model's, or to another prompt, or cannot be read,
+            or another process has the store open.
+    """
+
+    def __init__(self, folder: Path, model: str, prompt: str):
+        self._path = folder / schema.REPLIES_FILE
+        self._whose = {"model": model, "prompt": prompt}
+        self._file = self._path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise InputError(f"another process is at {folder}; wait, or end it") from error
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        try:
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def of(self, thought: str) -> list[dict[str, Any]]:
+        """The replies about a thought, by its digest, in the order of the attempts."""
+        return self._rows.get(thought, [])
+
+    def all(self) -> list[dict[str, Any]]:
+        """All replies."""
+        return [row for rows in self._rows.values() for row in rows]
+
+    def add(self, thought: str, row: Mapping[str, Any]) -> None:
+        """Keep a reply; it is on disk when this returns."""
+        whole = {"thought": thought, **self._whose, **row}
+        self._file.write(json.dumps(whole).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._rows.setdefault(thought, []).append(whole)
+
+    def close(self) -> None:
+        """Let other processes have the store."""
+        self._file.close()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            if number == len(lines) and not line.endswith(b"\n"):
+                # Torn by a kill: the next reply must not be joined to it.
+                self._file.truncate(sum(map(len, lines[:-1])))
+                break
+            row = self._parsed(line, f"{self._path}, line {number}")
+            self._rows.setdefault(row["thought"], []).append(row)
+
+    def _parsed(self, line: bytes, where: str) -> dict[str, Any]:
+        try:
+            row: dict[str, Any] = json.loads(line)
+            whose = {name: row[name] for name in self._whose}
+            row["thought"], row["attempt"], row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{where}: no reply of a judge; remove the line, and it is asked for again"
+            ) from error
+        if whose != self._whose:
+            raise InputError(
+                f"{self._path} has replies of {whose['model']} to prompt {whose['prompt']}, not of "
+                f"{self._whose['model']} to prompt {self._whose['prompt']}; give another --out"
+            )
+        return row

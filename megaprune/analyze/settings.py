@@ -1,4 +1,4 @@
-"""What is analysed, and what a judge may take."""
+"""Settings of an analysis, and what a judge may take."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is analysed.
+class AnalysisSettings:
+    """Settings of an analysis.
 
     Args:
-        paths: of inputs, as `thoughts.read_inputs` takes them.
-        out: folder.
-        answers: to so many problems of each input; None for all.
-        seed: of which.
+        paths: the inputs, as `thoughts.read_inputs` takes them.
+        out: the folder that is written.
+        answers: how many problems of each input are analysed; None for all.
+        seed: draws the problems.
         close: the tag that ends a thought.
-        max_steps: of a thought that a judge is given.
+        max_steps: the most steps of a thought that a judge is given.
     """
 
     paths: Sequence[str]
@@ -35,13 +35,13 @@ class Endpoint:
     """Where a judge is, and how it is asked.
 
     Args:
-        url: as in http://localhost:8000/v1.
-        model: the judge, by the server's name for it.
-        key: to authorize with; None to do without.
-        key_variable: the environment variable that it is of, for messages.
-        timeout: seconds for a reply.
-        retries: after a failure that may pass.
-        per_minute: requests; None for no limit.
+        url: the address, as in http://localhost:8000/v1.
+        model: the server's name for the judge.
+        key: the key to authorize with; None to do without.
+        key_variable: the environment variable that has the key, for messages.
+        timeout: seconds to wait for a reply.
+        retries: attempts after a failure that may pass.
+        per_minute: the most requests in a minute; None for no limit.
     """
 
     url: str
@@ -54,14 +54,15 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Means:
-    """What asking may take.
+class JudgeBudget:
+    """What asking a judge may take.
 
     Args:
-        parallel: requests on their way at once.
-        reply_tokens: of a reply at most; None for as many as the phases of so many steps may need.
-        price_in, price_out: of a million tokens.
-        limit_cost: of all replies in the folder; none is asked for that would likely pass it.
+        parallel: requests underway at once.
+        reply_tokens: the most tokens of a reply; None for as many as the phases may need.
+        price_in, price_out: the price of a million tokens of prompts, of replies.
+        limit_cost: the most that all replies in the folder may cost; a reply that would likely pass
+            it is not asked for.
     """
 
     parallel: int = 4
@@ -71,7 +72,7 @@ class Means:
     limit_cost: float | None = None
 
     def cost(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
-        """Of replies; None without prices."""
+        """The cost of replies; None without prices."""
         if self.price_in is None or self.price_out is None:
             return None
         prices = {"tokens_in": self.price_in, "tokens_out": self.price_out}
@@ -79,5 +80,5 @@ class Means:
 
 
 def warn(words: str) -> None:
-    """A line on standard error."""
+    """Write a warning on standard error."""
     print(f"megaprune: warning: {words}", file=sys.stderr)

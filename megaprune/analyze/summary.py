@@ -1,4 +1,4 @@
-"""What an analysis came to: numbers of each input, a table."""
+"""An analysis in numbers: each input's means, a table, a figure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from megaprune.analyze.judge import BEHAVIOURS
-from megaprune.analyze.markers import MARKERS, count_markers
-from megaprune.analyze.thoughts import Input, Key
+from megaprune.analyze.thoughts import MARKERS, AnalysisInput, ProblemKey, count_markers
 from megaprune.evaluation.metrics import bootstrap
+from megaprune.report.figures import BLUE, GREEN, ORANGE, PERCENT, PINK, SKY, STYLE, VERMILION
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def summarise(one: Input, behaviours: Mapping[Key, Counter[str]] | None) -> dict[str, Any]:
-    """One input's numbers, as JSON takes them; means over its answers, null where it has none.
+def summarise(
+    group: AnalysisInput, behaviours: Mapping[ProblemKey, Counter[str]] | None
+) -> dict[str, Any]:
+    """Compute an input's numbers, as JSON takes them: means over its answers, null if it has none.
 
     Args:
+        group: the input.
         behaviours: steps of each behaviour, by problem; None without a judge.
 
     Returns:
@@ -30,17 +37,17 @@ def summarise(one: Input, behaviours: Mapping[Key, Counter[str]] | None) -> dict
         (bootstrap over problems); "behaviours" {name: {"steps": in all, "share": of all steps,
         "per_answer": mean, "interval": its own}}, {} without a judge.
     """
-    thoughts = list(one.thoughts.values())
+    thoughts = list(group.thoughts.values())
     counts = [count_markers(thought.text) for thought in thoughts]
     lexical = {kind: [count[kind] for count in counts] for kind in MARKERS}
     tokens = _mean([thought.length for thought in thoughts])
     steps = _mean([len(thought.steps) for thought in thoughts])
     return {
-        "name": one.name,
-        "path": one.path,
-        "problems": one.problems,
+        "name": group.name,
+        "path": group.path,
+        "problems": group.problems,
         "answers": len(thoughts),
-        "left_out": dict(one.left_out.most_common()),
+        "left_out": dict(group.left_out.most_common()),
         "tokens": tokens,
         "steps": steps,
         "tokens_per_step": tokens / steps if tokens is not None and steps else None,
@@ -53,16 +60,16 @@ def summarise(one: Input, behaviours: Mapping[Key, Counter[str]] | None) -> dict
 
 def _behaviours(answers: Sequence[Counter[str]]) -> dict[str, dict[str, Any]]:
     total = sum(answer.total() for answer in answers)
-    found = {}
+    summary = {}
     for name in BEHAVIOURS:
         steps = [answer[name] for answer in answers]
-        found[name] = {
+        summary[name] = {
             "steps": sum(steps),
             "share": sum(steps) / total if total else None,
             "per_answer": _mean(steps),
             "interval": _interval(steps),
         }
-    return found
+    return summary
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -75,40 +82,40 @@ def _interval(values: Sequence[float]) -> list[float] | None:
 
 
 def table(analysis: Mapping[str, Any]) -> Table:
-    """A row for each number, a column for each input."""
+    """Make a table with a row for each number and a column for each input."""
     from rich.table import Table
 
     inputs = analysis["inputs"]
-    found = Table()
-    found.add_column("mean of each answer", no_wrap=True)
-    for one in inputs:
-        found.add_column(one["name"], justify="right")
+    grid = Table()
+    grid.add_column("mean of each answer", no_wrap=True)
+    for group in inputs:
+        grid.add_column(group["name"], justify="right")
 
     def row(name: str, cells: Sequence[str]) -> None:
-        found.add_row(name, *cells)
+        grid.add_row(name, *cells)
 
-    row("answers", [f"{one['answers']} of {one['problems']}" for one in inputs])
+    row("answers", [f"{group['answers']} of {group['problems']}" for group in inputs])
     for key, form in (("tokens", ",.0f"), ("steps", ".1f"), ("tokens_per_step", ".1f")):
-        row(key.replace("_", " "), [_shown(one[key], form) for one in inputs])
-    row("right", [_shown(one["right"], ".1%") for one in inputs])
-    found.add_section()
+        row(key.replace("_", " "), [_shown(group[key], form) for group in inputs])
+    row("right", [_shown(group["right"], ".1%") for group in inputs])
+    grid.add_section()
     for kind in MARKERS:
-        cells = [_with(one["lexical"][kind], one["lexical_interval"][kind]) for one in inputs]
+        cells = [_with(group["lexical"][kind], group["lexical_interval"][kind]) for group in inputs]
         row(kind, cells)
     if analysis["mode"] == "judge":
-        found.add_section()
+        grid.add_section()
         for name in BEHAVIOURS:
-            parts = [one["behaviours"][name] for one in inputs]
+            parts = [group["behaviours"][name] for group in inputs]
             row(
                 name,
                 [f"{_shown(p['share'], '.1%')}, {_shown(p['per_answer'], '.2f')}" for p in parts],
             )
-    reasons = dict.fromkeys(reason for one in inputs for reason in one["left_out"])
+    reasons = dict.fromkeys(reason for group in inputs for reason in group["left_out"])
     if reasons:
-        found.add_section()
+        grid.add_section()
     for reason in reasons:
-        row(f"left out: {reason}", [str(one["left_out"].get(reason, 0)) for one in inputs])
-    return found
+        row(f"left out: {reason}", [str(group["left_out"].get(reason, 0)) for group in inputs])
+    return grid
 
 
 def _with(value: float | None, interval: Sequence[float] | None) -> str:
@@ -117,3 +124,61 @@ def _with(value: float | None, interval: Sequence[float] | None) -> str:
 
 def _shown(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
+
+
+# The first two are before and after: apart for the colour-blind, and in grey.
+COLOURS = (SKY, BLUE, VERMILION, GREEN, ORANGE, PINK)
+_BAR = 0.8
+"""The share of the room between two names that bars take."""
+_LONG_NAME = 28
+"""Letters from which on names are too wide to stand beside each other in the legend."""
+
+
+def behaviour_figure(analysis: Mapping[str, Any]) -> Figure:
+    """Draw a bar for each behaviour and input: the behaviour's share of all steps.
+
+    Without a judge: for each kind of marker its mean per answer, with its 95 % interval.
+
+    Args:
+        analysis: the content of analysis.json.
+    """
+    inputs = analysis["inputs"]
+    judged = analysis["mode"] == "judge"
+    names = list(inputs[0]["behaviours"] if judged else inputs[0]["lexical"])
+    height = 1.1 + len(names) * max(0.32, 0.17 * len(inputs) + 0.08)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for place, group in enumerate(inputs):
+            _bars(axes, names, group, place, len(inputs), judged)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("share of all steps" if judged else "sentences per answer")
+        if judged:
+            axes.xaxis.set_major_formatter(PERCENT)
+        axes.margins(y=0.02)
+        columns = 2 if all(len(group["name"]) < _LONG_NAME for group in inputs) else 1
+        figure.legend(loc="outside upper center", ncols=columns, handlelength=1)
+    return figure
+
+
+def _bars(
+    axes: Axes, names: Sequence[str], group: Mapping[str, Any], place: int, of: int, judged: bool
+) -> None:
+    width = _BAR / of
+    at = np.arange(len(names)) + width * (place - (of - 1) / 2)
+    colour = COLOURS[place % len(COLOURS)]
+    label = f"{group['name']}, {group['answers']} answers"
+    if judged:
+        shares = [group["behaviours"][name]["share"] or 0 for name in names]
+        axes.barh(at, shares, width, color=colour, label=label)
+        return
+    means = np.array([group["lexical"][name] or 0 for name in names])
+    ends = np.array([group["lexical_interval"][name] or (0, 0) for name in names]).T
+    errors = np.maximum([means - ends[0], ends[1] - means], 0)
+    style = {"ecolor": "#222222", "elinewidth": 1.1, "capsize": 2}
+    axes.barh(at, means, width, color=colour, label=label, xerr=errors, error_kw=style)

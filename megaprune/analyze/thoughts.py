@@ -1,11 +1,18 @@
-"""Answers read from the files of an evaluation or a run, and those chosen that are analysed."""
+"""Thoughts read from answers, chosen for an analysis, and their words of doubt counted.
+
+A marker is a word or a phrase that says what its sentence is there for. A sentence counts once for
+each kind that it has a marker of, so "Wait, let me check that, to be sure." is one hesitation and
+one re-check. Case does not matter, words must be whole. As all word lists, these miss what is said
+in other words, and take "check" in "a check for $5" for one: good to compare thoughts about the
+same problems with each other, not to measure one thought.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,9 +20,10 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megaprune import schema
 from megaprune.errors import InputError
 
-Key: TypeAlias = tuple[str, str]
+ProblemKey: TypeAlias = tuple[str, str]
 """A problem: its data source and its name."""
 
 NOT_CLOSED = "no closed thought"
@@ -37,13 +45,14 @@ class Thought:
     """What a model thought before it answered.
 
     Attributes:
+        key: the problem.
         question: the prompt, without markers of the chat template.
-        steps: its parts between blank lines.
+        steps: the parts of the thought between blank lines.
         length: tokens of the whole response; None if unknown.
-        right: whether the answer was; None if unknown.
+        right: whether the answer was right; None if unknown.
     """
 
-    key: Key
+    key: ProblemKey
     question: str
     steps: tuple[str, ...]
     length: int | None
@@ -51,53 +60,53 @@ class Thought:
 
     @property
     def text(self) -> str:
-        """All steps."""
+        """All steps, as they were written."""
         return "\n\n".join(self.steps)
 
 
 @dataclass
-class Input:
-    """Answers of one model.
+class AnalysisInput:
+    """The answers of one model.
 
     Attributes:
-        name: in tables and figures.
-        path: as it was given.
-        problems: how many there are.
-        thoughts: by problem; those that were left out are not there.
-        left_out: problems by the reason.
+        name: the name in tables and figures.
+        path: the path, as the user gave it.
+        problems: how many problems there are.
+        thoughts: the thoughts by problem, without those that were left out.
+        left_out: how many problems were left out, by the reason.
     """
 
     name: str
     path: str
     problems: int
-    thoughts: dict[Key, Thought]
+    thoughts: dict[ProblemKey, Thought]
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def leave_out(self, key: Key, reason: str) -> None:
-        """Do without a problem's answer."""
+    def leave_out(self, key: ProblemKey, reason: str) -> None:
+        """Leave out a problem's answer."""
         del self.thoughts[key]
         self.left_out[reason] += 1
 
 
-def read_inputs(arguments: Sequence[str], close: str) -> list[Input]:
-    """The first answer with a closed thought to each problem.
+def read_inputs(arguments: Sequence[str], close: str) -> list[AnalysisInput]:
+    """Read the first answer with a closed thought to each problem.
 
     Args:
-        arguments: [NAME=]PATH of an evaluation's folder, a run's, which makes two inputs of its
-            first and last validation, or a parquet file with their columns.
+        arguments: [NAME=]PATH of the folder of an evaluation, or of a run, which makes two inputs
+            of its first and last validation, or of a parquet file with their columns.
         close: the tag that ends a thought.
 
     Raises:
         InputError: a path cannot be used, or two inputs have the same name.
     """
     inputs = [
-        Input(name, str(path), *_read(path, files, close))
+        AnalysisInput(name, str(path), *_read(path, files, close))
         for argument in arguments
-        for name, path, files in _found(argument)
+        for name, path, files in _files_of(argument)
     ]
-    for name, count in Counter(one.name for one in inputs).items():
+    for name, count in Counter(group.name for group in inputs).items():
         if count > 1:
-            paths = ", ".join(one.path for one in inputs if one.name == name)
+            paths = ", ".join(group.path for group in inputs if group.name == name)
             raise InputError(
                 f"{count} inputs are named {name!r} ({paths}); name them, as in "
                 f"before=PATH after=PATH"
@@ -105,39 +114,39 @@ def read_inputs(arguments: Sequence[str], close: str) -> list[Input]:
     return inputs
 
 
-def choose(inputs: Sequence[Input], answers: int | None, seed: int) -> bool:
-    """Keep answers to at most so many problems of each input, drawn by the seed.
+def choose(inputs: Sequence[AnalysisInput], answers: int | None, seed: int) -> bool:
+    """Keep answers to a number of problems of each input, drawn by the seed.
 
-    The same problems in all inputs, if they share any. With more answers those drawn before are
-    drawn again, so nothing that a judge has said is lost.
+    The problems are the same in all inputs, if they share any. With more answers those drawn before
+    are drawn again, so that nothing is lost that a judge has said.
 
     Returns:
         Whether all inputs have the same problems.
     """
-    shared = set.intersection(*(set(one.thoughts) for one in inputs))
-    for one in inputs:
+    shared = set.intersection(*(set(group.thoughts) for group in inputs))
+    for group in inputs:
         if shared:
-            for key in one.thoughts.keys() - shared:
-                one.leave_out(key, NOT_IN_ALL)
+            for key in group.thoughts.keys() - shared:
+                group.leave_out(key, NOT_IN_ALL)
         if answers is not None:
-            for key in sorted(one.thoughts, key=lambda key: _rank(key, seed))[answers:]:
-                one.leave_out(key, NOT_DRAWN)
+            for key in sorted(group.thoughts, key=lambda key: _rank(key, seed))[answers:]:
+                group.leave_out(key, NOT_DRAWN)
     return bool(shared)
 
 
-def _rank(key: Key, seed: int) -> bytes:
+def _rank(key: ProblemKey, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\n{key[0]}\n{key[1]}".encode()).digest()
 
 
-def _found(argument: str) -> Iterator[tuple[str, Path, list[Path]]]:
-    """Name, path and files of each input that an argument stands for."""
+def _files_of(argument: str) -> Iterator[tuple[str, Path, list[Path]]]:
+    """Find the name, the path and the files of each input that an argument stands for."""
     name, equals, rest = argument.partition("=")
     # A path may have a "=" in it.
     named = bool(equals) and not Path(argument).exists()
     path = Path(rest if named else argument)
     if path.is_file():
         yield name if named else path.stem, path, [path]
-    elif (path / "metrics.jsonl").is_file():
+    elif (path / schema.METRICS_FILE).is_file():
         from megaprune.report.run_records import read_run
 
         run = read_run(path)
@@ -146,7 +155,7 @@ def _found(argument: str) -> Iterator[tuple[str, Path, list[Path]]]:
             yield f"{name if named else path.name} step {step}", files[step], [files[step]]
         if not files:
             raise InputError(f"{path} has no answers yet, in validation/ or samples/")
-    elif files_of := sorted((path / "samples").rglob("*.parquet")):
+    elif files_of := sorted((path / schema.SAMPLES_FOLDER).rglob("*.parquet")):
         yield name if named else path.resolve().name, path, files_of
     else:
         raise InputError(
@@ -156,10 +165,12 @@ def _found(argument: str) -> Iterator[tuple[str, Path, list[Path]]]:
         )
 
 
-def _read(path: Path, files: Sequence[Path], close: str) -> tuple[int, dict[Key, Thought], Any]:
-    """How many problems there are, their thoughts, and how many have none."""
-    first: dict[Key, tuple[int, Thought]] = {}
-    keys: dict[Key, None] = {}
+def _read(
+    path: Path, files: Sequence[Path], close: str
+) -> tuple[int, dict[ProblemKey, Thought], Any]:
+    """Read how many problems there are, their thoughts, and how many have none."""
+    first: dict[ProblemKey, tuple[int, Thought]] = {}
+    keys: dict[ProblemKey, None] = {}
     for row in (row for file in files for row in _rows(file)):
         if row.get("budget") is not None:  # its thought was closed for it
             continue
@@ -199,7 +210,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _thought(key: Key, row: dict[str, Any], close: str) -> Thought:
+def _thought(key: ProblemKey, row: dict[str, Any], close: str) -> Thought:
     # Some models write the opening tag themselves, with others it is the end of the prompt.
     opening = close.replace("/", "")
 
@@ -214,3 +225,52 @@ def _thought(key: Key, row: dict[str, Any], close: str) -> Thought:
         length=row.get("length"),
         right=row.get("match"),
     )
+
+
+MARKERS: Mapping[str, tuple[str, ...]] = {
+    # Looks again at what is already found.
+    "re-checks": (
+        "check", "checks", "checking", "recheck", "rechecking", "verify", "verifying", "confirm",
+        "confirming", "once more", "to be sure", "make sure", "making sure", "to be certain",
+        "is that right", "is this right", "is it right", "is that correct", "is this correct",
+        "is it correct", "did i make", "made a mistake", "recalculate", "recompute", "re-examine",
+        "reexamine", "reconsider", "look again", "go over", "going over", "sanity",
+    ),
+    # Stops, and is not sure.
+    "hesitations": (
+        "wait", "hmm", "hm", "hold on", "actually", "not sure", "unsure", "maybe", "perhaps",
+        "i doubt", "confused", "confusing", "that's strange", "that's odd", "can't be right",
+        "doesn't seem right", "does not seem right", "let me think",
+    ),
+    # Leaves a way, for another one or for its beginning.
+    "restarts": (
+        "alternatively", "another way", "another approach", "another method", "another idea",
+        "different way", "different approach", "different method", "start over", "starting over",
+        "start again", "start fresh", "from scratch", "from the beginning", "from the start",
+        "try again", "rethink", "go back", "going back", "let me try", "let's try",
+    ),
+}  # fmt: skip
+"""Kinds of markers, and the words and phrases of each."""
+
+
+def count_markers(text: str) -> dict[str, int]:
+    """Count the sentences of a text that have a marker, by kind."""
+    sentences = _SENTENCE_END.split(text)
+    return {
+        kind: sum(pattern.search(sentence) is not None for sentence in sentences)
+        for kind, pattern in _PATTERNS.items()
+    }
+
+
+# A full stop within a number or a name has no blank behind it.
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    words = "|".join(
+        re.escape(phrase).replace(r"\ ", " +").replace("'", "['’]") for phrase in phrases
+    )
+    return re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+
+
+_PATTERNS = {kind: _pattern(phrases) for kind, phrases in MARKERS.items()}

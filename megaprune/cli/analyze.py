@@ -94,22 +94,23 @@ def run_analyze(options: argparse.Namespace) -> int:
     endpoint = _endpoint(options)
     from rich.console import Console
 
-    from megaprune.analyze.run import ANALYSIS, FIGURE, analyze
-    from megaprune.analyze.settings import Means, Settings
+    from megaprune import schema
+    from megaprune.analyze.run import analyze
+    from megaprune.analyze.settings import AnalysisSettings, JudgeBudget
     from megaprune.analyze.summary import table
 
     answers = options.answers or (_JUDGED if endpoint else None)
-    means = Means(
+    budget = JudgeBudget(
         options.parallel,
         options.reply_tokens,
         options.price_in,
         options.price_out,
         options.limit_cost,
     )
-    settings = Settings(
+    settings = AnalysisSettings(
         options.paths, options.out, answers, options.seed, options.close, options.max_steps
     )
-    analysis = analyze(settings, endpoint, means)
+    analysis = analyze(settings, endpoint, budget)
     if options.json:
         print(json.dumps(analysis, indent=2))
         return 0
@@ -117,7 +118,7 @@ def run_analyze(options: argparse.Namespace) -> int:
     console.print(table(analysis))
     if analysis["cost"] is not None:
         console.print(_cost(analysis["cost"]))
-    for name in (ANALYSIS, FIGURE):
+    for name in (schema.ANALYSIS_FILE, schema.BEHAVIOURS_FILE):
         console.print(str(options.out / name), style="dim", markup=False)
     return 0
 

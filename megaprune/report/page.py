@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune import schema
-from megaprune.analyze import behaviour_figure
+from megaprune.analyze.summary import behaviour_figure
 from megaprune.errors import InputError
 from megaprune.report.figures import Picture, number, to_png
 from megaprune.report.markup import (

@@ -5,8 +5,8 @@ import json
 import pytest
 from answer_rows import answer
 
-from megaprune.analyze import behaviour_figure
 from megaprune.analyze.judge import BEHAVIOURS
+from megaprune.analyze.summary import behaviour_figure
 from megaprune.cli.main import main
 
 BEFORE = [

@@ -7,11 +7,11 @@ import pytest
 
 from megaprune.analyze.judge import (
     BEHAVIOURS,
-    Malformed,
-    Phase,
+    MalformedReply,
+    ThoughtPhase,
     messages,
     read_reply,
-    schema,
+    reply_schema,
     steps_of,
     thought_digest,
 )
@@ -61,7 +61,11 @@ def test_a_digest_is_of_what_the_judge_sees():
 )
 def test_well_formed(text):
     found = read_reply(text, 4)
-    assert found == [Phase(NAMES[0], 1, 2), Phase(NAMES[4], 3, 3), Phase(NAMES[9], 4, 4)]
+    assert found == [
+        ThoughtPhase(NAMES[0], 1, 2),
+        ThoughtPhase(NAMES[4], 3, 3),
+        ThoughtPhase(NAMES[9], 4, 4),
+    ]
     assert steps_of(found) == {NAMES[0]: 2, NAMES[4]: 1, NAMES[9]: 1}
 
 
@@ -94,7 +98,7 @@ def test_well_formed(text):
     ],
 )
 def test_malformed(text, kind):
-    with pytest.raises(Malformed) as error:
+    with pytest.raises(MalformedReply) as error:
         read_reply(text, 4)
     assert error.value.kind == kind
 
@@ -115,7 +119,7 @@ def test_any_division_is_read_back():
 
 
 def test_the_schema_names_what_is_checked():
-    found = schema(7)["properties"]["phases"]
+    found = reply_schema(7)["properties"]["phases"]
     assert (found["minItems"], found["maxItems"]) == (1, 7)
     inner = found["items"]["properties"]
     assert inner["behaviour"]["enum"] == [*range(1, 11)]
