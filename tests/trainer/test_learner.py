@@ -112,7 +112,7 @@ def test_the_learning_rate_warms_up(learner, recorded_batch):
 
 
 def test_a_reference_is_what_the_run_began_with(learner, recorded_batch):
-    learns, _ = learner("algorithm.kl=0.1")
+    learns, _ = learner("algorithm.loss.kl_coef=0.1")
     assert "reference" in learns.algorithm.needs
     first = learns.learn(0, recorded_batch(learns.algorithm))
     second = learns.learn(1, recorded_batch(learns.algorithm, version=1))
@@ -122,7 +122,7 @@ def test_a_reference_is_what_the_run_began_with(learner, recorded_batch):
 
 def test_minibatches_are_a_step_each(learner, recorded_batch):
     """The second goes from other weights than drew its responses, so that ratios are clipped."""
-    learns, actor = learner("algorithm.updates=2")
+    learns, actor = learner("algorithm.num_minibatches=2")
     assert "old" in learns.algorithm.needs
     before = actor.weights()
     metrics = learns.learn(0, recorded_batch(learns.algorithm))
