@@ -85,7 +85,7 @@ class Algorithm:
                 registry.check_component(kind, type(component), name)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
-        for where, entry in zip(self._reward_fields(), self.rewards, strict=True):
+        for where, entry in zip(_reward_fields(len(self.rewards)), self.rewards, strict=True):
             if not math.isfinite(entry.weight):
                 raise InputError(f"{where}.weight={entry.weight}; expected a finite number")
         if unknown := self._loss_needs() - LOG_PROBS:
@@ -106,12 +106,11 @@ class Algorithm:
             InputError: it cannot be; begins with the dotted name of the field.
         """
         whole = whole_spec(spec)
-        listed = isinstance(spec, Mapping) and "rewards" in spec
-        single = len(whole["rewards"]) == 1 and not listed
         entries = []
-        for number, entry in enumerate(whole["rewards"]):
+        for where, entry in zip(
+            _reward_fields(len(whole["rewards"])), whole["rewards"], strict=True
+        ):
             fields = dict(entry)
-            where = "algorithm.reward" if single else f"algorithm.rewards[{number}]"
             weight = fields.pop("weight", 1.0)
             if isinstance(weight, bool) or not isinstance(weight, (int, float)):
                 raise InputError(f"{where}.weight={weight!r}; expected a number")
@@ -221,13 +220,8 @@ class Algorithm:
         # A loss that does not say may compare with the old policy.
         return frozenset(getattr(self.loss, "needs", {"old"}))
 
-    def _reward_fields(self) -> list[str]:
-        if len(self.rewards) == 1:
-            return ["algorithm.reward"]
-        return [f"algorithm.rewards[{i}]" for i in range(len(self.rewards))]
-
     def _components(self) -> Iterator[tuple[str, str, Any]]:
-        for where, entry in zip(self._reward_fields(), self.rewards, strict=True):
+        for where, entry in zip(_reward_fields(len(self.rewards)), self.rewards, strict=True):
             yield where, "reward", entry.reward
         yield "algorithm.advantage", "advantage", self.advantage
         yield "algorithm.filter", "filter", self.filter
@@ -265,6 +259,13 @@ def reward_metrics(algorithm: Algorithm, scores: Sequence[GroupScore]) -> dict[s
         metrics[schema.REWARD_PART.replace("<name>", label)] = mean
         metrics[schema.REWARD_PART_WEIGHTED.replace("<name>", label)] = weight * mean
     return metrics
+
+
+def _reward_fields(count: int) -> list[str]:
+    """Dotted names of the entries of `algorithm.rewards`; a single one has a name of its own."""
+    if count == 1:
+        return ["algorithm.reward"]
+    return [f"algorithm.rewards[{number}]" for number in range(count)]
 
 
 def _of_group(group: Group) -> str:

@@ -141,7 +141,7 @@ BAD = [
     ({"rewards": [3]}, "algorithm.rewards[0]=3; expected a name"),
     (
         {"rewards": [{"name": "truncate", "weight": "x"}]},
-        "algorithm.rewards[0].weight='x'; expected a number",
+        "algorithm.reward.weight='x'; expected a number",
     ),
     (
         {"reward": {"weight": float("inf")}},
