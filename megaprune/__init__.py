@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from megaprune import recipes
-    from megaprune.config.run import Config
+    from megaprune.config.run import Config, read_config
     from megaprune.errors import InputError
     from megaprune.evaluation.config import EvaluateConfig
     from megaprune.library import Run, convert, evaluate, prune, train
@@ -26,6 +26,7 @@ __all__ = [
     "evaluate",
     "plan",
     "prune",
+    "read_config",
     "recipes",
     "train",
 ]
@@ -40,6 +41,7 @@ _MODULES = {
     "evaluate": "megaprune.library",
     "plan": "megaprune.planner",
     "prune": "megaprune.library",
+    "read_config": "megaprune.config.run",
     "train": "megaprune.library",
 }
 

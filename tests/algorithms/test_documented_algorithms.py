@@ -1,4 +1,4 @@
-"""docs/algorithms.md: its files are written, chosen and called as it says."""
+"""docs/write_an_algorithm.md: its files are written, chosen and called as it says."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from megaprune.algorithms import Algorithm, BatchInfo, Group, LossBatch, registr
 from megaprune.algorithms.loss_metrics import combine, to_host
 from megaprune.algorithms.presets import PRESETS
 
-PAGE = (Path(__file__).parents[2] / "docs/algorithms.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/write_an_algorithm.md").read_text()
 BLOCKS = re.findall(r"```python ?(\S*)\n(.*?)```", PAGE, re.DOTALL)
 
 
