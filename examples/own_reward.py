@@ -65,8 +65,8 @@ def last_number(gold: str, response: str, finished: bool) -> bool:
 
 # %% [markdown]
 # ## A reward
-# It is a dataclass in a file. Its fields are parameters, and it is called with a group: all responses
-# to one problem.
+# It is a dataclass in a file. Its fields are parameters, and it is called with a group: all
+# responses to one problem.
 
 # %%
 reward_file = folder / "my_reward.py"
@@ -118,8 +118,8 @@ for step in mp.Run(config, out=folder / "run"):
     rewards.append(step.metrics["reward"])
 
 # %% [markdown]
-# In the batch of the last step, take the problem whose responses differ most in what they are worth,
-# and print the best and the worst of them.
+# In the batch of the last step, take the problem whose responses differ most in worth, and print
+# the best and the worst of them.
 
 # %%
 most = abs(step.batch.advantages).sum(axis=1).argmax()
