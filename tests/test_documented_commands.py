@@ -255,12 +255,12 @@ def test_fields_are_those_of_configurations():
     from megaprune.algorithms import describe_fields
     from megaprune.config.fields import describe, sections
     from megaprune.config.run import Config
-    from megaprune.evaluate.config import EvaluateConfig
-    from megaprune.prune.config import PruneConfig
+    from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.pruning.config import PruneConfig
 
     known = {doc.name for kind in (Config, PruneConfig, EvaluateConfig) for doc in describe(kind)}
     known |= {doc.name for doc in describe_fields()}
-    names = "|".join(sections(Config))
+    names = "|".join(["algorithm", *sections(Config)])
     field = re.compile(rf"(?<![\w./-])(?:{names})(?:\.[a-z_]+)+(?![\w(/]|\.\w)")
     for name, page in PAGES.items():
         code = re.findall(r"`[^`\n]+`", page) + re.findall(r"^    .*$", page, re.MULTILINE)
