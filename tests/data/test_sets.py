@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from megaprune.data.olympiad import olympiad_gold
-from megaprune.data.sets import SETS, graders, year_of
+from megaprune.data.sets import SETS, graders, olympiad_gold, year_of
 from megaprune.errors import InputError
 from megaprune.grading import GRADERS
 
