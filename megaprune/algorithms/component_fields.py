@@ -12,22 +12,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from megaprune.config.fields import nearest
+from megaprune.config.fields import bounds_words, nearest, type_words
 from megaprune.errors import InputError
-
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    NoneType: "null",
-}
 
 
 class FieldDescription(NamedTuple):
@@ -114,42 +105,19 @@ def field_types(kind: type) -> dict[str, Any]:
 def describe(kind: type, where: str, component: str) -> list[FieldDescription]:
     """The fields of a component."""
     types = field_types(kind)
+    infos = {name: FieldInfo.from_annotation(hint) for name, hint in types.items()}
     return [
         FieldDescription(
             f"{where}.{field.name}",
-            type_words(types[field.name]),
+            type_words(infos[field.name].annotation),
             _default(field),
-            FieldInfo.from_annotation(types[field.name]).description or "",
-            bounds_words(types[field.name]),
+            infos[field.name].description or "",
+            bounds_words(infos[field.name]),
             component,
             not _has_default(field),
         )
         for field in _init_fields(kind)
     ]
-
-
-def type_words(hint: Any) -> str:
-    """What a type takes, in words."""
-    if get_origin(hint) is Annotated:
-        return type_words(get_args(hint)[0])
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(type_words(part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(hint))
-    if get_origin(hint) in (list, tuple):
-        return "a list"
-    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def bounds_words(hint: Any) -> str:
-    """The bounds of a type, in words; empty where there are none."""
-    bounds: dict[str, Any] = {}
-    for limit in FieldInfo.from_annotation(hint).metadata:
-        for key in ("gt", "ge", "lt", "le"):
-            if getattr(limit, key, None) is not None:
-                bounds[key] = getattr(limit, key)
-    words = {"gt": "more than {}", "ge": "{} or more", "lt": "less than {}", "le": "{} at most"}
-    return " and ".join(text.format(bounds[key]) for key, text in words.items() if key in bounds)
 
 
 def _checked(name: str, hint: Any, value: Any, from_text: bool) -> Any:
@@ -171,11 +139,9 @@ def _checked(name: str, hint: Any, value: Any, from_text: bool) -> Any:
 def _expected(hint: Any, error: Exception) -> str:
     details = error.errors() if isinstance(error, ValidationError) else []
     out_of_bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
-    if details and all(detail["type"] in out_of_bounds for detail in details):
-        words = bounds_words(hint)
-        if words:
-            return words
-    return type_words(hint)
+    info = FieldInfo.from_annotation(hint)
+    within_type = bool(details) and all(detail["type"] in out_of_bounds for detail in details)
+    return (within_type and bounds_words(info)) or type_words(info.annotation)
 
 
 @cache

@@ -17,7 +17,7 @@ import functools
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -160,7 +160,7 @@ def _describe(kind: type, defaults: Any, prefix: str, fixed: Collection[str]) ->
             name=prefix + name,
             type=type_words(info.annotation),
             default=None if default is MISSING else shown(default),
-            bounds=" and ".join(_bounds(info).values()),
+            bounds=bounds_words(info),
             unit=extra.get("unit"),
             doc=info.description or "",
             choices=extra.get("choices"),
@@ -255,13 +255,20 @@ def type_words(annotation: Any) -> str:
     """What values of a type are, as in "a whole number or null"."""
     inner = _plain_type(annotation)
     optional = "" if inner is annotation else " or null"
-    if get_origin(inner) is list:
+    if get_origin(inner) in (list, tuple):
         return f"a list of {_PLURAL.get(get_args(inner)[0], 'values')}{optional}"
+    if get_origin(inner) is Literal:
+        return f"one of {', '.join(map(str, get_args(inner)))}{optional}"
     if get_origin(inner) is dict:
         return f"a mapping of names to text{optional}"
     if inner in _SINGULAR:
         return f"{_SINGULAR[inner]}{optional}"
     return f"{getattr(inner, '__name__', str(inner))}(...){optional}"
+
+
+def bounds_words(info: FieldInfo) -> str:
+    """The bounds of a field in words, as in "0 or more and less than 1"; empty if it has none."""
+    return " and ".join(_bounds(info).values())
 
 
 def shown(value: Any) -> str:

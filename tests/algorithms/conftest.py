@@ -6,7 +6,7 @@ OWN = """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,7 @@ from megaprune.algorithms import LossOutput, maximum, mean_by_sequence, mean_by_
 class Brevity:
     scale: Annotated[float, Field(gt=0)] = 10.0
     points: tuple[int, ...] = ()
+    scope: Literal["correct", "all"] = "all"
 
     def __call__(self, group):
         return -group.length / self.scale

@@ -58,7 +58,7 @@ def test_a_users_own_from_a_file(own):
     assert loss == pytest.approx((-1 + 2) / 2)
     assert metrics == {"sequence_loss": pytest.approx(0.5), "largest": 1.0}
     again = algorithm.to_spec()
-    assert again["rewards"][1] == spec["rewards"][1] | {"scale": 1000.0}
+    assert again["rewards"][1] == spec["rewards"][1] | {"scale": 1000.0, "scope": "all"}
     assert again["loss"] == {"name": "own.py:Plain"}
     assert Algorithm.from_spec(again) == algorithm
 

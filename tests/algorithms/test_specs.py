@@ -92,9 +92,9 @@ def test_a_file_that_was_edited_is_read_again(own):
     def rewards():
         return Algorithm.from_spec({"reward": {"name": "own.py:Brevity"}}).to_spec()["rewards"]
 
-    assert rewards() == [{"name": "own.py:Brevity", "scale": 10.0, "points": []}]
+    assert rewards() == [{"name": "own.py:Brevity", "scale": 10.0, "points": [], "scope": "all"}]
     (own / "own.py").write_text((own / "own.py").read_text().replace("= 10.0", "= 20.0"))
-    assert rewards() == [{"name": "own.py:Brevity", "scale": 20.0, "points": []}]
+    assert rewards() == [{"name": "own.py:Brevity", "scale": 20.0, "points": [], "scope": "all"}]
 
 
 BAD = [
@@ -191,6 +191,14 @@ BAD = [
     (
         {"reward": {"name": "own.py:Brevity", "scale": 0}},
         "algorithm.reward.scale=0; expected more than 0",
+    ),
+    (
+        {"reward": {"name": "own.py:Brevity", "points": [1, "a"]}},
+        "algorithm.reward.points=[1, 'a']; expected a list of whole numbers",
+    ),
+    (
+        {"reward": {"name": "own.py:Brevity", "scope": "some"}},
+        "algorithm.reward.scope='some'; expected one of correct, all",
     ),
     (
         {"reward": {"name": "own.py:Unhappy", "low": 2.0}},
