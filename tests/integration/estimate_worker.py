@@ -1,4 +1,4 @@
-"""What a real actor holds, in bytes, over several divisions: one JSON line per case.
+"""What a real actor holds, in bytes, with several kinds of parallelism: one JSON line per case.
 
     torchrun --nproc-per-node N estimate_worker.py ROOT MODEL,MODEL...
 
@@ -24,7 +24,7 @@ from megaprune.distributed import world
 from megaprune.parallelism import Parallel
 from megaprune.weights.layouts import Pipeline
 
-DIVISIONS = {
+PARALLELISMS = {
     1: [Parallel()],
     2: [
         Parallel(),  # dp 2
@@ -140,7 +140,7 @@ def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
 def job() -> None:
     root, (name, tied) = Path(sys.argv[1]), sys.argv[2].split(",")
     world_size = dist.get_world_size()
-    for parallel in DIVISIONS[world_size]:
+    for parallel in PARALLELISMS[world_size]:
         with world.phase(str(parallel)):
             for dtype in (torch.float32, torch.bfloat16):
                 for distributed in (True, False):

@@ -301,7 +301,7 @@ REFUSED = {
         ["data.train_batch_size=10", "algorithm.num_minibatches=3"],
         ["algorithm.num_minibatches=3 does not divide data.train_batch_size=10"],
     ),
-    # Divisions.
+    # Parallelism.
     "processes and tp": (
         ["processes=2", "actor.tp=3"],
         ["actor.tp=3 x actor.pp=1 is 3 ranks", "the 2 that the job has"],
