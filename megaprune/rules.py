@@ -71,10 +71,21 @@ def training_problems(config: Config) -> Iterator[str]:
             "nothing to divide activations among"
         )
     longest = config.data.max_prompt_length + max(limits_of(config))
-    if longest > actor.max_tokens:
+    prompt = config.data.max_prompt_length
+    what = f"data.max_prompt_length={prompt} and the length limit"
+    yield from sample_problems(actor.max_tokens, longest, what)
+
+
+def sample_problems(max_tokens: int, longest: int, what: str) -> Iterator[str]:
+    """A sample that no micro-batch holds.
+
+    Args:
+        longest: tokens of the longest sample.
+        what: where it is from.
+    """
+    if longest > max_tokens:
         yield (
-            f"actor.max_tokens={actor.max_tokens}, and a sample may have {longest} tokens "
-            f"(data.max_prompt_length={config.data.max_prompt_length} and the length limit); "
+            f"actor.max_tokens={max_tokens}, and a sample may have {longest} tokens ({what}); "
             f"expected {longest} or more"
         )
 

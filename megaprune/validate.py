@@ -9,14 +9,24 @@ model, its tokenizer, the data and the graders. Nothing is written.
 from __future__ import annotations
 
 import importlib
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from megaprune.config.run import Config, GradingConfig
 from megaprune.data import load_tokenizer, read_problems
+from megaprune.data.order import make_order
+from megaprune.distributed.device import gpu_memory_bytes
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.generation.process import check_installed
 from megaprune.grading import GRADERS, Pool
+from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
+from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.total_memory import memory_problems
 from megaprune.pruning.config import PruneConfig
 from megaprune.rules import (
     context_problems,
@@ -28,7 +38,9 @@ from megaprune.rules import (
     prune_problems,
     refuse,
     run_problems,
+    sample_problems,
 )
+from megaprune.trainer.offline import read_rollouts
 from megaprune.trainer.run_lock import check_folder
 from megaprune.weights.files.checkpoint_index import is_checkpoint
 from megaprune.weights.files.hf_folder import HfFolder
@@ -107,11 +119,60 @@ def _check_files(config: Config, processes: int) -> None:
             *parallelism_problems(config, folder.model, processes),
         ]
     )
-    tokenizer = load_tokenizer(Path(config.model))
-    for data in (config.data.train, config.data.validation):
-        if data is not None:
-            read_problems(Path(data), tokenizer, config.data.max_prompt_length)
+    _check_data(config)
     _check_graders(config.grading)
+    lacking = [*_memory_problems(config, folder, processes), *_disk_problems(config, folder)]
+    if config.strict:
+        refuse(f"strict=true, and {problem}" for problem in lacking)
+    for problem in lacking:
+        print(f"megaprune: warning: {problem} (strict=true refuses it)", file=sys.stderr)
+
+
+def _check_data(config: Config) -> None:
+    """The problems, their order, and stored responses if those are learned from."""
+    data, tokenizer = config.data, load_tokenizer(Path(config.model))
+    problems = list(read_problems(Path(data.train), tokenizer, data.max_prompt_length).problems)
+    if data.validation is not None:
+        read_problems(Path(data.validation), tokenizer, data.max_prompt_length)
+    if data.rollouts is not None:
+        problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
+        longest = max(
+            len(problem.tokens) + rollout.length
+            for problem in problems
+            for rollout in rollouts[problem.name]
+        )
+        refuse(sample_problems(config.actor.max_tokens, longest, "a response in data.rollouts"))
+    make_order(data.order, len(problems), config.seed)
+
+
+def _memory_problems(config: Config, folder: HfFolder, processes: int) -> list[str]:
+    """What the plan of a run says of the memory of this host's GPUs; nothing without any."""
+    sizes = gpu_memory_bytes()
+    if not sizes:
+        return []
+    request = PlanConfig(**{each.name: getattr(config, each.name) for each in fields(config)})
+    hardware = HardwareSpec(
+        gpus=processes, gpus_per_node=len(sizes), gpu_memory=min(sizes) / GB, reserve=0.0
+    )
+    return memory_problems(request, ModelShape(config.model, folder.model), hardware)
+
+
+def _disk_problems(config: Config, folder: HfFolder) -> Iterator[str]:
+    """Checkpoints that the disk of `out` will not hold, as far as it is now."""
+    out = Path(config.out).absolute()
+    elements = sum(math.prod(shape) for shape in folder.model.tensors().values())
+    weights = elements * ELEMENT_BYTES[config.dtype]
+    # Weights, and the optimizer's three numbers in fp32; one more is there while it is written.
+    count = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
+    needed = count * (weights + 12 * elements) + weights
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    there = next(parent for parent in (out, *out.parents) if parent.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed - written > free:
+        yield (
+            f"out={config.out}: checkpoints may take {needed / GB:.1f} GB (checkpoint.keep_last="
+            f"{config.checkpoint.keep_last}), and its disk has {free / GB:.1f} GB free"
+        )
 
 
 def _check_wandb(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""`megaprune config`: what concerns the configurations of runs that are there."""
+"""`megaprune config`: the page of all fields, and configurations of runs that are there."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ def add_parser(commands: Any) -> None:
     """Add `config`."""
     parser = commands.add_parser(
         "config",
-        help="bring the config.yaml of an older run up to date",
-        description="Look after the config.yaml in the folders of runs.",
+        help="bring an older run's config.yaml up to date; print the page of all fields",
+        description="Look after the fields of runs.",
     )
     inner = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    docs = inner.add_parser(
+        "docs",
+        help="print the page of all fields",
+        description="Print docs/fields.md: all fields of training, pruning and evaluations.",
+    )
+    docs.set_defaults(run=run_docs)
     upgrade = inner.add_parser(
         "upgrade",
         help="write a run's config.yaml with the names that fields have",
@@ -24,6 +30,22 @@ def add_parser(commands: Any) -> None:
     )
     upgrade.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
     upgrade.set_defaults(run=run_upgrade)
+
+
+def run_docs(_: argparse.Namespace) -> int:
+    """Print docs/fields.md."""
+    from megaprune.config.field_docs import markdown
+    from megaprune.config.run import Config
+    from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.pruning.config import PruneConfig
+
+    kinds = (
+        ("train, prune and plan", Config),
+        ("prune and plan", PruneConfig),
+        ("evaluate", EvaluateConfig),
+    )
+    print(markdown(kinds), end="")
+    return 0
 
 
 def run_upgrade(options: argparse.Namespace) -> int:

@@ -26,13 +26,17 @@ def add_parser(commands: Any) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate, on the processes that there are or on new ones."""
+    from megaprune.config.field_docs import show_fields
     from megaprune.config.read import to_yaml
-    from megaprune.evaluation.config import read_evaluate_config
+    from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
     from megaprune.launch.torchrun import smallest_world, start
     from megaprune.rules import evaluate_problems, refuse
     from megaprune.validate import check_evaluation
 
     fields = [*options.fields, *([f"force={options.budget}"] if options.budget else [])]
+    if options.help_fields is not None:
+        show_fields(EvaluateConfig, options.help_fields)
+        return 0
     config = read_evaluate_config(fields)
     refuse(evaluate_problems(config))
     if options.print_config:

@@ -8,6 +8,7 @@ import json
 import sys
 from typing import Any
 
+from megaprune.cli.train import add_field_options
 from megaprune.planner.hardware import DEFAULT_GPU, GPU_TYPES, HardwareSpec
 
 _MACHINES = {
@@ -56,9 +57,7 @@ def add_parser(commands: Any) -> None:
         metavar="key=value",
         help="recipe=NAME (or a YAML file), then any field that --print-config shows",
     )
-    command.add_argument(
-        "--print-config", action="store_true", help="print the fields as YAML, and end"
-    )
+    add_field_options(command)
     machines = command.add_argument_group("machines")
     _add_options(machines, _MACHINES)
     gpu = command.add_argument_group("type of GPU, and what overrides its figures")
@@ -90,12 +89,16 @@ def _add_options(group: Any, options: dict[str, str]) -> None:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Print a plan; 0 if it fits."""
+    from megaprune.config.field_docs import show_fields
     from megaprune.config.read import to_yaml
     from megaprune.errors import InputError
-    from megaprune.planner.request import gpus_of_recipe, read_plan_config
+    from megaprune.planner.request import PlanConfig, gpus_of_recipe, read_plan_config
     from megaprune.planner.run_plan import as_json, plan_run, print_plan
 
     try:
+        if options.help_fields is not None:
+            show_fields(PlanConfig, options.help_fields)
+            return 0
         config = read_plan_config(options.fields)
         if options.print_config:
             print(to_yaml(config), end="")

@@ -42,9 +42,7 @@ def add_fields(command: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="recipe=NAME (or a YAML file), then any field that --print-config shows",
     )
-    command.add_argument(
-        "--print-config", action="store_true", help="print the configuration as YAML, and end"
-    )
+    add_field_options(command)
     command.add_argument(
         "--check",
         type=int,
@@ -53,14 +51,32 @@ def add_fields(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_field_options(command: argparse.ArgumentParser) -> None:
+    """The arguments that tell of fields."""
+    command.add_argument(
+        "--print-config", action="store_true", help="print the configuration as YAML, and end"
+    )
+    command.add_argument(
+        "--help-fields",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="list all fields with type, default, bounds and unit, or those of this name, and end",
+    )
+
+
 def run_train(options: argparse.Namespace) -> int:
     """Train, on the processes that there are or on new ones."""
+    from megaprune.config.field_docs import show_fields
     from megaprune.config.read import to_yaml
-    from megaprune.config.run import read_config
+    from megaprune.config.run import Config, read_config
     from megaprune.launch.torchrun import start
     from megaprune.rules import refuse, run_problems
     from megaprune.validate import check_run
 
+    if options.help_fields is not None:
+        show_fields(Config, options.help_fields)
+        return 0
     config = read_config(options.fields)
     refuse(run_problems(config))
     if options.print_config:
@@ -83,12 +99,16 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_prune(options: argparse.Namespace) -> int:
     """Prune in rounds, on the processes that there are or on new ones."""
+    from megaprune.config.field_docs import show_fields
     from megaprune.config.read import to_yaml
     from megaprune.launch.torchrun import start
-    from megaprune.pruning.config import read_prune_config
+    from megaprune.pruning.config import PruneConfig, read_prune_config
     from megaprune.rules import prune_problems, refuse
     from megaprune.validate import check_pruning
 
+    if options.help_fields is not None:
+        show_fields(PruneConfig, options.help_fields)
+        return 0
     config = read_prune_config(options.fields)
     refuse(prune_problems(config))
     if options.print_config:

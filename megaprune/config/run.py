@@ -51,7 +51,11 @@ class EngineConfig:
         default=1, gt=0, unit="ranks", may_change=True, doc="Tensor parallel size of an engine."
     )
     max_num_seqs: int = field(
-        default=256, gt=0, unit="responses", may_change=True, doc="What an engine works on at once."
+        default=256,
+        gt=0,
+        unit="responses",
+        may_change=True,
+        doc="Responses that an engine works on at once.",
     )
     kv_cache_memory_bytes: int | None = field(
         default=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 from contextlib import AbstractContextManager
 
 import torch
@@ -25,6 +26,19 @@ def synchronize() -> None:
     """Wait until the device has done what it was told."""
     if device().type == "cuda":
         torch.cuda.synchronize()
+
+
+def gpu_memory_bytes() -> list[int]:
+    """Return the memory of each GPU of this host, as nvidia-smi says it: no GPU is touched."""
+    if not torch.cuda.is_available():
+        return []
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        sizes = [int(line) << 20 for line in done.stdout.split()]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []  # it is not there, or has other words: nothing is known
+    return sizes[: torch.cuda.device_count()]
 
 
 def release_cached() -> None:
