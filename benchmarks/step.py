@@ -63,7 +63,7 @@ def our_steps(config: Any) -> None:
     import torch.distributed as dist
 
     from megaprune.actor import actor
-    from megaprune.trainer.loop import Run
+    from megaprune.trainer.loop import TrainingRun
 
     spent = {"vllm": 0.0, "passes": 0.0}
 
@@ -79,7 +79,7 @@ def our_steps(config: Any) -> None:
 
     schedule = actor.get_forward_backward_func  # type: ignore[attr-defined]
     actor.get_forward_backward_func = lambda: timed("passes", schedule())  # type: ignore[attr-defined]
-    run = Run(config)
+    run = TrainingRun(config)
     engine = run.engines.generator._llm.llm_engine
     engine.step = timed("vllm", engine.step)
     every = config.checkpoint.every

@@ -34,7 +34,7 @@ from megaprune.weights.files.checkpoint_index import is_checkpoint
 AnyConfig = TypeVar("AnyConfig", Config, PruneConfig, EvaluateConfig)
 
 
-class Run(loop.Run):
+class Run(loop.TrainingRun):
     """A run, step by step. Iterating takes its steps and exports the model in the end.
 
     Each step gives `step`, `metrics` (docs/metrics.md) and `batch`: the groups of rollouts that

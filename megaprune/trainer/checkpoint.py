@@ -50,7 +50,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ResumePoint:
     """Where a run is: steps that are done, and the state of its source of batches."""
 
     step: int
@@ -106,7 +106,7 @@ class Checkpoints:
         """The last whole checkpoint; None if there is none. Not collective."""
         return max(saved(self.folder), default=None, key=step_of)
 
-    def load_latest(self, actor: Actor) -> Progress:
+    def load_latest(self, actor: Actor) -> ResumePoint:
         """Make an actor what it was at the latest checkpoint; tell where that one was.
 
         Random numbers go on where they were, on worlds of the same size.
@@ -116,7 +116,7 @@ class Checkpoints:
         """
         path = broadcast_from_rank0(self.latest())
         if path is None:
-            return Progress(0, {})
+            return ResumePoint(0, {})
         state = {"run": None, **actor.state(loading=True)}
         loaded = dist_checkpointing.load(state, str(path), validate_access_integrity=False)
         actor.restore(loaded)
@@ -128,7 +128,7 @@ class Checkpoints:
                 f"{path} does not say which problems its run has had; give another out=..., and "
                 f"model=DIR of its exported model (megaprune convert to-hf) to go on from there"
             )
-        return Progress(int(loaded["run"]["step"]), loaded["run"]["source"])
+        return ResumePoint(int(loaded["run"]["step"]), loaded["run"]["source"])
 
     def save(
         self, step: int, actor: Actor, source: dict[str, Any], score: Score | None = None

@@ -44,7 +44,7 @@ def train(config: Config) -> None:
         RunDir(config).close()  # refuses another run's folder
         world.say(f"{config.out} is done: {config.steps} steps; for more, give steps=...")
         return
-    for _ in Run(config):
+    for _ in TrainingRun(config):
         pass
 
 
@@ -71,7 +71,7 @@ class StepResult:
     batch: RolloutBatch
 
 
-class Run:
+class TrainingRun:
     """A run on this rank. Iterating over it takes its steps, and exports the model in the end.
 
     Leaving the iteration early keeps what is saved, and frees the engines.

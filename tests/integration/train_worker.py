@@ -13,7 +13,7 @@ import threading
 from megaprune.config.run import read_config
 from megaprune.distributed import world
 from megaprune.trainer.checkpoint import _Saving
-from megaprune.trainer.loop import Run, train
+from megaprune.trainer.loop import TrainingRun, train
 from megaprune.trainer.metrics import Clock
 
 
@@ -61,13 +61,13 @@ def main():
     asked = json.loads(sys.argv[1])
     if "kill" in asked:
         kill_in(**asked["kill"])
-    export = Run._export
+    export = TrainingRun._export
 
     def exported(self):
         tell(self)
         export(self)
 
-    Run._export = exported
+    TrainingRun._export = exported
     train(read_config(asked["fields"]))
 
 
