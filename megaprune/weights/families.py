@@ -245,8 +245,8 @@ HARMLESS_KEYS = frozenset(
 
 _ROPE_KEYS = frozenset(
     {
-        "attention_factor", "beta_fast", "beta_slow", "factor", "finetuned", "high_freq_factor",
-        "long_factor", "low_freq_factor", "mscale", "mscale_all_dim",
+        "attention_factor", "attn_factor", "beta_fast", "beta_slow", "factor", "finetuned",
+        "high_freq_factor", "long_factor", "low_freq_factor", "mscale", "mscale_all_dim",
         "original_max_position_embeddings", "rope_theta", "rope_type", "short_factor", "truncate",
         "type",
     }

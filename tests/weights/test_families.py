@@ -10,6 +10,7 @@ from megaprune.errors import InputError
 from megaprune.weights import families
 from megaprune.weights.families import FAMILIES, LLAMA, QWEN2, config_problems
 from megaprune.weights.model import Model, config_differences
+from megaprune.weights.supported import check_supported
 
 # As published on the hub.
 QWQ_32B = {
@@ -40,6 +41,11 @@ QWEN3_8B = {
     "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.51.0",
     "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
 }  # fmt: skip
+R1_0528_QWEN3_8B = {
+    **QWEN3_8B, "eos_token_id": 151645, "max_position_embeddings": 131072,
+    "rope_scaling": {"attn_factor": 0.8782488562869419, "factor": 4.0,
+                     "original_max_position_embeddings": 32768, "rope_type": "yarn"},
+}  # fmt: skip
 LLAMA_3_1_8B = {
     "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
     "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "hidden_act": "silu",
@@ -54,7 +60,7 @@ LLAMA_3_1_8B = {
 }  # fmt: skip
 PUBLISHED = {
     "QwQ-32B": QWQ_32B, "R1-Distill-Qwen-1.5B": R1_DISTILL_1_5B, "DeepScaleR": DEEPSCALER,
-    "Qwen3-8B": QWEN3_8B, "Llama-3.1-8B": LLAMA_3_1_8B,
+    "Qwen3-8B": QWEN3_8B, "R1-0528-Qwen3-8B": R1_0528_QWEN3_8B, "Llama-3.1-8B": LLAMA_3_1_8B,
 }  # fmt: skip
 
 
@@ -74,6 +80,13 @@ def test_published_configurations_are_known(name):
     config = PUBLISHED[name]
     assert list(config_problems(FAMILIES[config["architectures"][0]], config)) == []
     assert Model.from_config(config).hidden == config["hidden_size"]
+
+
+def test_a_rotation_can_be_converted_that_cannot_be_trained():
+    with pytest.raises(InputError, match="rope_scaling type 'yarn' is not supported"):
+        check_supported(R1_0528_QWEN3_8B)
+    for name in PUBLISHED.keys() - {"R1-0528-Qwen3-8B"}:
+        check_supported(PUBLISHED[name])
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
