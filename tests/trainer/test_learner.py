@@ -6,6 +6,7 @@ import torch
 
 from megaprune import schema
 from megaprune.actor.packing import Sample
+from megaprune.errors import InputError
 from megaprune.trainer.learner import Learner, Unstable
 
 
@@ -154,3 +155,61 @@ def test_weights_that_are_no_numbers(learner, recorded_batch):
         learns.learn(0, recorded_batch(learns.algorithm))
     unchanged = [name for name, old in before.items() if old.equal(actor.parameters()[name])]
     assert len(unchanged) == len(before) - 1
+
+
+OWN_LOSSES = """
+from dataclasses import dataclass
+
+from megaprune.algorithms import LossOutput, maximum, mean_by_sequence, mean_by_token, percentiles
+
+
+@dataclass(frozen=True)
+class Own:
+    metric: str = "my/ratio"
+    spoil: bool = False
+    needs = frozenset({"old"})
+
+    def __call__(self, batch):
+        ratio = (batch.log_probs - batch.old).exp()
+        sums = batch.sum_by_sequence(-ratio * batch.advantage)
+        metrics = {
+            self.metric: mean_by_token(ratio * (float("nan") if self.spoil else 1.0)),
+            "my/length": mean_by_sequence(batch.mean_by_sequence(ratio) * 0 + 1),
+            "my/longest": maximum(batch.sum_by_sequence(ratio * 0 + 1)),
+            "my/lengths": percentiles(batch.sum_by_sequence(ratio * 0 + 1), 50),
+        }
+        return LossOutput(sums.sum() / batch.total_sequences, metrics)
+"""
+
+
+@pytest.fixture
+def own_loss(tmp_path, monkeypatch):
+    (tmp_path / "own_losses.py").write_text(OWN_LOSSES)
+    monkeypatch.chdir(tmp_path)
+    return "algorithm.loss.name=own_losses.py:Own"
+
+
+def test_a_loss_of_the_users_own(learner, recorded_batch, own_loss):
+    found = {}
+    for budget in (200, 4096):
+        learns, _ = learner(own_loss, "algorithm.num_minibatches=2", f"actor.max_tokens={budget}")
+        batch = recorded_batch(learns.algorithm)
+        found[budget] = learns.learn(0, batch)
+    lengths = [rollout.length for rollout in batch.learned_rollouts]
+    for metrics in found.values():
+        assert metrics["my/longest"] == max(lengths)
+        assert metrics["my/lengths/p50"] == pytest.approx(np.median(lengths))
+        assert metrics["my/length"] == 1.0
+        assert metrics[schema.LEARNED_TOKENS] == sum(lengths)  # it says nothing of `needs_all`
+        assert schema.CLIP_RATIO not in metrics
+    for name in ("my/ratio", schema.LOSS, schema.GRAD_NORM, schema.MISMATCH):
+        assert found[200][name] == pytest.approx(found[4096][name], rel=1e-4, abs=1e-6)
+
+
+def test_metrics_of_the_users_own_that_cannot_be(learner, recorded_batch, own_loss):
+    learns, _ = learner(own_loss, "algorithm.loss.metric=entropy")
+    with pytest.raises(InputError, match="a metric 'entropy', which every step has already"):
+        learns.learn(0, recorded_batch(learns.algorithm))
+    learns, _ = learner(own_loss, "algorithm.loss.spoil=true")
+    with pytest.raises(Unstable, match="the loss's metric my/ratio is nan"):
+        learns.learn(0, recorded_batch(learns.algorithm))
