@@ -22,14 +22,11 @@ from megaprune.config.read import read_recipe, to_yaml
 from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
-from megaprune.planner.hardware import HardwareSpec
-from megaprune.planner.request import find_shape, read_plan_config
-from megaprune.planner.search import field_problems
+from megaprune.planner.search import check_parallelism
 from megaprune.pruning.config import PruneConfig, read_prune_config
 from megaprune.recipes.thinkprune import GPUS
 from megaprune.rules import (
     evaluate_problems,
-    parallelism_problems,
     prune_problems,
     refuse,
     run_problems,
@@ -390,31 +387,6 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
         return 0
     states = experiment.status(return_dict=True)
     return 0 if all(str(s["status"]) == "SUCCEEDED" for s in states.values()) else 1
-
-
-def check_parallelism(recipe: str, fields: Sequence[str], nodes: int, per_node: int) -> None:
-    """Check that the parallelism fits the model and the nodes, if the model's shape is known here.
-
-    An evaluation takes whatever nodes there are, and its job checks its engines.
-
-    Raises:
-        InputError: it does not fit; says what would do.
-    """
-    if isinstance(read_recipe(recipe), EvaluateConfig):
-        return
-    config = read_plan_config([f"recipe={recipe}", *fields])
-    try:
-        shape = find_shape(config.model)
-    except InputError as error:
-        print(f"megaprune: not checked here, but by the job: {error}", file=sys.stderr)
-        return
-    hardware = HardwareSpec(gpus=nodes * max(per_node, 1), gpus_per_node=max(per_node, 1))
-    problems = [
-        *parallelism_problems(config, shape.model, hardware.gpus),
-        *field_problems(config, shape, hardware),
-    ]
-    if problems:
-        raise InputError(f"not on {nodes} nodes of {hardware.gpus_per_node}: {'; '.join(problems)}")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from megaprune.config.read import read_recipe
 from megaprune.errors import InputError
+from megaprune.evaluation.config import EvaluateConfig
 from megaprune.planner.actor_memory import POOL, actor_phases
 from megaprune.planner.hardware import HardwareSpec
-from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.request import ModelShape, PlanConfig, find_shape, read_plan_config
 from megaprune.planner.total_memory import (
     PHASES,
     engine_memory,
@@ -250,3 +253,34 @@ def _typed(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Before a job is submitted.
+
+
+def check_parallelism(recipe: str, fields: Sequence[str], nodes: int, per_node: int) -> None:
+    """Check that the parallelism fits the model and the nodes, if the model's shape is known here.
+
+    An evaluation takes whatever nodes there are, and its job checks its engines.
+
+    Args:
+        per_node: GPUs of a node; 0 on a cluster without any, where a node gets one process.
+
+    Raises:
+        InputError: it does not fit; says what would do.
+    """
+    if isinstance(read_recipe(recipe), EvaluateConfig):
+        return
+    config = read_plan_config([f"recipe={recipe}", *fields])
+    try:
+        shape = find_shape(config.model)
+    except InputError as error:
+        print(f"megaprune: not checked here, but by the job: {error}", file=sys.stderr)
+        return
+    hardware = HardwareSpec(gpus=nodes * max(per_node, 1), gpus_per_node=max(per_node, 1))
+    problems = [
+        *parallelism_problems(config, shape.model, hardware.gpus),
+        *field_problems(config, shape, hardware),
+    ]
+    if problems:
+        raise InputError(f"not on {nodes} nodes of {hardware.gpus_per_node}: {'; '.join(problems)}")

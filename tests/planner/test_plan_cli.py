@@ -10,10 +10,16 @@ import pytest
 import megaprune as mp
 from megaprune.cli.main import main
 from megaprune.config.fields import leaves
+from megaprune.errors import InputError
 from megaprune.planner.hardware import GPU_TYPES, HardwareSpec
 from megaprune.planner.request import find_shape, gpus_of_recipe, read_plan_config
 from megaprune.planner.run_plan import plan_run, tables_of
-from megaprune.planner.search import nearest_fit, nearest_fit_on_more, problems_of
+from megaprune.planner.search import (
+    check_parallelism,
+    nearest_fit,
+    nearest_fit_on_more,
+    problems_of,
+)
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS, shape_of
 from megaprune.rules import parallelism_problems
@@ -278,3 +284,14 @@ def test_torch_is_not_imported(what):
         "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code, "plan", what, "--json"], check=True, timeout=100)
+
+
+def test_nodes_are_checked_before_a_job_is_submitted(capsys):
+    check_parallelism("qwq_32b", [], 4, 8)
+    with pytest.raises(
+        InputError, match=r"not on 3 nodes of 8: actor.tp=8 x actor.pp=2 is 16 ranks"
+    ):
+        check_parallelism("qwq_32b", [], 3, 8)
+    check_parallelism("qwq_32b_test", [], 3, 8)  # an evaluation takes what there is
+    check_parallelism("qwq_32b", ["model=models/nothing"], 3, 8)
+    assert "not checked here, but by the job" in capsys.readouterr().err
