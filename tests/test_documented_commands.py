@@ -121,7 +121,12 @@ def test_both_engines_in_one_job():
 def test_the_table_of_a_weight_sync(layout, row):
     """The figures are those that the benchmark counts."""
     table = run(
-        sys.executable, "benchmarks/plan.py", "--layout", *map(str, layout), "8", cwd=REPOSITORY
+        sys.executable,
+        "benchmarks/copy_plan.py",
+        "--layout",
+        *map(str, layout),
+        "8",
+        cwd=REPOSITORY,
     )
     words = table.splitlines()[-1].split()
     low, mean, high, bound, whole = words[7:12]

@@ -1,6 +1,6 @@
 """A weight sync on paper: what moves from the Megatron actor to the vLLM rollouts.
 
-    python benchmarks/plan.py [--model QwQ-32B] [--layout TP PP DP VLLM_TP ...]
+    python benchmarks/copy_plan.py [--model QwQ-32B] [--layout TP PP DP VLLM_TP ...]
 
 No weights, no GPU: every figure is counted from the plan. "received" is what each GPU gets from
 others in one sync, in bf16; "whole" is what it would get if every full tensor were gathered on it,
