@@ -11,10 +11,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from megaprune.algorithms.algorithm import Algorithm
-from megaprune.config.run import Config
+from megaprune.algorithms.registry import name_of
+from megaprune.config.run import Config, EngineConfig
 from megaprune.errors import InputError
 from megaprune.parallelism import Parallel, engine_layout
 from megaprune.weights.layouts import Layout
@@ -49,17 +47,12 @@ def learning_problems(config: Config) -> Iterator[str]:
             f"algorithm.num_minibatches={algorithm.num_minibatches} does not divide "
             f"data.train_batch_size={config.data.train_batch_size}"
         )
-    if config.rollout.n == 1 and not _teaches_alone(algorithm):
+    advantage = algorithm.advantage
+    if config.rollout.n == 1 and getattr(advantage, "within_group", False):
         yield (
-            "rollout.n=1; expected n=2 or more: with this algorithm.advantage a response that is "
-            "alone is no better than its group, and nothing is learned"
+            f"rollout.n=1 with algorithm.advantage.name={name_of('advantage', advantage)}; "
+            f"expected n=2 or more: a response that is alone has no group to be better than"
         )
-
-
-def _teaches_alone(algorithm: Algorithm) -> bool:
-    """Say whether groups of one response have an advantage."""
-    rewards = np.array([[0.0], [1.0]])
-    return bool(algorithm.advantages(rewards, np.ones_like(rewards, bool)).any())
 
 
 def training_problems(config: Config) -> Iterator[str]:
@@ -88,6 +81,12 @@ def sample_problems(max_tokens: int, longest: int, what: str) -> Iterator[str]:
             f"actor.max_tokens={max_tokens}, and a sample may have {longest} tokens ({what}); "
             f"expected {longest} or more"
         )
+
+
+def longest_sequence(config: Config) -> int:
+    """Tokens of the longest prompt and response together that an engine may have to hold."""
+    limits = [*limits_of(config), config.validation.max_response_length or 0]
+    return config.data.max_prompt_length + max(limits)
 
 
 def limits_of(config: Config) -> list[int]:
@@ -168,6 +167,28 @@ def frozen_problems(config: Config, model: Model) -> Iterator[str]:
         yield (
             f"actor.frozen_layers={frozen}; the model has {model.layers} layers, and the last must "
             f"be trained"
+        )
+
+
+_BLOCK = 128
+"""Tokens of a block of vLLM's cache, at most: 128 on a CPU, 16 on a GPU."""
+
+
+def cache_problems(engine: EngineConfig, model: Model, dtype: str, longest: int) -> Iterator[str]:
+    """A key-value cache of a given size that does not hold one sequence.
+
+    Args:
+        dtype: of the keys and values.
+        longest: tokens of the longest sequence.
+    """
+    size = engine.kv_cache_memory_bytes
+    heads = max(1, model.kv_heads // engine.tp)
+    token = 2 * model.layers * heads * model.head_dim * {"bfloat16": 2, "float32": 4}[dtype]
+    needed = -(-longest // _BLOCK) * _BLOCK * token
+    if size is not None and size < needed:
+        yield (
+            f"rollout.kv_cache_memory_bytes={size}, and a sequence of {longest} tokens takes "
+            f"{needed}; expected that or more, or null"
         )
 
 

@@ -29,11 +29,13 @@ from megaprune.planner.request import ModelShape, PlanConfig
 from megaprune.planner.total_memory import memory_problems
 from megaprune.pruning.config import PruneConfig
 from megaprune.rules import (
+    cache_problems,
     context_problems,
     engine_problems,
     evaluate_problems,
     frozen_problems,
     length_problems,
+    longest_sequence,
     parallelism_problems,
     prune_problems,
     refuse,
@@ -96,6 +98,12 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
                 int(folder.config.get("max_position_embeddings", 0)),
             ),
             *engine_problems(config.rollout.tp, folder.model, processes),
+            *cache_problems(
+                config.rollout,
+                folder.model,
+                config.dtype,
+                config.max_prompt_length + config.max_response_length,
+            ),
         ]
     )
     # A checkpoint's model is not made yet; its tokenizer is there.
@@ -117,6 +125,7 @@ def _check_files(config: Config, processes: int) -> None:
             *context_problems(config, int(folder.config.get("max_position_embeddings", 0))),
             *frozen_problems(config, folder.model),
             *parallelism_problems(config, folder.model, processes),
+            *cache_problems(config.rollout, folder.model, config.dtype, longest_sequence(config)),
         ]
     )
     _check_data(config)
@@ -186,6 +195,14 @@ def _check_wandb(config: Config) -> None:
 
 
 def _check_graders(grading: GradingConfig) -> None:
-    for grader in {grading.default, *grading.graders.values()} - GRADERS.keys():
-        with Pool({}, grader):
-            pass  # it can be loaded
+    """See that the graders can be loaded within their limits; ours can within the default ones."""
+    own = {grading.default, *grading.graders.values()} - GRADERS.keys()
+    if own or grading.memory_bytes < GradingConfig().memory_bytes:
+        with Pool(
+            grading.graders,
+            grading.default,
+            workers=1,
+            seconds=grading.seconds,
+            memory_bytes=grading.memory_bytes,
+        ):
+            pass  # a worker has loaded them

@@ -53,6 +53,7 @@ class EngineConfig:
     max_num_seqs: int = field(
         default=256,
         gt=0,
+        le=8192,
         unit="responses",
         may_change=True,
         doc="Responses that an engine works on at once.",
@@ -88,7 +89,9 @@ class RolloutConfig(EngineConfig):
         unit="tokens",
         doc="Length limit of a response. What is not finished by then earns nothing.",
     )
-    temperature: float = field(default=1.0, gt=0, doc="Temperature that responses are drawn with.")
+    temperature: float = field(
+        default=1.0, ge=0.01, doc="Temperature that responses are drawn with; vLLM has none below."
+    )
     carry_over: bool = field(
         default=False,
         doc="Whether groups that a step drew and did not need are the first of the next step, "

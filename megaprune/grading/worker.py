@@ -42,7 +42,8 @@ def main() -> None:
         return
     except MemoryError:
         limit = f"{setup['prepare']['memory_bytes']} bytes"
-        wire.send(channel, {"error": f"the graders cannot be loaded within {limit}; allow more"})
+        words = f"the graders cannot be loaded within {limit}; raise grading.memory_bytes"
+        wire.send(channel, {"error": words})
         return
     wire.send(channel, {"ready": True})
     while _wait(channel, parent):

@@ -274,7 +274,7 @@ REFUSED = {
     "processes": (["processes=0"], ["processes=0; expected more than 0"]),
     "infinite": (["optimizer.lr=inf"], ["optimizer.lr=inf; expected a finite number"]),
     "not a number": (["rollout.temperature=nan"], ["rollout.temperature=nan; expected a finite"]),
-    "greedy": (["rollout.temperature=0"], ["rollout.temperature=0.0; expected more than 0"]),
+    "greedy": (["rollout.temperature=0"], ["rollout.temperature=0.0; expected 0.01 or more"]),
     "share": (
         ["rollout.gpu_memory_utilization=7"],
         ["rollout.gpu_memory_utilization=7.0; expected 1 at most"],

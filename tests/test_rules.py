@@ -1,0 +1,83 @@
+"""Rules of fields, with a model, on ranks: each names the field that is to be changed."""
+
+import pytest
+
+from megaprune.config.run import EngineConfig, read_config
+from megaprune.errors import InputError
+from megaprune.evaluation.config import read_evaluate_config
+from megaprune.recipes.models import shape_of
+from megaprune.rules import (
+    cache_problems,
+    context_problems,
+    evaluate_problems,
+    frozen_problems,
+    node_problems,
+    parallelism_problems,
+    refuse,
+    run_problems,
+)
+
+TINY = ["recipe=tiny_overthinker"]
+QWQ = shape_of("QwQ-32B")
+
+
+def of_run(*fields):
+    return list(run_problems(read_config([*TINY, *fields])))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["algorithm.num_minibatches=3"], "algorithm.num_minibatches=3 does not divide data.train"),
+        (["rollout.n=1"], "rollout.n=1 with algorithm.advantage.name=group_mean; expected n=2"),
+        (["actor.sequence_parallel=true"], "actor.sequence_parallel=true with actor.tp=1"),
+        (["actor.max_tokens=135"], "actor.max_tokens=135, and a sample may have 136 tokens"),
+    ],
+)
+def test_fields_that_cannot_be_together(fields, words):
+    (problem,) = of_run(*fields)
+    assert problem.startswith(words)
+    with pytest.raises(InputError) as error:
+        refuse([problem, "another"])
+    assert str(error.value) == f"{problem}; another"
+
+
+def test_fields_that_can_be_together():
+    assert of_run() == []
+    assert of_run("actor.sequence_parallel=true", "actor.tp=2", "actor.max_tokens=136") == []
+    assert of_run("rollout.n=1", "algorithm.advantage.name=batch_std") == []
+
+
+def test_an_evaluations_fields():
+    config = read_evaluate_config(["recipe=tiny_overthinker_test", "budgets=0", "force=600"])
+    assert [problem.split("=")[0] for problem in evaluate_problems(config)] == ["budgets", "force"]
+    config = read_evaluate_config(["recipe=tiny_overthinker_test", "data=[]"])
+    assert list(evaluate_problems(config))[0].startswith("data must be given")
+
+
+def test_a_model():
+    config = read_config([*TINY, "actor.frozen_layers=64"])
+    (words,) = frozen_problems(config, QWQ)
+    assert words.startswith("actor.frozen_layers=64; the model has 64 layers")
+    long = read_config([*TINY, "validation.max_response_length=961"])
+    (words,) = context_problems(long, 1024)
+    assert words.startswith("validation.max_response_length=961 and data.max_prompt_length=64 are")
+    assert list(context_problems(long, 0)) == []
+
+
+def test_a_cache_that_holds_no_sequence():
+    token = 2 * 64 * 1 * 128 * 2  # keys and values, layers, heads of a rank, their size, bytes
+    for tokens, expected in ((1024, 0), (1025, 1)):
+        engine = EngineConfig(tp=8, kv_cache_memory_bytes=1024 * token)
+        assert len(list(cache_problems(engine, QWQ, "bfloat16", tokens))) == expected
+    assert list(cache_problems(EngineConfig(), QWQ, "bfloat16", 10**9)) == []
+
+
+def test_ranks():
+    config = read_config([*TINY, "actor.tp=3", "rollout.tp=16"])
+    actor, engine = parallelism_problems(config, QWQ, 32)
+    assert actor.startswith("actor.tp=3 x actor.pp=1 is 3 ranks")
+    assert engine.startswith("rollout: vLLM tp=16 does not divide num_attention_heads=40")
+    assert list(node_problems(8, 8)) == []
+    (words,) = node_problems(16, 8)
+    assert words == "rollout.tp=16 is more than the 8 GPUs of a node; choose 1, 2, 4 or 8"
