@@ -292,8 +292,8 @@ SECONDS = _metric(
     "seconds/<phase>",
     "s",
     "",
-    "Time of a phase: generate, grade, update, sync, save, log, validate. A validation's is in the "
-    "line of the step after it.",
+    "Time of a phase: generate, grade, update, sync, save, log, validate, report. What is done "
+    "behind a step, as a validation, is in the line of the step after it.",
 )
 SECONDS_STEP = _metric("seconds/step", "s", "", "Time since the last step's line.")
 SHARE = _metric("share/<phase>", "1", "seconds/<phase> / seconds/step", "Share of a phase.")

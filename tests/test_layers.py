@@ -36,8 +36,13 @@ LAYERS = [
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
-# (importer, what it imports): the page of a run is written when it ends, by whoever ran it.
-ALLOWED = {("trainer.loop", "report"), ("pruning.rounds", "report")}
+# (importer, what it imports): the page of a run is written as it goes and in the end, by whoever
+# runs it.
+ALLOWED = {
+    ("trainer.loop", "report"),
+    ("trainer.loop", "report.progress"),
+    ("pruning.rounds", "report"),
+}
 
 
 def place(module):

@@ -7,7 +7,11 @@ with `markup`; `run_page`, `runs_page`, `prune_page` and `evaluations_page` put 
 folders give the same page.
 """
 
+import re
 from pathlib import Path
+
+STEPS_META = '<meta name="megaprune-steps" content="'
+"""The tag by which a page says how many steps the run had done that it is of."""
 
 
 def write_report(*paths: Path, out: Path | None = None, baseline: Path | None = None) -> Path:
@@ -32,3 +36,12 @@ def write_report(*paths: Path, out: Path | None = None, baseline: Path | None = 
     from megaprune.report.write import write
 
     return write(paths, out, baseline)
+
+
+def steps_on_page(page: Path) -> int | None:
+    """Read how many steps the run had done that a page is of; None if it does not say."""
+    if not page.is_file():
+        return None
+    with page.open(encoding="utf-8") as file:
+        match = re.search(re.escape(STEPS_META) + r"(\d+)", file.read(2000))
+    return int(match[1]) if match else None

@@ -12,6 +12,7 @@ from typing import Any
 from megaprune import schema
 from megaprune.analyze.summary import behaviour_figure
 from megaprune.errors import InputError
+from megaprune.report import STEPS_META
 from megaprune.report.figures import Picture, number, to_png
 from megaprune.report.markup import (
     CSS,
@@ -53,7 +54,13 @@ class Page:
     pictures: tuple[Picture, ...]
 
 
-def make_page(name: str, header: str, parts: Sequence[str], pictures: Sequence[Picture]) -> Page:
+def make_page(
+    name: str,
+    header: str,
+    parts: Sequence[str],
+    pictures: Sequence[Picture],
+    steps: int | None = None,
+) -> Page:
     """Put a page together.
 
     Args:
@@ -61,11 +68,13 @@ def make_page(name: str, header: str, parts: Sequence[str], pictures: Sequence[P
         header: HTML of the claim and what goes with it.
         parts: HTML of what follows; empty parts are left out.
         pictures: all figures that the parts show.
+        steps: how many steps the run had done that the page is of; `steps_on_page` reads it.
     """
+    meta = "" if steps is None else f'{STEPS_META}{steps}">\n'
     html = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{meta}'
         f"<title>{escape(name)} · megaprune</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
         f"<header>\n<h1>megaprune · {escape(name)}</h1>\n{header}\n</header>\n"
         + "\n".join(part for part in parts if part)

@@ -45,7 +45,11 @@ def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:
     ]
     pictures = [*curves, *comparison, *behaviours, *diagnostics]
     return page.make_page(
-        run.path.resolve().name, f"{_claim(summary)}\n{_about(run)}", parts, pictures
+        run.path.resolve().name,
+        f"{_claim(summary)}\n{_about(run)}",
+        parts,
+        pictures,
+        steps=max(run.metrics),
     )
 
 

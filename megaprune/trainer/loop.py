@@ -21,7 +21,8 @@ from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
 from megaprune.generation.worker import RolloutRequest, RolloutWorker
-from megaprune.report import write_report
+from megaprune.report import steps_on_page, write_report
+from megaprune.report.progress import ProgressPage
 from megaprune.trainer.batch import RolloutBatch, sample_row
 from megaprune.trainer.checkpoint import Checkpoints, Score, export, latest_step
 from megaprune.trainer.engines import Engines
@@ -51,9 +52,10 @@ def train(config: Config) -> None:
 def finished(config: Config) -> bool:
     """Whether a run has done all that it was to do, as its folder says."""
     out = Path(config.out)
-    ended = (out / schema.MODEL_FOLDER).is_dir()
-    ended &= (out / schema.REPORT_FOLDER / schema.PAGE_FILE).is_file()
-    return ended and latest_step(out / schema.CHECKPOINTS_FOLDER) >= config.steps
+    # The page comes last; those that are written underway are of earlier steps.
+    reported = steps_on_page(out / schema.REPORT_FOLDER / schema.PAGE_FILE) or 0
+    saved = latest_step(out / schema.CHECKPOINTS_FOLDER)
+    return (out / schema.MODEL_FOLDER).is_dir() and min(reported, saved) >= config.steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class TrainingRun:
             progress = self.checkpoints.load_latest(self.engines.actor)
         self.step = progress.step
         self._dir.rewind(self.step)
+        self._page = ProgressPage(self._dir.path)
         self._reporter = Reporter(config, self.step, problems)
         self.source: Source = make_source(
             config,
@@ -215,17 +218,29 @@ class TrainingRun:
         with self.clock("save"):
             self.checkpoints.finish(only_if_done=True)
             best = self.checkpoints.is_best(score)
-            if best or last or _due(self.step, config.checkpoint.every):
+            due = _due(self.step, config.checkpoint.every)
+            if best or last or due:
                 self._save(score)
+        if not last and (due or score is not None):
+            self._show_progress()
 
     def _save(self, score: Score | None = None) -> None:
         self.checkpoints.save(self.step, self.engines.actor, self.source.state_dict(), score)
+
+    def _show_progress(self, *, always: bool = False) -> None:
+        """Write the page of the run underway, if it is time or has to be."""
+        with self.clock("report"):
+            if dist.get_rank() == 0:
+                self._page.update(always=always)
 
     def _stop(self) -> NoReturn:
         """Save what is not saved yet, and end before the run is done."""
         self.checkpoints.finish()
         if world.broadcast_from_rank0(latest_step(self.checkpoints.folder)) < self.step:
             self._save()
+            self.checkpoints.finish()
+        if self.step:
+            self._show_progress(always=True)
         raise world.Stopped(f"{self.step} of {self.config.steps} steps are done and saved")
 
     def _export(self) -> None:

@@ -86,7 +86,8 @@ class RunDir:
         last_steps = self._retention.keep_last if kind == schema.SAMPLES_FOLDER else None
         if not self._first or last_steps == 0:
             return
-        without = () if self._retention.tokens else _LARGE_COLUMNS
+        whole = self._retention.tokens or kind == schema.FAILED_FOLDER
+        without = () if whole else _LARGE_COLUMNS
         folder = self.path / kind
         write_samples(
             folder / schema.step_file(step), [{"step": step, **row} for row in rows], without

@@ -7,7 +7,7 @@ import pytest
 from run_folders import CONFIG, text_of, training_line, write_lines
 
 from megaprune.cli import main as cli
-from megaprune.report import progress, write_report
+from megaprune.report import progress, steps_on_page, write_report
 from megaprune.report.progress import ProgressPage
 
 PICTURES = {
@@ -101,3 +101,16 @@ def test_a_page_that_cannot_be_written_is_warned_of_once(run, capsys):
     (run / "report").unlink()
     assert page.update(always=True)
     assert json.dumps("Over the steps")[1:-1] in text_of(run / "report" / "index.html")
+
+
+def test_a_page_says_how_many_steps_it_is_of(run):
+    page = run / "report" / "index.html"
+    assert steps_on_page(page) is None
+    write_report(run)
+    assert steps_on_page(page) == 4
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(training_line(5)) + "\n")
+    write_report(run)
+    assert steps_on_page(page) == 5
+    page.write_text("<html></html>")
+    assert steps_on_page(page) is None
