@@ -10,6 +10,7 @@ from typing import Any
 
 from megaprune import schema
 from megaprune.config.fields import may_change
+from megaprune.config.renamed import RENAMED
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.evaluation.summary import COLUMNS
@@ -100,7 +101,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     file, notes = path / schema.SUMMARY_FILE, list[str]()
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-        settings = dict(summary["settings"])
+        settings = {RENAMED.get(name, name): value for name, value in summary["settings"].items()}
         sets = {name: _read_set(path, name, numbers) for name, numbers in summary["sets"].items()}
         model, baseline = str(summary["model"]), summary["baseline"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from megaprune import schema
+from megaprune.config.renamed import RENAMED
 from megaprune.errors import InputError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -194,7 +196,25 @@ def read_config(path: Path, notes: list[str]) -> tuple[str, dict[str, Any]]:
     if not isinstance(config, dict):
         notes.append(f"{schema.CONFIG_FILE} is not a YAML mapping; it is shown as it is.")
         return text, {}
-    return text, config
+    return text, _with_names_of_today(config)
+
+
+def _with_names_of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """Give renamed fields of an older configuration the names that they have now."""
+    renamed = copy.deepcopy(config)
+    for old, new in RENAMED.items():
+        *parts, name = old.split(".")
+        section = find_setting(renamed, ".".join(parts)) if parts else renamed
+        if not isinstance(section, dict) or name not in section:
+            continue
+        value, target = section.pop(name), renamed
+        *parts, name = new.split(".")
+        for part in parts:
+            if not isinstance(target.get(part), dict):
+                target[part] = {}
+            target = target[part]
+        target.setdefault(name, value)
+    return renamed
 
 
 def find_setting(config: dict[str, Any], name: str) -> Any:

@@ -133,3 +133,15 @@ def test_a_run_with_older_names_is_read_as_one_of_today(run):
     (run / "metrics.jsonl").write_text(text)
     assert '"length/mean"' in text
     assert read_run(run).metrics == today.metrics
+
+
+def test_renamed_fields_of_an_older_run_have_their_names_of_today(run):
+    text = "model: m\nrollout: {limit: 72, n: 2}\nalgorithm: {estimator: group_std, kl: 0.1}\n"
+    (run / "config.yaml").write_text(text)
+    read = read_run(run)
+    assert read.config_text == text
+    assert read.config == {
+        "model": "m",
+        "rollout": {"n": 2, "max_response_length": 72},
+        "algorithm": {"advantage": {"name": "group_std"}, "loss": {"kl_coef": 0.1}},
+    }
