@@ -102,9 +102,9 @@ def _subsets(n: int, k: int, seed: int) -> NDArray[np.float64]:
         chosen = np.array(list(combinations(range(n), k)))
     else:
         chosen = np.random.default_rng(seed).random((SUBSETS, n)).argsort(axis=1)[:, :k]
-    found = np.zeros((len(chosen), n))
-    np.put_along_axis(found, chosen, 1.0, axis=1)
-    return found
+    subsets = np.zeros((len(chosen), n))
+    np.put_along_axis(subsets, chosen, 1.0, axis=1)
+    return subsets
 
 
 def accuracy_at_budget(
@@ -122,23 +122,23 @@ def accuracy_at_budget(
     Returns:
         For each budget (accuracy in 0..1, mean of min(length, budget)).
     """
-    found = {}
+    at_budget = {}
     for budget in budgets:
         in_time = [
             [verdict and length <= budget for verdict, length in zip(*pair, strict=True)]
             for pair in zip(right, lengths, strict=True)
         ]
         used = [[min(length, budget) for length in samples] for samples in lengths]
-        found[budget] = (accuracy(in_time), float(problem_means(used).mean()))
-    return found
+        at_budget[budget] = (accuracy(in_time), float(problem_means(used).mean()))
+    return at_budget
 
 
 def percentiles(lengths: Sequence[int]) -> dict[str, float] | None:
     """Count, mean and percentiles (linear between neighbours) of all samples; None of none."""
     if not lengths:
         return None
-    found: Mapping[str, Any] = {f"p{p}": float(np.percentile(lengths, p)) for p in PERCENTILES}
-    return {"count": len(lengths), "mean": float(np.mean(lengths)), **found}
+    values_at: Mapping[str, Any] = {f"p{p}": float(np.percentile(lengths, p)) for p in PERCENTILES}
+    return {"count": len(lengths), "mean": float(np.mean(lengths)), **values_at}
 
 
 def bootstrap(
@@ -165,14 +165,14 @@ def bootstrap(
         raise ValueError(f"values of shape {known.shape}; expected one for each problem")
     generator = np.random.default_rng(seed)
     step = max(1, 2_000_000 // known.size)  # draws at a time: 16 MB
-    found = np.concatenate(
+    means = np.concatenate(
         [
-            statistic(known[generator.integers(known.size, size=(some, known.size))], axis=1)
-            for some in [min(step, draws - begin) for begin in range(0, draws, step)]
+            statistic(known[generator.integers(known.size, size=(part, known.size))], axis=1)
+            for part in [min(step, draws - begin) for begin in range(0, draws, step)]
         ]
     )
     outside = (1 - level) / 2
-    return float(np.quantile(found, outside)), float(np.quantile(found, 1 - outside))
+    return float(np.quantile(means, outside)), float(np.quantile(means, 1 - outside))
 
 
 def paired_bootstrap(

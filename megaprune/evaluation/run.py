@@ -1,6 +1,6 @@
 """Draw every response that an evaluation still lacks, grade it, keep it; then sum up.
 
-All ranks run it alike. Responses do not depend on how many engines there are, nor on how often the
+All ranks run it alike. Responses depend neither on how many engines there are nor on how often the
 evaluation was interrupted: each has a seed of its own.
 """
 
@@ -41,7 +41,7 @@ _SAY_EVERY = 30.0  # seconds
 
 @dataclass(frozen=True)
 class EvaluationProblem:
-    """A problem, the set that it is of, and how many samples are wanted."""
+    """A problem, its set, and how many samples of it are wanted."""
 
     problem: Problem
     n: int
@@ -80,23 +80,23 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 def model_folder(config: EvaluateConfig) -> Path:
-    """The Hugging Face folder that is evaluated: a checkpoint's is made in `out`."""
+    """The Hugging Face folder that is evaluated; that of a checkpoint is made in `out`."""
     model = Path(config.model)
     return Path(config.out) / schema.MODEL_FOLDER if is_checkpoint(model) else model
 
 
 def read_evaluation_problems(config: EvaluateConfig, tokenizer: Any) -> list[EvaluationProblem]:
-    """All problems, in the order of their files.
+    """Read all problems, in the order of their files.
 
     Raises:
         InputError: a file cannot be used, or two have a problem of the same name.
     """
     problems: dict[str, EvaluationProblem] = {}
     for file in config.data:
-        found = read_problems(Path(file), tokenizer, config.max_prompt_length)
-        if found.too_long:
-            world.say(f"{file}: {found.too_long} prompts dropped as too long (max_prompt_length)")
-        for problem in found.problems:
+        read = read_problems(Path(file), tokenizer, config.max_prompt_length)
+        if read.too_long:
+            world.say(f"{file}: {read.too_long} prompts dropped as too long (max_prompt_length)")
+        for problem in read.problems:
             if problem.name in problems:
                 raise InputError(
                     f"{file} has a problem named {problem.name}, and so has a file before it; "
@@ -127,7 +127,7 @@ class EvaluationRun:
         self._said = time.monotonic()
 
     def draw(self) -> None:
-        """The responses that take their time."""
+        """Draw the responses whose thoughts nobody closes early."""
         missing = [
             (name, number)
             for name, item in self._problems.items()
@@ -150,9 +150,9 @@ class EvaluationRun:
         dist.barrier()
 
     def exit_early(self) -> None:
-        """For each budget, what the model answers when its thought is closed by then.
+        """For each budget, draw what the model answers when its thought is closed by then.
 
-        A thought that it closed in time needs no force: its response counts as it is.
+        A thought that the model closed in time needs no force: its response counts as it is.
         """
         wanted = {
             (name, number, budget)
@@ -196,13 +196,13 @@ class EvaluationRun:
         dist.barrier()
 
     def close(self) -> None:
-        """End engine and graders."""
+        """End the engine and the graders."""
         if self._worker is not None:
             self._worker.generator.close()
             self._worker.close()
 
     def _answer(self, requests: Sequence[tuple[RolloutRequest, _Exit | None]]) -> None:
-        """Have requests answered, graded meanwhile, and kept."""
+        """Have requests answered and graded, and keep the rollouts."""
         config, worker, writer = self._config, self._start(), self._writer
         sampling = SamplingOptions(
             1, config.max_response_length, config.temperature, config.top_p, config.seed
@@ -224,7 +224,7 @@ class EvaluationRun:
             writer.flush()
 
     def _start(self) -> RolloutWorker:
-        """Engine, graders and files: there once something is to be answered."""
+        """Start engine, graders and files, the first time that something is to be answered."""
         if self._worker is not None:
             return self._worker
         config = self._config
@@ -237,7 +237,7 @@ class EvaluationRun:
         return self._worker
 
     def _read_done(self) -> set[Key]:
-        """What is there already, as rank 0 sees it."""
+        """List the responses that are there already, as rank 0 sees them."""
         if dist.get_rank() != 0:
             return set()
         done: set[Key] = set()
@@ -264,7 +264,7 @@ class EvaluationRun:
 
 
 def _row(request: RolloutRequest, early: _Exit | None, rollout: Rollout) -> dict[str, Any]:
-    """A rollout as a row of the evaluation's files."""
+    """Make a row of the evaluation's tables from a rollout."""
     return {
         **sample_row(request.problem, rollout),
         "set": samples.file_name(request.problem.data_source),
@@ -285,16 +285,18 @@ def _sum_up(config: EvaluateConfig) -> None:
     """Write summary.json, print the table."""
     folder, baseline = Path(config.out), read_baseline(config)
     sets: dict[str, dict[str, Any]] = {}
-    for one in sorted(path for path in (folder / schema.SAMPLES_FOLDER).iterdir() if path.is_dir()):
-        found = list(samples.read(one, *summary.COLUMNS))
-        sets[one.name] = summary.summarise(found, config.budgets)
+    for path in sorted(
+        path for path in (folder / schema.SAMPLES_FOLDER).iterdir() if path.is_dir()
+    ):
+        rows = list(samples.read(path, *summary.COLUMNS))
+        sets[path.name] = summary.summarise(rows, config.budgets)
         if config.baseline is not None:
             before = samples.read(
-                Path(config.baseline) / schema.SAMPLES_FOLDER / one.name, *summary.COLUMNS
+                Path(config.baseline) / schema.SAMPLES_FOLDER / path.name, *summary.COLUMNS
             )
-            if (change := summary.against(found, before)) is not None:
-                sets[one.name]["against"] = change
-    said = {
+            if (change := summary.against(rows, before)) is not None:
+                sets[path.name]["against"] = change
+    content = {
         "model": config.model,
         "settings": dict(leaves(config)),
         "baseline": baseline and config.baseline,
@@ -302,14 +304,14 @@ def _sum_up(config: EvaluateConfig) -> None:
         "average": summary.averages(sets),
     }
     with writing(folder / schema.SUMMARY_FILE):
-        replace_text(folder / schema.SUMMARY_FILE, json.dumps(said, indent=2) + "\n")
+        replace_text(folder / schema.SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
     console = Console(highlight=False, soft_wrap=True)
     console.print(summary.table(sets))
     console.print(f"summary: {folder / schema.SUMMARY_FILE}", style="dim")
 
 
 def read_baseline(config: EvaluateConfig) -> dict[str, Any] | None:
-    """The summary of the evaluation to compare with; None if none is wanted.
+    """Read the summary of the evaluation to compare with; None if none is wanted.
 
     Raises:
         InputError: it is not there.
@@ -318,10 +320,10 @@ def read_baseline(config: EvaluateConfig) -> dict[str, Any] | None:
         return None
     path = Path(config.baseline) / schema.SUMMARY_FILE
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        summary_of_baseline: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"baseline={config.baseline}: {path} cannot be read ({error}); expected the folder of "
             f"an evaluation that has ended"
         ) from error
-    return found
+    return summary_of_baseline

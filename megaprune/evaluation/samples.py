@@ -21,11 +21,11 @@ from megaprune.trainer.run_dir import write_samples
 
 
 class Writer:
-    """Writes what one engine's responses are, every few seconds.
+    """Writes the responses of one engine, every few seconds.
 
     Args:
         folder: EVALUATION/samples.
-        engine: number, for the files' names.
+        engine: the number of the engine, for the names of the files.
         every: seconds between files.
     """
 
@@ -39,13 +39,13 @@ class Writer:
         )
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take rows; write if it is time."""
+        """Take rows, and write them if it is time."""
         self._rows.extend(rows)
         if self._rows and time.monotonic() - self._written > self._every:
             self.flush()
 
     def flush(self) -> None:
-        """Write what there is."""
+        """Write the rows that are not written yet."""
         for name in dict.fromkeys(row["set"] for row in self._rows):
             path = self._folder / name / schema.part_file(self._engine, self._count)
             write_samples(path, [row for row in self._rows if row["set"] == name])
@@ -53,11 +53,11 @@ class Writer:
 
 
 def read(folder: Path, *columns: str) -> Iterator[dict[str, Any]]:
-    """Rows with these columns, file by file.
+    """Read these columns of all rows, file by file.
 
     Args:
-        folder: EVALUATION/samples, or a set's in it.
-        columns: those of `schema.OPTIONAL_COLUMNS` are None where a file lacks them.
+        folder: EVALUATION/samples, or the folder of a set in it.
+        columns: their names; those of `schema.OPTIONAL_COLUMNS` are None where a file lacks them.
 
     Raises:
         InputError: a file cannot be read; says which.
@@ -78,5 +78,5 @@ def read(folder: Path, *columns: str) -> Iterator[dict[str, Any]]:
 
 
 def file_name(name: str) -> str:
-    """A set's name, as a folder's."""
+    """Turn the name of a set into the name of a folder."""
     return re.sub(r"[^\w.-]", "_", name)

@@ -1,7 +1,7 @@
 """What an evaluation came to: a summary of each set's rows, their average, a table.
 
-Rows are those of `evaluate.samples`; COLUMNS of them are needed. Rows with a budget, which were
-made to exit early, are told apart under "forced".
+Rows have the columns of `schema.SAMPLE_COLUMNS`; only COLUMNS of them are needed. Rows with a
+budget, whose thoughts were closed early, are told apart under "forced".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_ANSWER = frozenset({"thought not closed", "no answer", "unparsable"})
 
 
 class _Samples:
-    """Graded responses by problem, each problem's in the order of their numbers."""
+    """Graded responses by problem; those of a problem are in the order of their numbers."""
 
     def __init__(self, rows: Iterable[Row]):
         self.by_problem: dict[str, list[Row]] = {}
@@ -35,30 +35,30 @@ class _Samples:
             self.by_problem.setdefault(row["problem"], []).append(row)
 
     def of(self, column: str, problems: Iterable[str] | None = None) -> list[list[Any]]:
-        """A column's values, [problems][samples]; of all problems, or of these."""
+        """A column's values, [problems][samples], of all problems or of some."""
         chosen = self.by_problem if problems is None else problems
         return [[row[column] for row in self.by_problem[name]] for name in chosen]
 
     def count(self) -> int:
-        """Samples in all."""
+        """The number of all samples."""
         return sum(map(len, self.by_problem.values()))
 
     def share(self, of: Callable[[Row], bool]) -> float:
-        """Mean over problems of the share of samples that are so."""
+        """Mean over problems of the share of samples for which a function is true."""
         flags = [[of(row) for row in rows] for rows in self.by_problem.values()]
         return float(metrics.problem_means(flags).mean())
 
 
 def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
-    """The summary of one set.
+    """Summarise one set.
 
     Args:
-        rows: of the set.
-        budgets: tokens, for "at_budget".
+        rows: all rows of the set.
+        budgets: numbers of tokens, for "at_budget".
 
     Returns:
-        As JSON takes it; the fields' meaning is that of the functions of `metrics`. Shares, lengths
-        and accuracies are means over problems; "lengths" are of all samples alike.
+        As JSON takes it; the functions of `metrics` say what the fields mean. Shares, lengths and
+        accuracies are means over problems; "lengths" are of all samples alike.
     """
     by_budget: dict[int | None, list[Row]] = {}
     for row in rows:
@@ -83,8 +83,8 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
             ).items()
         },
         "forced": {
-            str(budget): _forced(_Samples(some))
-            for budget, some in sorted(by_budget.items(), key=lambda item: item[0] or 0)
+            str(budget): _forced(_Samples(forced_rows))
+            for budget, forced_rows in sorted(by_budget.items(), key=lambda item: item[0] or 0)
         },
     }
 
@@ -101,12 +101,12 @@ def _headline(samples: _Samples) -> dict[str, Any]:
 
 
 def _powers(n: int) -> list[int]:
-    """Powers of two up to n."""
+    """List the powers of two up to n."""
     return [1 << power for power in range(n.bit_length())]
 
 
 def _lengths(samples: _Samples) -> dict[str, dict[str, float] | None]:
-    rows = [row for some in samples.by_problem.values() for row in some]
+    rows = [row for of_problem in samples.by_problem.values() for row in of_problem]
     return {
         "all": metrics.percentiles([row["length"] for row in rows]),
         "right": metrics.percentiles([row["length"] for row in rows if row["match"]]),
@@ -124,14 +124,15 @@ def _forced(samples: _Samples) -> dict[str, Any]:
 
 
 def against(rows: Iterable[Row], baseline: Iterable[Row]) -> dict[str, Any] | None:
-    """A set's change from the baseline, on the problems that both have; None if there are none.
+    """Compare a set with a baseline on the problems that both have; None if there are none.
 
     Returns:
-        "problems": in both, "accuracy_difference", its paired "interval", "length_ratio" and "aes":
-        {"signed", "absolute"}, or None where `metrics.aes` is.
+        "problems": how many both have, "accuracy_difference", its paired "interval", "length_ratio"
+        and "aes": {"signed", "absolute"}, or None where `metrics.aes` is.
     """
     ours, theirs = (
-        _Samples(row for row in some if row["budget"] is None) for some in (rows, baseline)
+        _Samples(row for row in table_rows if row["budget"] is None)
+        for table_rows in (rows, baseline)
     )
     both = [name for name in ours.by_problem if name in theirs.by_problem]
     if not both:
@@ -164,42 +165,43 @@ _SUMMED = ("problems", "samples")
 
 
 def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for key in parts[0] if parts else ():
         values = [part.get(key) for part in parts]
         if key == "lengths":
             continue
         if all(isinstance(value, Mapping) for value in values):
-            found[key] = _mean([value for value in values if value is not None])
+            means[key] = _mean([value for value in values if value is not None])
         elif all(isinstance(value, int | float) for value in values):
             total = sum(value for value in values if value is not None)
-            found[key] = total if key in _SUMMED else total / len(values)
-    return found
+            means[key] = total if key in _SUMMED else total / len(values)
+    return means
 
 
 def table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row for each set, and their average if there are several; AES is the signed one.
+    """Make a table with a row for each set, and for their average if there are several.
 
     Below right and points stand their intervals. Points and more tokens are the change from the
-    baseline, where there is one. It fits into 80 columns, or 90 if grading failed.
+    baseline, where there is one; AES is the signed one. It fits into 80 columns, or 90 if grading
+    failed.
     """
     from rich.table import Table
 
     rows = [*sets.items(), *[("average", averages(sets))] * (len(sets) > 1)]
     compared = any("against" in row for row in sets.values())
     failed = any(row[schema.GRADING_FAILED] for row in sets.values())
-    found = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    found.add_column("set", overflow="fold")
+    grid = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    grid.add_column("set", overflow="fold")
     columns = ["samples", "right", "tokens", "cut\noff", "un-\npars-\nable"]
     columns += ["grad-\ning\nfailed"] * failed + ["points", "more\ntokens", "AES"] * compared
     for column in columns:
-        found.add_column(column, justify="right", no_wrap=True)
+        grid.add_column(column, justify="right", no_wrap=True)
     for place, (name, row) in enumerate(rows):
         cells = [name, str(row["samples"]), *_measured(row)]
         cells += [f"{row[schema.GRADING_FAILED]:.1%}"] * failed
         cells += _compared(row.get("against")) if compared else []
-        found.add_row(*cells, style="bold" if place == len(sets) else None)
-    return found
+        grid.add_row(*cells, style="bold" if place == len(sets) else None)
+    return grid
 
 
 def _measured(row: Mapping[str, Any]) -> list[str]:
@@ -224,7 +226,7 @@ def _compared(change: Mapping[str, Any] | None) -> list[str]:
 
 
 def _below(interval: Sequence[float] | None, form: str) -> str:
-    """An interval in percent as a line of its own; nothing if there is none."""
+    """Format an interval in percent as a line of its own; empty if there is none."""
     if interval is None:
         return ""
     low, high = interval

@@ -1,12 +1,12 @@
 """Iterative length pruning: rounds under falling limits (ThinkPrune, arXiv 2504.01296).
 
-Each round is a run of its own, with a fresh optimizer and, for the KL term, a fresh reference: the
-model that it begins with, which is the one that validation found best in the round before.
+Each round is a run of its own, with a fresh optimizer. It begins with the model that validation
+found best in the round before, which is also its reference for a KL term.
 
 config.yaml                the resolved configuration
 rounds.json                what was chosen in each round that has ended, and why the last one ended
 round_1_limit_4000/ ...    the runs; `chosen/` is the chosen model where it is not the run's last
-model                      a link to the model of the last round that was not too much less right
+model                      a link to the model of the last round that did not lose too much accuracy
 report/                    a page over all rounds
 """
 
@@ -63,7 +63,7 @@ def prune(config: PruneConfig) -> None:
 
 
 class Rounds:
-    """What became of a pruning's rounds, as rounds.json keeps it.
+    """The rounds of a pruning, as rounds.json keeps them.
 
     Raises:
         InputError: rounds.json is not of these limits, or cannot be read.
@@ -76,14 +76,14 @@ class Rounds:
         self._rounds: list[dict[str, Any]] = []
         if self._file.is_file():
             try:
-                said = json.loads(self._file.read_text(encoding="utf-8"))
-                self._base, self._rounds = said["base"], said["rounds"]
+                content = json.loads(self._file.read_text(encoding="utf-8"))
+                self._base, self._rounds = content["base"], content["rounds"]
             except (OSError, ValueError, KeyError) as error:
                 raise InputError(
                     f"{self._file} cannot be read ({error!r}); remove it: it is made again from "
                     f"the rounds' folders"
                 ) from error
-        done = [one["limit"] for one in self._rounds]
+        done = [ended["limit"] for ended in self._rounds]
         if config.limits[: len(done)] != done:
             raise InputError(
                 f"limits={config.limits}, but the rounds that have ended in {self._folder} had "
@@ -92,38 +92,38 @@ class Rounds:
 
     @property
     def next(self) -> int | None:
-        """Number of the round to be done, from 1; None if there is none."""
+        """The number of the next round, from 1; None if there is none."""
         done = len(self._rounds)
         return None if self._stopped or done == len(self._config.limits) else done + 1
 
     @property
     def model(self) -> str:
-        """What the next round begins with: the last round's choice."""
+        """The model that the next round begins with: the choice of the last round."""
         return str(self._folder / self._rounds[-1]["model"]) if self._rounds else self._config.model
 
     def config(self, number: int, model: str) -> Config:
-        """The run of a round.
+        """The configuration of a round's run.
 
         Args:
-            number: from 1.
-            model: that it begins with.
+            number: the number of the round, from 1.
+            model: the model that it begins with.
         """
-        made, limit = self._config, self._config.limits[number - 1]
+        shared, limit = self._config, self._config.limits[number - 1]
         own = {
             "model": model,
             "out": str(self._folder / schema.round_folder(number, limit)),
-            "seed": made.seed + number - 1,
-            "rollout": replace(made.rollout, max_response_length=limit),
+            "seed": shared.seed + number - 1,
+            "rollout": replace(shared.rollout, max_response_length=limit),
             # Losses are measured from the model before all rounds.
-            "validation": replace(made.validation, first=number == 1 or made.validation.first),
+            "validation": replace(shared.validation, first=number == 1 or shared.validation.first),
         }
-        return Config(**{one.name: getattr(made, one.name) for one in fields(Config)} | own)
+        return Config(**{field.name: getattr(shared, field.name) for field in fields(Config)} | own)
 
     def choose(self, run: Config) -> None:
-        """Take a run's best model, and keep what it was and why.
+        """Choose a run's best model, and record what it is and why.
 
         Args:
-            run: that has ended.
+            run: the configuration of a run that has ended.
         """
         from megaprune.trainer.checkpoint import best, export
 
@@ -185,18 +185,18 @@ class Rounds:
 
     @property
     def _final(self) -> int | None:
-        """Number of the round whose model is the outcome; None for the one that all began with."""
+        """The number of the round whose model is the outcome; None if no round was taken."""
         return len(self._rounds) - bool(self._stopped) or None
 
     def _write(self) -> None:
-        said = {
+        content = {
             "limits": self._config.limits,
             "base": self._base,
             "rounds": self._rounds,
             "stopped": self._stopped,
             "final": self._final,
         }
-        replace_text(self._file, json.dumps(said, indent=2) + "\n")
+        replace_text(self._file, json.dumps(content, indent=2) + "\n")
 
     def _table(self) -> Table:
         table = Table("round", "limit", "step", "right", "tokens", "change")
@@ -204,16 +204,16 @@ class Rounds:
         if base is not None:
             shown = f"{100 * base['accuracy']:.1f} %", f"{base['length']:.1f}"
             table.add_row("start", "", "", *shown, "")
-        for one in self._rounds:
+        for ended in self._rounds:
             change = ""
             if base is not None:
-                points = 100 * (one["accuracy"] - base["accuracy"])
-                share = 100 * (one["length"] / base["length"] - 1)
+                points = 100 * (ended["accuracy"] - base["accuracy"])
+                share = 100 * (ended["length"] / base["length"] - 1)
                 change = f"{points:+.1f} points, {share:+.1f} % tokens"
-            taken = " (taken)" if one["round"] == self._final else ""
+            taken = " (taken)" if ended["round"] == self._final else ""
             table.add_row(
-                f"{one['round']}{taken}", str(one["limit"]), str(one["step"]),
-                f"{100 * one['accuracy']:.1f} %", f"{one['length']:.1f}", change,
+                f"{ended['round']}{taken}", str(ended["limit"]), str(ended["step"]),
+                f"{100 * ended['accuracy']:.1f} %", f"{ended['length']:.1f}", change,
             )  # fmt: skip
         return table
 
