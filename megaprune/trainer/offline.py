@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megaprune import schema
 from megaprune.data import Problem
 from megaprune.errors import InputError
 from megaprune.generation.worker import Rollout
@@ -37,7 +38,7 @@ def read_rollouts(
     Raises:
         InputError: there are no files of responses; they are to other prompts; or no problem has n.
     """
-    files = sorted((folder / "samples").rglob("*.parquet"))
+    files = sorted((folder / schema.SAMPLES_FOLDER).rglob("*.parquet"))
     if not files:
         raise InputError(
             f"data.rollouts={folder}: {folder / 'samples'} has no files of responses; expected the "

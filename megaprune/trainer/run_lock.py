@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from yaml import YAMLError
 
+from megaprune import schema
 from megaprune.config.fields import RenamedFieldError
 from megaprune.config.read import differences, to_yaml
 from megaprune.distributed import world
@@ -41,7 +42,7 @@ class RunLock:
                     self._lock = lock(path)
                 _belongs(path, config)
                 with writing(path):
-                    replace_text(path / "config.yaml", to_yaml(config))
+                    replace_text(path / schema.CONFIG_FILE, to_yaml(config))
 
     def close(self) -> None:
         """Let other processes have it."""
@@ -92,7 +93,7 @@ def lock(path: Path) -> int:
 
 
 def _belongs(path: Path, config: Any) -> None:
-    written = path / "config.yaml"
+    written = path / schema.CONFIG_FILE
     if not written.exists():
         if others := [p.name for p in path.iterdir()]:
             raise InputError(

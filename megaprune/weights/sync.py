@@ -15,6 +15,7 @@ from functools import cache
 import torch
 import torch.distributed as dist
 
+from megaprune import schema
 from megaprune.distributed.device import device, synchronize
 from megaprune.weights.boxes import Box
 from megaprune.weights.copy_plan import Copy, CopyPlan
@@ -54,7 +55,7 @@ class SyncStats:
         """Sum the bytes and messages that all ranks sent. Collective."""
         sums = torch.tensor([self.bytes_sent, self.messages], device=device())
         dist.all_reduce(sums)
-        return dict(zip(("sync/bytes", "sync/messages"), sums.tolist(), strict=True))
+        return dict(zip((schema.SYNC_BYTES, schema.SYNC_MESSAGES), sums.tolist(), strict=True))
 
 
 class WeightSync:

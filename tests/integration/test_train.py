@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from launch import command, environment
+from megaprune.schema import metric_of
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
@@ -59,6 +60,7 @@ def test_a_whole_run(whole):
     losses = [line["grad_norm"] for line in lines if "reward" in line]
     assert all(norm > 0 for norm in losses)
     assert all(line["mismatch"] < 1e-5 for line in lines if "reward" in line)
+    assert {name for line in lines for name in line if metric_of(name) is None} == {"step"}
     assert (out / "model" / "model.safetensors").is_file()
     assert (out / "report" / "index.html").is_file()
     assert len(list((out / "samples").glob("*.parquet"))) == 4
