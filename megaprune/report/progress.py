@@ -9,8 +9,8 @@ from pathlib import Path
 from megaprune.errors import InputError
 from megaprune.report import write_report
 
-_FIRST_GUESS = 3.0
-"""Seconds that the first page may take."""
+_FIRST_GUESS = 1.0
+"""Seconds that the first page is taken to need."""
 
 _SHARE = 0.05
 """Pages take at most this share of a run's time."""
