@@ -165,19 +165,21 @@ class MetricDoc:
         name: with `<...>` in it, a family of names.
         unit: "1" for a share of 1 or a number without a unit.
         formula: how it is computed; "" where the doc says all.
+        of_loss: whether the loss tells it, and not the step.
     """
 
     name: str
     unit: str
     formula: str
     doc: str
+    of_loss: bool = False
 
 
 _METRICS: list[MetricDoc] = []
 
 
-def _metric(name: str, unit: str, formula: str, doc: str) -> str:
-    _METRICS.append(MetricDoc(name, unit, formula, doc))
+def _metric(name: str, unit: str, formula: str, doc: str, of_loss: bool = False) -> str:
+    _METRICS.append(MetricDoc(name, unit, formula, doc, of_loss))
     return name
 
 
@@ -230,6 +232,7 @@ POLICY_LOSS = _metric(
     "1",
     "mean over tokens(max(-A r, -A clip(r)))",
     "The part of the loss that rewards and advantages A make; r is the ratio of policies.",
+    of_loss=True,
 )
 GRAD_NORM = _metric(
     "grad_norm", "1", "|gradient|", "The norm before clipping, mean over optimizer steps."
@@ -246,12 +249,14 @@ CLIP_RATIO = _metric(
     "1",
     "clipped tokens / tokens",
     "The share of tokens whose ratio is clipped: they have no gradient.",
+    of_loss=True,
 )
 KL = _metric(
     "kl",
     "nats",
     "mean over tokens(exp(d) - d - 1), d = log p_ref - log p",
     "How far the policy is from the model that the run began with; only with a KL term.",
+    of_loss=True,
 )
 MISMATCH = _metric(
     "mismatch",
@@ -270,6 +275,7 @@ IMPORTANCE_CAPPED = _metric(
     "1",
     "capped tokens / tokens",
     "The share of tokens whose importance weight is at its cap; only with importance_cap.",
+    of_loss=True,
 )
 LEARNED_TOKENS = _metric(
     "learned_tokens",

@@ -18,12 +18,7 @@ from megaprune.config.run import Config
 from megaprune.errors import InputError
 from megaprune.trainer.batch import RolloutBatch
 
-_RESERVED = {metric.name for metric in schema.METRICS} - {
-    schema.POLICY_LOSS,
-    schema.CLIP_RATIO,
-    schema.KL,
-    schema.IMPORTANCE_CAPPED,
-}
+_RESERVED = {metric.name for metric in schema.METRICS if not metric.of_loss}
 """Names of metrics that are not a loss's to tell."""
 
 

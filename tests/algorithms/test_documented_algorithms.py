@@ -51,9 +51,11 @@ def test_the_library(capsys):
     assert "my_rewards.py:Brevity" in capsys.readouterr().out
 
 
-def test_all_that_comes_with_megaprune_is_named():
+def test_what_is_named_comes_with_megaprune():
     for kind in registry.CALLS:
         (row,) = re.findall(rf"^\| {kind} \|.*$", PAGE, re.MULTILINE)
-        assert set(re.findall(r"`(\w+)`", row.split("|")[4])) == registry.components(kind).keys()
+        named = set(re.findall(r"`(\w+)`", row.split("|")[4]))
+        assert named
+        assert named <= registry.components(kind).keys()
     (presets,) = re.findall(r"The presets are (.*?)\.", PAGE)
     assert set(re.findall(r"`(\w+)`", presets)) == PRESETS.keys()
