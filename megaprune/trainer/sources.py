@@ -269,13 +269,28 @@ def choose(algorithm: Algorithm, groups: Sequence[RolloutGroup], wanted: int) ->
 
 
 def _pack(group: RolloutGroup) -> dict[str, Any]:
-    """A group as plain data, to be saved."""
-    rollouts = [{**vars(rollout), "verdict": asdict(rollout.verdict)} for rollout in group.rollouts]
+    """A group as plain lists, texts and numbers: a checkpoint holds no other objects."""
+    rollouts = [
+        {
+            **vars(rollout),
+            "tokens": rollout.tokens.tolist(),
+            "log_probs": rollout.log_probs.tolist(),
+            "verdict": asdict(rollout.verdict),
+        }
+        for rollout in group.rollouts
+    ]
     return {"place": group.place, "rollouts": rollouts}
 
 
 def _unpack(packed: Mapping[str, Any]) -> list[Rollout]:
     return [
-        Rollout(**{**fields, "verdict": Verdict(**fields["verdict"])})
+        Rollout(
+            **{
+                **fields,
+                "tokens": np.array(fields["tokens"], np.int64),
+                "log_probs": np.array(fields["log_probs"], np.float32),
+                "verdict": Verdict(**fields["verdict"]),
+            }
+        )
         for fields in packed["rollouts"]
     ]

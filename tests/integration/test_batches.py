@@ -5,8 +5,8 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from jobs import ran_well
 
+from launch import launch
 from megaprune import schema
 
 pytestmark = [
@@ -32,44 +32,57 @@ def drawn(out, step):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The folder of a run with one engine."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    ran_well("train", *FIELDS, f"out={out}", "processes=1")
-    return out
+def folders(tmp_path_factory):
+    """The folders of runs by name: whole and in two parts, with and without what is carried over.
+
+    One process makes them all, one after another.
+    """
+    root = tmp_path_factory.mktemp("batches")
+    carried = "rollout.carry_over=true"
+    launch(
+        1,
+        "library_worker.py",
+        json.dumps(
+            [
+                [*FIELDS, f"out={root}/alone"],
+                [*FIELDS, f"out={root}/parts", "steps=2"],
+                [*FIELDS, f"out={root}/parts"],
+                [*FIELDS, f"out={root}/carried", carried],
+                [*FIELDS, f"out={root}/carried_parts", carried, "steps=2"],
+                [*FIELDS, f"out={root}/carried_parts", carried],
+            ]
+        ),
+    )
+    return root
 
 
-def test_groups_without_signal_are_passed_over(alone):
+def test_groups_without_signal_are_passed_over(folders):
     for step in (1, 2, 3):
         groups: dict = {}
-        for problem, _, _, advantage, _ in drawn(alone, step):
+        for problem, _, _, advantage, _ in drawn(folders / "alone", step):
             groups.setdefault(problem, []).append(advantage)
         learned = [problem for problem, values in groups.items() if None not in values]
         assert len(learned) == 8
         assert all(any(groups[problem]) for problem in learned)
-    lines = (alone / schema.METRICS_FILE).read_text().splitlines()
+    lines = (folders / "alone" / schema.METRICS_FILE).read_text().splitlines()
     assert any(json.loads(line)["no_signal"] for line in lines)
 
 
-@pytest.mark.parametrize("engines", [2, 4])
-def test_the_same_batches_on_any_number_of_engines(alone, tmp_path, engines):
-    out = tmp_path / "run"
-    ran_well("train", *FIELDS, f"out={out}", "steps=1", f"processes={engines}")
-    ours, theirs = drawn(out, 1), drawn(alone, 1)
-    assert [row[:3] for row in ours] == [row[:3] for row in theirs]
-    assert [row[3] for row in ours] == [row[3] for row in theirs]
+def test_the_same_batches_on_two_engines(folders):
+    out = folders / "two"
+    launch(2, "library_worker.py", json.dumps([[*FIELDS, f"out={out}", "steps=1"]]))
+    ours, theirs = drawn(out, 1), drawn(folders / "alone", 1)
+    assert [row[:4] for row in ours] == [row[:4] for row in theirs]
 
 
-@pytest.mark.parametrize("carry_over", ["false", "true"])
-def test_a_run_in_two_parts_draws_the_same(alone, tmp_path, carry_over):
-    out = tmp_path / "run"
-    fields = [*FIELDS, f"rollout.carry_over={carry_over}"]
-    whole = alone
-    if carry_over == "true":
-        whole = tmp_path / "whole"
-        ran_well("train", *fields, f"out={whole}", "processes=1")
-        assert any(row[4] < step - 1 for step in (2, 3) for row in drawn(whole, step))
-    ran_well("train", *fields, f"out={out}", "steps=2", "processes=1")
-    ran_well("train", *fields, f"out={out}", "processes=1")
+@pytest.mark.parametrize(("whole", "parts"), [("alone", "parts"), ("carried", "carried_parts")])
+def test_a_run_in_two_parts_draws_the_same(folders, whole, parts):
     for step in (1, 2, 3):
-        assert drawn(out, step) == drawn(whole, step)
+        assert drawn(folders / parts, step) == drawn(folders / whole, step)
+
+
+def test_what_is_carried_over_was_drawn_by_the_policy_before(folders):
+    versions = {(step, row[4]) for step in (1, 2, 3) for row in drawn(folders / "carried", step)}
+    assert any(version < step - 1 for step, version in versions)
+    plain = {(step, row[4]) for step in (1, 2, 3) for row in drawn(folders / "alone", step)}
+    assert plain == {(1, 0), (2, 1), (3, 2)}
