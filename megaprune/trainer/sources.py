@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from megaprune.algorithms.algorithm import Algorithm
 from megaprune.config.run import Config
 from megaprune.data import Problem
