@@ -80,6 +80,7 @@ PROBES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("modules", "pyarrow.parquet"),
     "safetensors": ("modules", "safetensors"),
     "omegaconf": ("modules", "omegaconf"),
+    "pydantic": ("modules", "pydantic"),
     "psutil": ("modules", "psutil"),
 }
 """How each module is tried, by the module that must be there for it."""

@@ -38,6 +38,7 @@ PACKAGES = (
     Package("transformers", "transformers", "tokenizers and configurations"),
     Package("safetensors", "safetensors", "weights"),
     Package("omegaconf", "omegaconf", "configurations"),
+    Package("pydantic", "pydantic", "fields of configurations"),
     Package("pyarrow", "pyarrow", "data sets and samples"),
     Package("math-verify", "math_verify", "grading"),
     Package("psutil", "psutil", "without it Megatron-core hangs when it saves a checkpoint"),

@@ -22,6 +22,7 @@ from megaprune.doctor.inspection import PROBES, Command, inspect_machine, run_al
 REPOSITORY = Path(__file__).parents[2]
 REQUIRED = {
     "Python", "torch", "megatron-core", "vLLM", "transformers", "safetensors", "omegaconf",
+    "pydantic",
     "pyarrow", "math-verify", "psutil",
 }  # fmt: skip
 HAS_GPU = shutil.which("nvidia-smi") is not None
