@@ -60,7 +60,15 @@ def test_a_dry_run_of_qwq(tmp_path):
     )  # fmt: skip
     assert status == 0, said
     lines = [line.strip() for line in said.splitlines()]
-    for line in ("- 4000", "- 2000", "prompts: 128", "'n': 16", "lr: 1.0e-06", "tp: 8", "pp: 2"):
+    for line in (
+        "- 4000",
+        "- 2000",
+        "train_batch_size: 128",
+        "'n': 16",
+        "lr: 1.0e-06",
+        "tp: 8",
+        "pp: 2",
+    ):
         assert line in lines, line
     assert "- 3000" not in lines
     words = ".venv/bin/megaprune-node prune recipe=qwq_32b limits=4000,2000"
@@ -80,14 +88,14 @@ def test_a_dry_run_of_qwq(tmp_path):
     ("words", "said"),
     [
         (
-            ["rollout.limt=3"],
-            "there is no field 'rollout.limt'; did you mean rollout.max_response_length",
+            ["rollout.max_response_lenth=3"],
+            "no field 'rollout.max_response_lenth'; did you mean rollout.max_response_length",
         ),
-        (["steps=many"], "steps: Value 'many'"),
+        (["steps=many"], "steps='many'; expected a whole number"),
         (["--nodes", "1"], "not on 1 nodes of 8"),
         (["actor.tp=3"], "not on 4 nodes of 8"),
         (["--nodes", "3"], "not on 3 nodes of 8"),
-        (["--time", "tomorrow"], "time=tomorrow is no time of Slurm's"),
+        (["--time", "tomorrow"], "time=tomorrow is no time that Slurm takes"),
     ],
 )
 def test_what_cannot_be_is_refused_here(tmp_path, words, said):
