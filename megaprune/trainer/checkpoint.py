@@ -151,7 +151,8 @@ class Checkpoints:
         }
         path = self.folder / f"iter_{step:07}"
         state = {**actor.state(), "run": run}
-        self._saving = _Saving(path, state, self._side, _bytes(actor), score)
+        whole = actor.config.frozen_layers == 0
+        self._saving = _Saving(path, state, self._side, _bytes(actor), score, whole)
         if self._config.wait:
             self.finish()
 
@@ -231,6 +232,7 @@ class _Saving:
         side: dict[str, Path],
         nbytes: int,
         score: Score | None,
+        whole: bool,
     ):
         self.path, self.score = path, score
         self._staged = ExitStack()
@@ -247,6 +249,8 @@ class _Saving:
                 state,
                 str(partial),
                 TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
+                # The optimizer's state of frozen layers is missing, as it is when it is loaded.
+                validate_access_integrity=whole,
                 async_sharded_save=True,
             )
             if dist.get_rank() == 0:

@@ -154,6 +154,11 @@ class TrainingRun:
         except (GeneratorExit, world.Stopped):  # on all ranks alike
             self.close()
             raise
+        except InputError:  # perhaps not on all of them: nothing that is collective
+            self.engines.generator.close()
+            self._worker.close()
+            self._dir.close()
+            raise
 
     def take_step(self) -> StepResult:
         """Draw a batch and learn from it; measure and save if it is time."""

@@ -160,8 +160,9 @@ def tried(fields: list[str]) -> dict[str, object]:
 
 def job() -> None:
     root, seed, wanted, most = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+    rank = dist.get_rank()
     assert {doc.name for doc in describe(Config)} <= CHOICES.keys() | LEFT_OUT.keys()
-    if dist.get_rank() == 0:
+    if rank == 0:
         root.mkdir(exist_ok=True)
         table = pq.read_table(FOLDER / "data" / "train.parquet")
         pq.write_table(table.slice(0, 16), root / "train.parquet")
@@ -175,8 +176,10 @@ def job() -> None:
             break
         line = tried([*base(root, number), *(given[0] if given else draw(rng))])
         ran += not line["refused"]
-        if dist.get_rank() == 0:
+        if rank == 0:
             print(json.dumps(line), flush=True)
+        if not dist.is_initialized():
+            break  # a run that failed took the others' process group with it
 
 
 if __name__ == "__main__":

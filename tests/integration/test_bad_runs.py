@@ -369,7 +369,7 @@ REFUSED = {
     "grader's file": (["grading.default=nowhere.py:grade"], ["nowhere.py: there is no such file"]),
     "grader's function": (
         ["grading.default=fine.py:grades"],
-        ["fine.py has no function 'grades'; did you mean grade?"],
+        ["fine.py has no 'grades'", "did you mean grade?"],
     ),
     "grader's syntax": (
         ["grading.default=syntax.py:grade"],
