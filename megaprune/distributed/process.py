@@ -24,6 +24,8 @@ def prepare_process() -> None:
         # vLLM looks for its version under the name of its CUDA build, and takes Triton for broken.
         logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+    # Megatron-core calls collectives by names that torch is about to change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 def be_alone() -> None:
