@@ -90,7 +90,10 @@ class RolloutConfig(EngineConfig):
         doc="Length limit of a response. What is not finished by then earns nothing.",
     )
     temperature: float = field(
-        default=1.0, ge=0.01, doc="Temperature that responses are drawn with; vLLM has none below."
+        default=1.0,
+        ge=0.01,
+        le=2,
+        doc="Temperature that responses are drawn with; the bounds are vLLM's.",
     )
     carry_over: bool = field(
         default=False,
@@ -212,7 +215,7 @@ class ValidationConfig:
     )
     first: bool = field(default=True, doc="Whether to measure before the first step too.")
     n: int = field(default=1, gt=0, unit="responses", doc="Responses to each problem.")
-    temperature: float = field(default=0.6, ge=0, doc="With 0 the likeliest token is taken.")
+    temperature: float = field(default=0.6, ge=0, le=2, doc="With 0 the likeliest token is taken.")
     top_p: float = field(
         default=0.95, gt=0, le=1, doc="Share of the distribution that is drawn from."
     )

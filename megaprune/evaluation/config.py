@@ -31,7 +31,7 @@ class EvaluateConfig:
     max_response_length: int = field(
         default=32000, gt=0, unit="tokens", doc="Length limit of a response."
     )
-    temperature: float = field(default=0.6, ge=0, doc="With 0 the likeliest token is taken.")
+    temperature: float = field(default=0.6, ge=0, le=2, doc="With 0 the likeliest token is taken.")
     top_p: float = field(
         default=0.95, gt=0, le=1, doc="Share of the distribution that is drawn from."
     )
