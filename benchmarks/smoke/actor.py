@@ -292,6 +292,9 @@ def checkpoint(folder: Path, out: Path, samples: list[Sample]) -> dict:
     )
     torch.randn(3, device=device.device())
     began = time.perf_counter()
+    actor.state()
+    gathered = time.perf_counter() - began
+    began = time.perf_counter()
     checkpoints.save(1, actor, {})
     blocked = time.perf_counter() - began
     drawn = torch.randn(8, device=device.device())
@@ -300,6 +303,7 @@ def checkpoint(folder: Path, out: Path, samples: list[Sample]) -> dict:
     checkpoints.finish()
     values: dict = {
         "GB": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e9,
+        "gather_seconds": gathered,  # of the blocked ones, Megatron-core's
         "blocked_seconds": blocked,
         "waited_seconds": time.perf_counter() - began,
     }

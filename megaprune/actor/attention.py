@@ -19,6 +19,7 @@ from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEm
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from megaprune.actor.packing import Packed
+from megaprune.distributed.device import send
 
 
 @dataclass
@@ -41,7 +42,7 @@ def stream_of(packed: Packed, qkv_format: str) -> Stream:
         qkv_format: "thd" for Transformer Engine, which rotates by `cu_seqlens` itself; any other
             makes Megatron-core apply the angles that `PackedRotary` picked by position.
     """
-    offsets = torch.tensor(packed.bounds, dtype=torch.int32, device=packed.tokens.device)
+    offsets = send(torch.tensor(packed.bounds, dtype=torch.int32), packed.tokens.device)
     longest = max(b - a for a, b in zip(packed.bounds, packed.bounds[1:], strict=False))
     return Stream(
         qkv_format=qkv_format,

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from megaprune.distributed.device import send
 from megaprune.errors import InputError
 
 Array: TypeAlias = np.ndarray
@@ -94,7 +95,7 @@ def pack(samples: Sequence[Sample], device: torch.device, multiple: int = 1) -> 
     ]
 
     def on_device(parts: Sequence[Array]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts)).to(device)
+        return send(torch.from_numpy(np.concatenate(parts)), device)
 
     stream = np.concatenate(tokens).astype(np.int64, copy=False)
     where = np.concatenate(predicts)

@@ -28,6 +28,13 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def send(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device, without waiting for the GPU."""
+    if where.type == "cuda":
+        return tensor.pin_memory().to(where, non_blocking=True)
+    return tensor.to(where)
+
+
 def gpu_memory_bytes() -> list[int]:
     """Return the memory of each GPU of this host, as nvidia-smi says it: no GPU is touched."""
     if not torch.cuda.is_available():

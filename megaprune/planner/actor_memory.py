@@ -10,6 +10,7 @@ from megaprune.parallelism import Parallel
 from megaprune.planner.hardware import (
     ELEMENT_BYTES,
     GB,
+    KEPT_LOGIT_CHUNKS,
     LOGIT_CHUNK_BYTES,
     TRANSFER_BUFFER_BYTES,
     HardwareSpec,
@@ -242,15 +243,20 @@ class MicroBatch:
 
         A layer's backward pass: what it keeps, if that is computed again (full); gradients of gate
         and up (2 ffn / tp) and of two hidden states, and with sequence the gathered states too. Or,
-        in the last stage, that of the log-probs: 4 chunks of fp32 logits (32 MiB each) and the
-        gradients of the hidden states. Whichever is more.
+        in the last stage, that of the log-probs: a chunk of fp32 logits (512 MiB on a GPU, or all
+        logits where they are fewer than two chunks), as much again and a half of it for their
+        gradients in fp32 and bf16, and the gradients of the hidden states. Whichever is more.
         """
         again = self.layer("none") - self.between if self.recompute == "full" else 0
         gathered = 1 if self.sequence and self.tp > 1 else 0
         layer = again + (2 + gathered) * self.whole
         layer += self.tokens * 2 * self.model.ffn * self.size // self.tp
-        head = 4 * LOGIT_CHUNK_BYTES + (2 + gathered) * self.whole if last else 0
-        return max(layer, head)
+        if not last:
+            return layer
+        logits = 4 * self.tokens * self.model.vocab // self.tp
+        chunk = min(logits, LOGIT_CHUNK_BYTES)
+        kept = logits if logits <= KEPT_LOGIT_CHUNKS * LOGIT_CHUNK_BYTES else chunk
+        return max(layer, kept + chunk * 3 // 2 + (2 + gathered) * self.whole)
 
 
 def in_flight(stages: int, stage: int, chunks: int, micro_batches: int) -> int:

@@ -11,8 +11,11 @@ GB = 10**9
 TRANSFER_BUFFER_BYTES = 240 << 20
 """As in weights/sync.py, which imports torch."""
 
-LOGIT_CHUNK_BYTES = 32 << 20
-"""As in actor/logprobs.py, which imports torch."""
+LOGIT_CHUNK_BYTES = 512 << 20
+"""On a GPU, as in actor/logprobs.py, which imports torch."""
+
+KEPT_LOGIT_CHUNKS = 2
+"""As in actor/logprobs.py."""
 
 ELEMENT_BYTES = {"bfloat16": 2, "float32": 4}
 

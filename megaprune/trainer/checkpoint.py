@@ -286,11 +286,15 @@ class _Saving:
             raise
 
     def _held(self) -> list[Any]:
-        """What this rank is to write, copied: training changes the tensors themselves."""
+        """What this rank is to write, copied: training changes the tensors themselves.
+
+        Beside a GPU, what is in the host's memory is a copy that Megatron-core gathered there.
+        """
         if self._request.async_fn is None:
             return []
+        copy = device().type == "cpu"
         return [
-            (path, key, (data, [(item, t.to("cpu", copy=True)) for item, t in tensors]))
+            (path, key, (data, [(item, t.to("cpu", copy=copy)) for item, t in tensors]))
             for path, key, (data, tensors) in self._request.async_fn_args[1]
         ]
 

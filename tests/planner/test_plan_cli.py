@@ -55,7 +55,7 @@ def test_the_recipe_on_4_x_8_gpus(capsys):
 def test_what_does_not_fit_and_the_words_that_make_it_fit(capsys):
     status, report = planned(capsys, *FIELDS, "rollout.gpu_memory_utilization=0.7")
     assert (status, report["fits"]) == (1, False)
-    assert report["problems"][0].startswith("generate: 84.0 GB")
+    assert report["problems"][0].startswith("generate: 84.8 GB")
     words = report["nearest"]["words"].split()
     assert words == ["rollout.gpu_memory_utilization=0.6"]
     assert report["nearest"]["changes"] == {"rollout.gpu_memory_utilization": 0.6}
