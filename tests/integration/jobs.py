@@ -1,4 +1,4 @@
-"""Commands of megaprune as a user starts them, and kills them."""
+"""Commands of megaprune as a user starts them, and kills them: processes of their own."""
 
 from __future__ import annotations
 
@@ -22,13 +22,6 @@ def ran(*arguments, seconds=300):
         text=True, timeout=seconds,
     )  # fmt: skip
     return done.returncode, done.stdout
-
-
-def ran_well(*arguments, seconds=300):
-    status, text = ran(*arguments, seconds=seconds)
-    assert status == 0, text[-4000:]
-    assert "Traceback" not in text
-    return text
 
 
 def kill_when(seen, *arguments, seconds=300):

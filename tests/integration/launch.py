@@ -1,14 +1,25 @@
-"""Start a worker on several ranks and read the JSON lines that it prints."""
+"""Start processes for tests: forks of one that has imported everything, or torchrun itself."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
+import select
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
+IMPORT_SECONDS = 300
 
 
 def environment() -> dict[str, str]:
@@ -22,24 +33,146 @@ def environment() -> dict[str, str]:
 
 
 def command(ranks: int, worker: str, *arguments: object) -> list[str]:
+    """A worker under torchrun, as a user starts what is his own."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     start += ["--nproc-per-node", str(ranks), str(HERE / worker)]
     return [*start, *map(str, arguments)]
 
 
+class _Server:
+    """fork_server.py, which lives as long as this process."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="megaprune-tests-"))
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        self.lock, self.jobs = threading.Lock(), 0
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "fork_server.py"), str(self.folder / "socket")],
+            env={**environment(), "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+            stderr=(self.folder / "server.err").open("w"),
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        readable, _, _ = select.select([self._process.stdout], [], [], IMPORT_SECONDS)
+        ready = bool(readable) and self._process.stdout.readline() == "ready\n"
+        assert ready, (self.folder / "server.err").read_text()[-4000:]
+
+    def next_output(self) -> Path:
+        with self.lock:
+            self.jobs += 1
+            return self.folder / f"{self.jobs}.txt"
+
+
+_starting = threading.Lock()
+
+
+@cache
+def _start_server() -> _Server:
+    return _Server()
+
+
+def _server() -> _Server:
+    with _starting:  # tests' threads may ask at once
+        return _start_server()
+
+
+class Job:
+    """A program that runs in processes of its own.
+
+    Args:
+        program: a worker of this folder and its arguments, or "megaprune" and its arguments.
+        ranks: as many processes as torchrun would have made; 0 for one that nobody launched.
+        folder: to run in.
+        seconds: after which it is killed.
+        variables: of its environment, besides this process's.
+    """
+
+    def __init__(
+        self, *program: object, ranks: int = 0, folder: Path | None = None, seconds: float = 300,
+        **variables: str,
+    ):  # fmt: skip
+        server = _server()
+        self._output = server.next_output()
+        self._errors = self._output.with_suffix(".err")
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(server.folder / "socket"))
+        self._answers = connection.makefile("rb", buffering=0)  # so that select sees what is left
+        request = {
+            "program": list(map(str, program)), "ranks": ranks, "seconds": seconds,
+            "folder": str(folder or Path.cwd()), "variables": variables,
+            # Lines of JSON are for whoever launched it: nothing else comes in between.
+            "output": str(self._output), "errors": str(self._errors if ranks else self._output),
+        }  # fmt: skip
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        connection.close()
+        self._group = int(self._answers.readline())
+        self.status: int | None = None
+
+    def wait(self) -> int:
+        """Its exit status, when it has ended; as subprocess has it."""
+        if self.status is None:
+            answer = self._answers.readline()
+            self.status = int(answer) if answer else -signal.SIGKILL
+            self._answers.close()
+        return self.status
+
+    def running(self) -> bool:
+        if self.status is None and select.select([self._answers], [], [], 0)[0]:
+            self.wait()
+        return self.status is None
+
+    def kill(self) -> None:
+        """SIGKILL for all of its processes at once."""
+        if self.running():
+            with contextlib.suppress(ProcessLookupError):  # it ends just now
+                os.killpg(self._group, signal.SIGKILL)
+        self.wait()
+
+    @property
+    def output(self) -> str:
+        """What it wrote so far; what ranks wrote, with their errors behind it."""
+        files = [path for path in (self._output, self._errors) if path.exists()]
+        return "".join(path.read_text(errors="replace") for path in files)
+
+    def json_lines(self) -> list[dict]:
+        lines = self._output.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
 def launch(
-    ranks: int, worker: str, *arguments: object, seconds: int = 300, **variables: str
+    ranks: int, worker: str, *arguments: object, seconds: float = 300, **variables: str
 ) -> list[dict]:
     """Run a worker to its end, with more environment variables; its JSON lines."""
-    process = subprocess.Popen(
-        command(ranks, worker, *arguments),
-        env={**environment(), **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    job = Job(worker, *arguments, ranks=ranks, seconds=seconds, **variables)
+    assert job.wait() == 0, job.output[-8000:]
+    return job.json_lines()
+
+
+# Commands of megaprune.
+
+
+def ran(*arguments: object, seconds: float = 300, ranks: int = 0) -> tuple[int, str]:
+    """`megaprune` with these arguments, to its end; status and output."""
+    job = Job("megaprune", *arguments, ranks=ranks, seconds=seconds)
+    return job.wait(), job.output
+
+
+def ran_well(*arguments: object, seconds: float = 300, ranks: int = 0) -> str:
+    status, text = ran(*arguments, seconds=seconds, ranks=ranks)
+    assert status == 0, text[-4000:]
+    assert "Traceback" not in text
+    return text
+
+
+def kill_when(seen, *arguments: object, seconds: float = 300) -> str:
+    """Start it, and SIGKILL all of its processes when `seen()` is true; what it had said."""
+    job, end = Job("megaprune", *arguments, seconds=seconds), time.monotonic() + seconds
     try:
-        out, err = process.communicate(timeout=seconds)
+        while not seen():
+            assert job.running(), job.output[-4000:]
+            assert time.monotonic() < end, "what was to be seen did not come"
+            time.sleep(0.02)
     finally:
-        if process.poll() is None:
-            process.terminate()  # torchrun ends its ranks, which are in sessions of their own
-            process.wait()
-    assert process.returncode == 0, (out + err)[-8000:]
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        job.kill()
+    assert job.status == -signal.SIGKILL
+    return job.output

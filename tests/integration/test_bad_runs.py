@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -25,9 +24,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import megaprune
 from safetensors.torch import load_file, save_file
 
-from launch import HERE, environment
+from launch import Job, environment
 from megaprune.config.read import to_yaml
 from megaprune.config.run import read_config
 from megaprune.recipes.tiny import FOLDER
@@ -46,17 +46,15 @@ SECONDS = 300
 ENDS_SECONDS = 15
 
 
-def megaprune(*arguments):
-    return [sys.executable, "-m", "megaprune.cli", *map(str, arguments)]
-
-
-def ran(*fields, command=None, folder=None, **variables):
+def ran(*fields, ranks=0, **variables):
     """Train, to the end: status, and what was said."""
-    done = subprocess.run(
-        command or megaprune("train", *SMALL, *fields), env={**environment(), **variables},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, cwd=folder,
-    )  # fmt: skip
-    return SimpleNamespace(status=done.returncode, text=done.stdout)
+    return ended("train", *SMALL, *fields, ranks=ranks, **variables)
+
+
+def ended(*arguments, seconds=SECONDS, **how):
+    """`megaprune`, to the end: status, and what was said."""
+    job = Job("megaprune", *arguments, seconds=seconds, **how)
+    return SimpleNamespace(status=job.wait(), text=job.output)
 
 
 def said(text):
@@ -123,26 +121,9 @@ def disk(place, *options):
 # Refused before an engine is started.
 
 
-@pytest.fixture(scope="module")
-def command_line():
-    """`megaprune` with these arguments, in this folder: status, and what was said."""
-    server = subprocess.Popen(
-        [sys.executable, str(HERE / "command_forks.py")],
-        env={**environment(), "TOKENIZERS_PARALLELISM": "false"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-    def run(folder, *arguments):
-        output = folder.with_name(folder.name + ".said")
-        asked = {"arguments": list(map(str, arguments)), "said": str(output), "folder": str(folder)}
-        server.stdin.write(json.dumps(asked) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return SimpleNamespace(status=status, text=output.read_text())
-
-    yield run
-    server.stdin.close()
-    server.wait(timeout=60)
+def command_line(folder, *arguments):
+    """`megaprune` in this folder, which should refuse at once: status, and what was said."""
+    return ended(*arguments, folder=folder, seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +364,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_before_anything_starts(command_line, files, name):
+def test_refused_before_anything_starts(files, name):
     fields, words = REFUSED[name]
     before = tree(files)
     first = [] if fields[0].startswith("recipe=") else [RECIPE]
@@ -393,7 +374,7 @@ def test_refused_before_anything_starts(command_line, files, name):
     assert tree(files) == before
 
 
-def test_nothing_given(command_line, files):
+def test_nothing_given(files):
     before = tree(files)
     for fields in ([], ["steps=3"]):
         refused(
@@ -426,7 +407,7 @@ def other(tmp_path):
     return out
 
 
-def leaves_alone(command_line, out, *words, fields=()):
+def leaves_alone(out, *words, fields=()):
     """Refused, and nothing around the folder has changed."""
     around = out.parent if out.parent.is_dir() else out.parent.parent
     before = tree(around)
@@ -436,9 +417,8 @@ def leaves_alone(command_line, out, *words, fields=()):
     assert tree(around) == before
 
 
-def test_out_is_another_runs(command_line, other):
+def test_out_is_another_runs(other):
     leaves_alone(
-        command_line,
         other,
         f"{other} is the folder of another run",
         "seed=5 (the run's: 0)",
@@ -449,49 +429,48 @@ def test_out_is_another_runs(command_line, other):
 
 
 @pytest.mark.parametrize("content", [b"\x00", b"steps: [", b"- 1\n", b"stages: 3\n", b"\xff"])
-def test_out_has_a_broken_configuration(command_line, other, content):
+def test_out_has_a_broken_configuration(other, content):
     (other / "config.yaml").write_bytes(content)
-    leaves_alone(command_line, other, f"{other}/config.yaml cannot be read", "another out=")
+    leaves_alone(other, f"{other}/config.yaml cannot be read", "another out=")
 
 
-def test_out_has_fields_by_other_names(command_line, other):
+def test_out_has_fields_by_other_names(other):
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("train_batch_size", "prompts"))
     leaves_alone(
-        command_line,
         other,
         "there is no field 'data.prompts'; its name is data.train_batch_size",
         f"write it anew with: megaprune config upgrade {other}",
     )
 
 
-def test_out_is_in_use(command_line, other):
+def test_out_is_in_use(other):
     handle = os.open(other, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    leaves_alone(command_line, other, f"another process is running {other}", "wait, or end it")
+    leaves_alone(other, f"another process is running {other}", "wait, or end it")
     os.close(handle)
 
 
-def test_out_is_not_a_runs(command_line, tmp_path):
+def test_out_is_not_a_runs(tmp_path):
     out = tmp_path / "here" / "thesis"
     out.mkdir(parents=True)
     (out / "thesis.tex").write_text("years of work")
-    leaves_alone(command_line, out, f"{out} is no run's folder", "thesis.tex", "out=")
+    leaves_alone(out, f"{out} is no run's folder", "thesis.tex", "out=")
 
 
-def test_out_is_a_file(command_line, tmp_path):
+def test_out_is_a_file(tmp_path):
     out = tmp_path / "here" / "file"
     out.parent.mkdir()
     out.write_text("a file")
-    leaves_alone(command_line, out, f"cannot write {out}", "is a file")
-    leaves_alone(command_line, out / "run", f"cannot write {out / 'run'}", f"{out} is a file")
+    leaves_alone(out, f"cannot write {out}", "is a file")
+    leaves_alone(out / "run", f"cannot write {out / 'run'}", f"{out} is a file")
 
 
-def test_out_cannot_be_written(command_line, tmp_path):
+def test_out_cannot_be_written(tmp_path):
     with disk(tmp_path / "disk", "size=1m") as remount:
         out = tmp_path / "disk" / "run"
         remount("ro")
-        leaves_alone(command_line, out, f"cannot write {out}: Read-only file system")
+        leaves_alone(out, f"cannot write {out}: Read-only file system")
         assert not out.exists()
 
 
@@ -549,9 +528,7 @@ def play_a_users_mistakes(folder):
     story.again = ran(*fields)
     story.again_tree = tree(out)
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", "2", *megaprune("train", *SMALL, *fields, "seed=5")[1:]]
-    story.torchrun = ran(command=torchrun)
+    story.torchrun = ran(*fields, "seed=5", ranks=2)
     story.torchrun_tree = tree(out)
 
     story.longer = ran(*fields, "steps=3", "wandb.mode=offline")
@@ -685,7 +662,7 @@ def play_interrupted(folder):
     story.one_tree = tree(out)
     story.two = interrupted("after step 1", *fields, "processes=2", "actor.tp=2")
     story.two_tree = tree(out)
-    story.end = ran(command=megaprune("train", *fields))
+    story.end = ended("train", *fields)
     story.metrics = metrics(out)
     return story
 

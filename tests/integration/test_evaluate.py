@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from jobs import kill_when, ran, ran_well
 from transformers import AutoTokenizer
 
+from launch import kill_when, ran, ran_well
 from megaprune.cli.main import main
 from megaprune.evaluation import samples
 from megaprune.recipes.tiny import FOLDER
@@ -97,7 +97,7 @@ def test_killed_and_on_other_engines(whole, data, tmp_path):
     assert 0 < len(some) < PROBLEMS * N
     kill_when(forced, *command(data, out))
     assert set(some) < set(rows(out)) < set(rows(reference))
-    ran_well(*command(data, out, "processes=2"))
+    ran_well(*command(data, out), ranks=2)
     assert rows(out) == rows(reference)
     assert summary(out)["sets"] == summary(reference)["sets"]
 

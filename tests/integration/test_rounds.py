@@ -5,8 +5,8 @@ import importlib.util
 import json
 
 import pytest
-from jobs import kill_when, ran_well
 
+from launch import kill_when, ran_well
 from megaprune.cli.main import main
 
 pytestmark = [

@@ -3,13 +3,12 @@
 import importlib.util
 import json
 import signal
-import subprocess
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from launch import command, environment
+from launch import Job
 from megaprune.schema import metric_of
 
 pytestmark = [
@@ -30,12 +29,8 @@ def start(ranks, out, *fields, kill=None, seconds=300):
     asked = {"fields": [*SMALL, f"out={out}", *fields]}
     if kill:
         asked["kill"] = kill
-    done = subprocess.run(
-        command(ranks, "train_worker.py", json.dumps(asked)),
-        env=environment(), capture_output=True, text=True, timeout=seconds,
-    )  # fmt: skip
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return done.returncode, lines, done.stdout + done.stderr
+    job = Job("train_worker.py", json.dumps(asked), ranks=ranks, seconds=seconds)
+    return job.wait(), job.json_lines(), job.output
 
 
 def metrics(out):
