@@ -48,3 +48,36 @@ def disk(tmp_path):
 
     yield remount
     subprocess.run(["umount", str(place)], check=True)
+
+
+SLOW = {
+    "analyze/test_endpoint.py": "servers that do not answer are waited for",
+    "analyze/test_vllm_judge.py": "vLLM's own server",
+    "data/test_hub.py": "processes of their own",
+    "doctor/test_doctor.py": "imports everything, in processes of its own",
+    "grading/test_equality.py": "answers that take all of their time",
+    "grading/test_grade_cli.py": "processes of their own",
+    "grading/test_pool.py": "graders that hang are waited for",
+    "launch/test_preflight.py": "processes that meet",
+    "planner/test_plan_cli.py": "processes of their own",
+    "planner/test_timing_estimate.py": "plans of large worlds",
+    "report/test_report_browser.py": "a browser",
+    "report/test_report_evaluations.py": "draws figures",
+    "report/test_report_inputs.py": "draws figures",
+    "report/test_report_page.py": "draws figures",
+    "report/test_report_prune.py": "draws figures",
+    "test_documented_commands.py": "commands as they stand in README and docs/",
+    "weights/test_bad_input.py": "hundreds of conversions",
+    "weights/test_convert.py": "hundreds of conversions",
+    "weights/test_copy_plan.py": "plans of large worlds",
+    "weights/test_verify.py": "hundreds of conversions",
+}
+"""Files that `pytest -m fast` leaves out, besides those of tests/integration, and why."""
+
+
+def pytest_collection_modifyitems(items):
+    """Whatever is in no slow file is fast: it starts no engine, and all of it takes a minute."""
+    for item in items:
+        name = item.path.relative_to(HERE).as_posix()
+        slow = name in SLOW or name.startswith("integration/")
+        item.add_marker(pytest.mark.slow if slow else pytest.mark.fast)
