@@ -333,5 +333,5 @@ def test_the_plan_of_qwq():
     assert [
         row
         for row in cells
-        if row[0] not in ("GB of a GPU (stage 0)", "seconds of a step") and row not in rows
+        if row[0] not in ("GB of a GPU (stage 1)", "seconds of a step") and row not in rows
     ] == []
