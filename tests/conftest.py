@@ -51,6 +51,7 @@ def disk(tmp_path):
 
 
 SLOW = {
+    "algorithms/test_losses.py::test_any_division_gives_the_same_loss_and_gradient": "many cases",
     "analyze/test_endpoint.py": "servers that do not answer are waited for",
     "analyze/test_vllm_judge.py": "vLLM's own server",
     "data/test_hub.py": "processes of their own",
@@ -66,18 +67,21 @@ SLOW = {
     "report/test_report_inputs.py": "draws figures",
     "report/test_report_page.py": "draws figures",
     "report/test_report_prune.py": "draws figures",
+    "report/test_report_runs.py": "draws figures",
     "test_documented_commands.py": "commands as they stand in README and docs/",
     "weights/test_bad_input.py": "hundreds of conversions",
     "weights/test_convert.py": "hundreds of conversions",
     "weights/test_copy_plan.py": "plans of large worlds",
+    "weights/test_layouts.py::test_megatron_ranks_hold_what_the_formulas_say": "many layouts",
     "weights/test_verify.py": "hundreds of conversions",
 }
-"""Files that `pytest -m fast` leaves out, besides those of tests/integration, and why."""
+"""What `pytest -m fast` leaves out, besides tests/integration: files, or tests of them, and why."""
 
 
 def pytest_collection_modifyitems(items):
-    """Whatever is in no slow file is fast: it starts no engine, and all of it takes a minute."""
+    """Whatever is not slow is fast: it starts no engine, and all of it takes a minute."""
     for item in items:
         name = item.path.relative_to(HERE).as_posix()
-        slow = name in SLOW or name.startswith("integration/")
+        slow = name.startswith("integration/")
+        slow |= not SLOW.keys().isdisjoint({name, f"{name}::{getattr(item, 'originalname', '')}"})
         item.add_marker(pytest.mark.slow if slow else pytest.mark.fast)
