@@ -62,6 +62,12 @@ class Parallel:
         """
         dp = self.dp(world)
         try:
+            if not all(chunk for stage in self.pipeline.layers(model.layers) for chunk in stage):
+                raise ValueError(
+                    f"a stage of pp={self.pipeline.stages} would have none of the {model.layers} "
+                    f"layers; change actor.pp, or num_layers_in_first_pipeline_stage and "
+                    f"num_layers_in_last_pipeline_stage"
+                )
             return megatron_layout(
                 model, self.tp, self.pipeline, dp, norms="local" if norms == "local" else "te"
             )

@@ -78,6 +78,9 @@ def test_ranks():
     actor, engine = parallelism_problems(config, QWQ, 32)
     assert actor.startswith("actor.tp=3 x actor.pp=1 is 3 ranks")
     assert engine.startswith("rollout: vLLM tp=16 does not divide num_attention_heads=40")
+    fields = ["actor.pp=2", "actor.num_layers_in_first_pipeline_stage=64"]
+    (words,) = parallelism_problems(read_config([*TINY, *fields]), QWQ, 2)
+    assert words.startswith("actor: a stage of pp=2 would have none of the 64 layers")
     assert list(node_problems(8, 8)) == []
     (words,) = node_problems(16, 8)
     assert words == "rollout.tp=16 is more than the 8 GPUs of a node; choose 1, 2, 4 or 8"

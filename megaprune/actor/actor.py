@@ -147,7 +147,7 @@ class Actor:
 
     def state(self, loading: bool = False) -> State:
         """Weights and optimizer state, to save, or (`loading`) to load into and `restore`."""
-        return sharded(self._chunks, self._optimizer, loading)
+        return sharded(self._chunks, self._optimizer, loading, self.config.frozen_layers)
 
     def restore(self, loaded: State) -> None:
         """Go on from a saved state, of whatever parallelism."""

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 State = dict[str, Any]
 """Megatron-core's sharded state dict: what this rank has of which tensor of the whole model."""
 
 
-def sharded(chunks: torch.nn.ModuleList, optimizer: Any, loading: bool) -> State:
+def sharded(
+    chunks: torch.nn.ModuleList, optimizer: Any, loading: bool, frozen_layers: int = 0
+) -> State:
     """Weights and optimizer state of this rank, to be saved, or to be loaded into.
 
     Args:
         chunks: this rank's part of the model.
         loading: the values are about to be replaced; a new optimizer then makes room for its own.
+        frozen_layers: this many first layers have no optimizer state.
     """
     how = {
         # Saved by parameter, not by replica, so that another parallelism can read it.
@@ -34,7 +41,33 @@ def sharded(chunks: torch.nn.ModuleList, optimizer: Any, loading: bool) -> State
         f"model{number}": chunk.sharded_state_dict(metadata=how)
         for number, chunk in enumerate(chunks)
     }
-    return {**model, "optimizer": optimizer.sharded_state_dict(model, loading, metadata=how)}
+    # Megatron-core takes the place of each state from that of its parameter.
+    trained = dict_list_map_outplace(partial(_placed_after, frozen_layers), model)
+    return {**model, "optimizer": optimizer.sharded_state_dict(trained, loading, metadata=how)}
+
+
+def _placed_after(frozen_layers: int, entry: Any) -> Any:
+    """Place a layer's tensor in a stack of the trained layers alone: a stack may have no holes."""
+    if frozen_layers and isinstance(entry, ShardedTensorFactory):
+
+        def build(*arguments: Any) -> Any:
+            return dict_list_map_outplace(
+                partial(_placed_after, frozen_layers), entry.build_fn(*arguments)
+            )
+
+        return replace(entry, build_fn=build)
+    in_a_layer = isinstance(entry, ShardedTensor) and ".layers." in entry.key
+    if not in_a_layer or entry.global_offset[0] < frozen_layers:
+        return entry
+    layers, *shape = entry.global_shape
+    number, *offset = entry.global_offset
+    parts, *others = entry.axis_fragmentations
+    return replace(
+        entry,
+        global_shape=(layers - frozen_layers, *shape),
+        global_offset=(number - frozen_layers, *offset),
+        axis_fragmentations=(parts - frozen_layers, *others),
+    )
 
 
 def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any]) -> None:

@@ -151,8 +151,7 @@ class Checkpoints:
         }
         path = self.folder / f"iter_{step:07}"
         state = {**actor.state(), "run": run}
-        whole = actor.config.frozen_layers == 0
-        self._saving = _Saving(path, state, self._side, _bytes(actor), score, whole)
+        self._saving = _Saving(path, state, self._side, _bytes(actor), score)
         if self._config.wait:
             self.finish()
 
@@ -232,7 +231,6 @@ class _Saving:
         side: dict[str, Path],
         nbytes: int,
         score: Score | None,
-        whole: bool,
     ):
         self.path, self.score = path, score
         self._staged = ExitStack()
@@ -249,8 +247,6 @@ class _Saving:
                 state,
                 str(partial),
                 TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
-                # The optimizer's state of frozen layers is missing, as it is when it is loaded.
-                validate_access_integrity=whole,
                 async_sharded_save=True,
             )
             if dist.get_rank() == 0:

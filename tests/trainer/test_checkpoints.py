@@ -33,8 +33,8 @@ def _loss(batch):
 def trained(make_actor):
     """An actor that has made a step: before it, Adam has nothing to save."""
 
-    def make():
-        actor = make_actor()
+    def make(*fields):
+        actor = make_actor(*fields)
         step(actor)
         return actor
 
@@ -59,14 +59,22 @@ def test_none_yet(checkpoints, make_actor):
     assert saved.load_latest(make_actor()).step == 0
 
 
-def test_going_on_is_as_never_having_stopped(checkpoints, trained, make_actor):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        ["actor.frozen_layers=2"],
+        ["actor.frozen_layers=3", "optimizer.distributed=true"],
+    ],
+)
+def test_going_on_is_as_never_having_stopped(checkpoints, trained, make_actor, fields):
     """Weights, Adam's state, random numbers and the source, to the bit."""
-    actor = trained()
+    actor = trained(*fields)
     checkpoints().save(1, actor, {"cursor": [3, 4]})
     numbers = torch.rand(3)
     step(actor)
 
-    other = make_actor()
+    other = make_actor(*fields)
     progress = checkpoints().load_latest(other)
     assert (progress.step, progress.source) == (1, {"cursor": [3, 4]})
     assert torch.rand(3).equal(numbers)
