@@ -86,7 +86,6 @@ def begin(program: list[str]) -> int:
 def rank(program: list[str], variables: dict[str, str]) -> None:
     """In a rank's own process; does not return."""
     os.environ.update(variables)
-    sys.path[:0] = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
     status = begin(program)
     sys.stdout.flush()
     sys.stderr.flush()

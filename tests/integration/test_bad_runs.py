@@ -388,7 +388,13 @@ def test_nothing_given(files):
 def test_wandb_that_is_not_installed(tmp_path):
     (tmp_path / "wandb.py").write_text("raise ImportError('No module named wandb')\n")
     out = tmp_path / "run"
-    done = ran("wandb.mode=offline", f"out={out}", PYTHONPATH=str(tmp_path))
+    # In a process of its own, since forks may have imported it.
+    process = subprocess.run(
+        megaprune("train", *SMALL, "wandb.mode=offline", f"out={out}"),
+        env={**environment(), "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    done = SimpleNamespace(status=process.returncode, text=process.stdout)
     refused(done, "wandb cannot be imported", "pip install wandb", "wandb.mode=disabled")
     assert not out.exists()
 
