@@ -79,7 +79,7 @@ def test_a_round_begins_with_what_was_chosen_before(whole):
     chosen = out / rounds(out)["rounds"][0]["model"]
     config = (out / "round_2_limit_72" / "config.yaml").read_text()
     assert f"model: {chosen}\n" in config
-    assert "limit: 72\n" in config
+    assert "  max_response_length: 72\n" in config
     assert "seed: 1\n" in config
 
 
