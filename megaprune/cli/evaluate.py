@@ -31,7 +31,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
     from megaprune.launch.torchrun import smallest_world, start
     from megaprune.rules import evaluate_problems, refuse
-    from megaprune.validate import check_evaluation
 
     fields = [*options.fields, *([f"force={options.budget}"] if options.budget else [])]
     if options.help_fields is not None:
@@ -43,6 +42,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
 
+    # torch takes seconds to import: a wrong field is refused before.
+    def check(processes: int) -> None:
+        from megaprune.validate import check_evaluation
+
+        check_evaluation(config, processes)
+
     def job() -> None:
         from megaprune.evaluation.run import evaluate
 
@@ -51,7 +56,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     return start(
         ["evaluate", *fields],
         lambda: config.processes or smallest_world(config.rollout.tp),
-        lambda processes: check_evaluation(config, processes),
+        check,
         job,
         options.check,
     )

@@ -72,7 +72,6 @@ def run_train(options: argparse.Namespace) -> int:
     from megaprune.config.run import Config, read_config
     from megaprune.launch.torchrun import start
     from megaprune.rules import refuse, run_problems
-    from megaprune.validate import check_run
 
     if options.help_fields is not None:
         show_fields(Config, options.help_fields)
@@ -83,6 +82,12 @@ def run_train(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
 
+    # torch takes seconds to import: a wrong field is refused before.
+    def check(processes: int) -> None:
+        from megaprune.validate import check_run
+
+        check_run(config, processes)
+
     def job() -> None:
         from megaprune.trainer.loop import train
 
@@ -91,7 +96,7 @@ def run_train(options: argparse.Namespace) -> int:
     return start(
         ["train", *options.fields],
         lambda: _processes(config),
-        lambda processes: check_run(config, processes),
+        check,
         job,
         options.check,
     )
@@ -104,7 +109,6 @@ def run_prune(options: argparse.Namespace) -> int:
     from megaprune.launch.torchrun import start
     from megaprune.pruning.config import PruneConfig, read_prune_config
     from megaprune.rules import prune_problems, refuse
-    from megaprune.validate import check_pruning
 
     if options.help_fields is not None:
         show_fields(PruneConfig, options.help_fields)
@@ -115,6 +119,11 @@ def run_prune(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
 
+    def check(processes: int) -> None:
+        from megaprune.validate import check_pruning
+
+        check_pruning(config, processes)
+
     def job() -> None:
         from megaprune.pruning.rounds import prune
 
@@ -123,7 +132,7 @@ def run_prune(options: argparse.Namespace) -> int:
     return start(
         ["prune", *options.fields],
         lambda: _processes(config),
-        lambda processes: check_pruning(config, processes),
+        check,
         job,
         options.check,
     )
