@@ -130,6 +130,25 @@ class ShuffledOrder:
         self._position = int(state["position"])
 
 
+def take_problems(order: ProblemOrder, count: int, problems: int) -> list[int]:
+    """The next `count` problems of an order, which may be the user's own.
+
+    Args:
+        problems: how many there are.
+
+    Raises:
+        InputError: it gives another number of them, or numbers that no problem has.
+    """
+    taken = order.take(count)
+    numbers = [int(number) for number in taken]
+    if len(numbers) != count or not all(0 <= number < problems for number in numbers):
+        raise InputError(
+            f"data.order: {type(order).__name__}.take({count}) gave {taken!r}; expected {count} "
+            f"numbers of problems, from 0 to {problems - 1}"
+        )
+    return numbers
+
+
 def make_order(name: str, count: int, seed: int) -> ProblemOrder:
     """Make the order of problems that a configuration names.
 

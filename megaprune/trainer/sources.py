@@ -21,7 +21,7 @@ import numpy as np
 from megaprune.algorithms.algorithm import Algorithm
 from megaprune.config.run import Config
 from megaprune.data import Problem
-from megaprune.data.order import ProblemOrder, make_order
+from megaprune.data.order import ProblemOrder, make_order, take_problems
 from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
@@ -159,7 +159,8 @@ class OnPolicySource:
     def _take(self, count: int) -> list[int]:
         """The next problems; those that were given back come first."""
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        return taken + self._order.take(count - len(taken))
+        left = count - len(taken)
+        return taken + take_problems(self._order, left, len(self._problems))
 
     def _draw(self, places: Sequence[int], step: int, drawn: int) -> list[RolloutGroup]:
         """The groups of some problems, in their order.
@@ -242,7 +243,7 @@ class OfflineSource:
         groups: list[RolloutGroup] = []
         filtered: list[RolloutGroup] = []
         while len(groups) < self._wanted:
-            group = self._groups[self._order.take(1)[0]]
+            group = self._groups[take_problems(self._order, 1, len(self._groups))[0]]
             (groups if group.kept else filtered).append(group)
         batch = make_batch(self._algorithm, groups, filtered)
         self._order.observe([group.result() for group in batch.drawn])

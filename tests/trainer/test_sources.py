@@ -252,6 +252,17 @@ def test_orders_that_cannot_be(tmp_path):
         make_order(str(tmp_path / "none.py:Order"), 5, 0)
 
 
+@pytest.mark.parametrize("numbers", [[0, 1], [0] * 7 + [50], [-1] * 8])
+def test_an_order_that_gives_what_is_not_there(numbers):
+    order = ShuffledOrder(len(PROBLEMS), 0)
+    order.take = lambda count: numbers
+    own = OnPolicySource(
+        config(), PROBLEMS, order, RecordedWorker(set()), algorithm(0), Clock(), lambda _: None
+    )
+    with pytest.raises(InputError, match=r"take\(8\) gave .*; expected 8 numbers of problems"):
+        own.next(0)
+
+
 def test_stored_rollouts_are_learned_from(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
