@@ -54,6 +54,15 @@ def rows(out):
     return keyed
 
 
+def assert_same(found, expected):
+    """The same responses; log-probs to rounding, which depends on what is drawn beside them."""
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        other = expected[key]
+        assert {**row, "log_probs": None} == {**other, "log_probs": None}
+        np.testing.assert_allclose(row["log_probs"], other["log_probs"], atol=1e-4)
+
+
 def summary(out):
     return json.loads((out / "summary.json").read_text())
 
@@ -98,7 +107,7 @@ def test_killed_and_on_other_engines(whole, data, tmp_path):
     kill_when(forced, *command(data, out))
     assert set(some) < set(rows(out)) < set(rows(reference))
     ran_well(*command(data, out), ranks=2)
-    assert rows(out) == rows(reference)
+    assert_same(rows(out), rows(reference))
     assert summary(out)["sets"] == summary(reference)["sets"]
 
 
@@ -204,4 +213,4 @@ def test_a_checkpoint(data, whole, tmp_path):
     fields = [f"model={tmp_path / 'megatron'}", "force=[]", "budgets=[]"]
     ran_well(*command(data, out, *fields))
     plain = {key: row for key, row in rows(whole[0]).items() if key[2] is None}
-    assert rows(out) == plain
+    assert_same(rows(out), plain)
