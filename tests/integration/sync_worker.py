@@ -238,8 +238,8 @@ def check_agreement(folder: Path, rollout: Generator, case: Parallel, before: to
         greedy=tokens(greedy), trained=tokens(trained),
         greedy_samples=[s.tokens.tolist() for s in greedy_samples],
         first=[r.tokens.tolist() for r in sum(everyone(first)[:: rollout.config.tp], [])],
-        finishes=sorted({r.finish for r in first}),
-        stopped=(ends[0].finish, tokens(ends)[0] == tokens(first)[0][:1]),
+        finishes=sorted({r.finish_reason for r in first}),
+        stopped=(ends[0].finish_reason, tokens(ends)[0] == tokens(first)[0][:1]),
         same_until_stopped=all(
             a[: len(b)] == b for a, b in zip(tokens(first), tokens(ends), strict=True)
         ),

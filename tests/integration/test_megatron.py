@@ -36,7 +36,7 @@ def megatron_run(tmp_path_factory):
         torch.save({"ids": ids, "logits": reference_logits(hf, ids)}, root / name / "logits.pt")
         out = root / name / "megatron"
         assert main(["convert", "to-megatron", "--hf", str(hf), "--out", str(out)]) == 0
-    lines = launch(4, "megatron_worker.py", root, ",".join(TINY_MODELS), seconds=500)
+    lines = launch(4, "megatron_worker.py", root, ",".join(TINY_MODELS), seconds=900)
     return root, ids, lines
 
 

@@ -34,7 +34,7 @@ def launched(root):
     def lines(ranks):
         # All families on two ranks, where they cost least; the first everywhere.
         names = ",".join(TINY_MODELS) if ranks == 2 else "qwen2"
-        return launch(ranks, "sync_worker.py", root, names, seconds=540)
+        return launch(ranks, "sync_worker.py", root, names, seconds=1200)
 
     return lines
 
