@@ -2,7 +2,7 @@
 
     import megaprune as mp
 
-    run = mp.Run(mp.recipes.tiny(), out="runs/mine")
+    run = mp.Run(mp.recipes.tiny_overthinker(), out="runs/mine")
     for step in run:
         print(step.step, step.metrics["accuracy"], step.metrics["response_length/mean"])
 

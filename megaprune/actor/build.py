@@ -262,14 +262,14 @@ def fill(chunks: torch.nn.ModuleList, weights: Weights, layout: Layout) -> None:
     """
     shard = layout.ranks[dist.get_rank()]
     mine = Rearranged(weights, Layout(layout.tensors, (shard,)))
-    found = dict(chunks.named_parameters())
+    parameters = dict(chunks.named_parameters())
     expected = {parameter.name: parameter.shape for parameter in shard}
-    seen = {name: tuple(p.shape) for name, p in found.items()}
+    seen = {name: tuple(p.shape) for name, p in parameters.items()}
     if seen != expected:
         difference = sorted(seen.items() ^ expected.items())[:6]
         raise AssertionError(f"the model differs from its layout: {difference}")
     for parameter in shard:
-        target = found[parameter.name]
+        target = parameters[parameter.name]
         # As Megatron-core's own initialisation marks it: what is not marked is the same on all
         # tensor-parallel ranks, and counts once in the norm of the gradient.
         target.tensor_model_parallel = any(

@@ -63,12 +63,12 @@ class _Torch(types.ModuleType):
 
 
 def _on_cpu(make: Any) -> Any:
-    def made(*arguments: Any, **options: Any) -> torch.Tensor:
+    def make_on_cpu(*arguments: Any, **options: Any) -> torch.Tensor:
         if "cuda" in str(options.get("device")):
             options["device"] = _CPU
         return make(*arguments, **options)
 
-    return made
+    return make_on_cpu
 
 
 _STAND_IN = _Torch()

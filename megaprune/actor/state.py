@@ -74,20 +74,17 @@ def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any
     """Take over what was loaded into `sharded(..., loading=True)`."""
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(state[f"model{number}"])
-    distributed = [o for o in _single(optimizer) if isinstance(o, DistributedOptimizer)]
-    plain = [
-        o for o in distributed if isinstance(o.optimizer, torch.optim.AdamW | torch.optim.Adam)
-    ]
-    for one in plain:
-        one._set_main_param_and_optimizer_states = _Setter(one)
+    distributed = _distributed_over_torch_adam(optimizer)
+    for single in distributed:
+        single._set_main_param_and_optimizer_states = _Setter(single)
     try:
         optimizer.load_state_dict(state["optimizer"])
     finally:
-        for one in plain:
-            del one._set_main_param_and_optimizer_states
-    for one in plain:
+        for single in distributed:
+            del single._set_main_param_and_optimizer_states
+    for single in distributed:
         # Megatron-core gives all parameters one and the same counter, and each would count on it.
-        for kept in one.optimizer.state.values():
+        for kept in single.optimizer.state.values():
             kept["step"] = kept["step"].clone()
 
 
@@ -95,20 +92,27 @@ def _single(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
+def _distributed_over_torch_adam(optimizer: Any) -> list[Any]:
+    """The distributed optimizers in an optimizer that stand on torch's own Adam."""
+    return [
+        single
+        for single in _single(optimizer)
+        if isinstance(single, DistributedOptimizer)
+        and isinstance(single.optimizer, torch.optim.AdamW | torch.optim.Adam)
+    ]
+
+
 def _make_room(optimizer: Any) -> None:
     # Megatron-core's distributed optimizer asks torch's own Adam for the number of its steps, which
     # it has only once it has made one. (Apex's and Transformer Engine's keep it elsewhere.)
-    for one in _single(optimizer):
-        if isinstance(one, DistributedOptimizer) and isinstance(
-            one.optimizer, torch.optim.AdamW | torch.optim.Adam
-        ):
-            for group in one.optimizer.param_groups:
-                for parameter in group["params"]:
-                    one.optimizer.state[parameter] = {
-                        "step": torch.tensor(0.0),
-                        "exp_avg": torch.zeros_like(parameter),
-                        "exp_avg_sq": torch.zeros_like(parameter),
-                    }
+    for single in _distributed_over_torch_adam(optimizer):
+        for group in single.optimizer.param_groups:
+            for parameter in group["params"]:
+                single.optimizer.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
 
 class _Setter:

@@ -17,7 +17,7 @@ from megaprune.analyze.settings import AnalysisSettings, Endpoint, JudgeBudget, 
 from megaprune.analyze.summary import behaviour_figure, summarise
 from megaprune.analyze.thoughts import AnalysisInput, ProblemKey, choose, read_inputs
 from megaprune.errors import InputError
-from megaprune.files import replace_bytes
+from megaprune.files import replace_bytes, replace_text
 
 PAIR = "left out of another input"
 
@@ -65,9 +65,7 @@ def analyze(
     png = io.BytesIO()
     behaviour_figure(analysis).savefig(png, format="png", metadata={"Software": None})
     replace_bytes(settings.out / schema.BEHAVIOURS_FILE, png.getvalue())
-    replace_bytes(
-        settings.out / schema.ANALYSIS_FILE, (json.dumps(analysis, indent=2) + "\n").encode()
-    )
+    replace_text(settings.out / schema.ANALYSIS_FILE, json.dumps(analysis, indent=2) + "\n")
     return analysis
 
 

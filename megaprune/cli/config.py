@@ -56,9 +56,9 @@ def run_upgrade(options: argparse.Namespace) -> int:
     from megaprune.config.upgrade import upgraded
     from megaprune.errors import InputError
     from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.files import replace_text
     from megaprune.pruning.config import PruneConfig
     from megaprune.trainer.run_lock import lock, writing
-    from megaprune.weights.files.staging import replace_text
 
     run: Path = options.folder
     if not (run / "config.yaml").is_file():

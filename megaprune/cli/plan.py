@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-from megaprune.cli.train import add_field_options
+from megaprune.cli.train import add_field_arguments
 from megaprune.planner.hardware import DEFAULT_GPU, GPU_TYPES, HardwareSpec
 
 _MACHINES = {
@@ -51,13 +51,7 @@ def add_parser(commands: Any) -> None:
         "from fields alone (model=QwQ-32B actor.tp=8 ...); needs neither weights nor data nor a "
         "GPU. Exit status: 0 it fits, 1 it does not, 2 wrong usage.",
     )
-    command.add_argument(
-        "fields",
-        nargs="*",
-        metavar="key=value",
-        help="recipe=NAME (or a YAML file), then any field that --print-config shows",
-    )
-    add_field_options(command)
+    add_field_arguments(command)
     machines = command.add_argument_group("machines")
     _add_options(machines, _MACHINES)
     gpu = command.add_argument_group("type of GPU, and what overrides its figures")

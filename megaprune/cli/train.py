@@ -35,14 +35,8 @@ def add_parser(commands: Any) -> None:
 
 
 def add_fields(command: argparse.ArgumentParser) -> None:
-    """The arguments of a command whose options are fields."""
-    command.add_argument(
-        "fields",
-        nargs="*",
-        metavar="key=value",
-        help="recipe=NAME (or a YAML file), then any field that --print-config shows",
-    )
-    add_field_options(command)
+    """Add the arguments of a command that starts a job: its fields, and `--check`."""
+    add_field_arguments(command)
     command.add_argument(
         "--check",
         type=int,
@@ -51,8 +45,14 @@ def add_fields(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_field_options(command: argparse.ArgumentParser) -> None:
-    """The arguments that tell of fields."""
+def add_field_arguments(command: argparse.ArgumentParser) -> None:
+    """Add fields as arguments, and the options that tell of them."""
+    command.add_argument(
+        "fields",
+        nargs="*",
+        metavar="key=value",
+        help="recipe=NAME (or a YAML file), then any field that --print-config shows",
+    )
     command.add_argument(
         "--print-config", action="store_true", help="print the configuration as YAML, and end"
     )

@@ -67,13 +67,13 @@ def show_fields(kind: type, name: str = "", console: Console | None = None) -> N
         InputError: no name has that in it; says the nearest.
     """
     console = console or Console(highlight=False)
-    found = chapters(kind)
-    names = [entry.name for chapter in found for entry in chapter.entries]
+    all_chapters = chapters(kind)
+    names = [entry.name for chapter in all_chapters for entry in chapter.entries]
     exact = [n for n in names if n == name or n.startswith(f"{name}.")]
     wanted = set(exact or [n for n in names if name in n])
     if not wanted:
         raise unknown(name, names)
-    for chapter in found:
+    for chapter in all_chapters:
         entries = [entry for entry in chapter.entries if entry.name in wanted]
         if not entries:
             continue
@@ -88,7 +88,7 @@ def markdown(kinds: Sequence[tuple[str, type]]) -> str:
     """The page of all fields.
 
     Args:
-        kinds: commands and the classes of their configurations; what was said is not said again.
+        kinds: commands and the classes of their configurations; a field is listed once.
     """
     lines = [
         "# All fields",
@@ -97,12 +97,12 @@ def markdown(kinds: Sequence[tuple[str, type]]) -> str:
         "--help-fields [NAME]`, and by the other commands of theirs. Fields marked * may be "
         "changed when a run goes on.",
     ]
-    said: set[Entry] = set()
+    listed: set[Entry] = set()
     for command, kind in kinds:
         lines += ["", f"## {command}"]
         for chapter in chapters(kind):
-            entries = [entry for entry in chapter.entries if entry not in said]
-            said |= set(entries)
+            entries = [entry for entry in chapter.entries if entry not in listed]
+            listed |= set(entries)
             if entries:
                 lines += ["", *_table(chapter, entries)]
     return "\n".join(lines) + "\n"

@@ -79,25 +79,25 @@ def section(name: str = "", fixed: Sequence[str] = ()) -> Callable[[type[T]], ty
 
     def decorate(cls: type[T]) -> type[T]:
         settings = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-        made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls)
-        made.__section__ = name
-        made.__fixed__ = tuple(fixed)
-        checked: Callable[..., None] = made.__init__
+        section_class: Any = pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls)
+        section_class.__section__ = name
+        section_class.__fixed__ = tuple(fixed)
+        checked: Callable[..., None] = section_class.__init__
 
         @functools.wraps(checked)
         def __init__(self: Any, *args: Any, **values: Any) -> None:
             if args:
                 raise TypeError(f"{cls.__name__} takes its fields by name")
             try:
-                checked(self, **_from_specs(made, values))
+                checked(self, **_from_specs(section_class, values))
             except pydantic.ValidationError as error:
-                raise _refusal(made, error) from None
+                raise _refusal(section_class, error) from None
             _check_choices(self)
 
-        made.__init__ = __init__
-        if unknown := set(fixed) - {doc.name for doc in describe(made)}:
+        section_class.__init__ = __init__
+        if unknown := set(fixed) - {doc.name for doc in describe(section_class)}:
             raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
-        return made  # type: ignore[no-any-return]
+        return section_class  # type: ignore[no-any-return]
 
     return decorate
 
@@ -192,14 +192,14 @@ def required(kind: type) -> list[str]:
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All fields of a configuration with their dotted names and values."""
-    for one in fields(config):
-        value = getattr(config, one.name)
+    for each in fields(config):
+        value = getattr(config, each.name)
         if hasattr(value, "to_spec"):
-            yield from _leaves_of_spec(value.to_spec(), f"{prefix}{one.name}")
+            yield from _leaves_of_spec(value.to_spec(), f"{prefix}{each.name}")
         elif is_dataclass(value):
-            yield from leaves(value, f"{prefix}{one.name}.")
+            yield from leaves(value, f"{prefix}{each.name}.")
         else:
-            yield prefix + one.name, value
+            yield prefix + each.name, value
 
 
 def _leaves_of_spec(spec: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -213,15 +213,15 @@ def _leaves_of_spec(spec: Any, name: str) -> Iterator[tuple[str, Any]]:
 def plain(config: Any) -> dict[str, Any]:
     """A configuration as nested dictionaries and lists."""
     content: dict[str, Any] = {}
-    for one in fields(config):
-        value = getattr(config, one.name)
+    for each in fields(config):
+        value = getattr(config, each.name)
         if hasattr(value, "to_spec"):
             value = value.to_spec()
         elif is_dataclass(value):
             value = plain(value)
         elif isinstance(value, list | dict):
             value = type(value)(value)
-        content[one.name] = value
+        content[each.name] = value
     return content
 
 
@@ -325,12 +325,12 @@ def _bounds(info: FieldInfo) -> dict[str, str]:
 
 def _from_specs(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of fields, with objects in the place of the specs that make them."""
-    made = dict(values)
+    objects = dict(values)
     for name, info in _infos(kind).items():
         inner = _plain_type(info.annotation)
-        if name in made and hasattr(inner, "from_spec") and not isinstance(made[name], inner):
-            made[name] = inner.from_spec(made[name])
-    return made
+        if name in objects and hasattr(inner, "from_spec") and not isinstance(objects[name], inner):
+            objects[name] = inner.from_spec(objects[name])
+    return objects
 
 
 def _check_choices(config: Any) -> None:

@@ -176,7 +176,7 @@ def _recipe(kind: type, name: str | None) -> dict[str, Any]:
                 f"recipe {name} is no YAML ({words}); expected what --print-config prints"
             ) from error
     config = read_recipe(name)
-    wanted = {one.name for one in fields(kind)}
+    wanted = {each.name for each in fields(kind)}
     return {key: value for key, value in plain(config).items() if key in wanted}
 
 

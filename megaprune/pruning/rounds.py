@@ -27,8 +27,8 @@ from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
+from megaprune.files import replace_text
 from megaprune.pruning.config import PruneConfig
-from megaprune.weights.files.staging import replace_text
 
 
 def prune(config: PruneConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megaprune import schema
 from megaprune.errors import InputError
-from megaprune.files import replace_bytes
+from megaprune.files import replace_bytes, replace_text
 from megaprune.report.evaluations_page import evaluations_page
 from megaprune.report.page import Page
 from megaprune.report.prune_page import prune_page
@@ -96,7 +96,7 @@ def write(paths: Sequence[Path], out: Path | None, baseline: Path | None) -> Pat
     out.mkdir(parents=True, exist_ok=True)
     for picture in page.pictures:
         replace_bytes(out / f"{picture.name}.png", picture.png)
-    replace_bytes(out / schema.PAGE_FILE, page.html.encode("utf-8"))
+    replace_text(out / schema.PAGE_FILE, page.html)
     return out / schema.PAGE_FILE
 
 

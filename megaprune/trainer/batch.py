@@ -52,13 +52,13 @@ class RolloutGroup:
             advantages: [K]; None if nothing is learned from the group.
         """
         for number, rollout in enumerate(self.rollouts):
-            learned = advantages is not None and self.score.kept[number]
+            advantage = None
+            if advantages is not None and self.score.kept[number]:
+                advantage = float(advantages[number])
             yield {
                 **sample_row(self.problem, rollout),
                 "reward": float(self.score.rewards[number]),
-                "advantage": float(advantages[number])
-                if advantages is not None and learned
-                else None,
+                "advantage": advantage,
             }
 
 

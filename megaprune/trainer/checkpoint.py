@@ -32,10 +32,11 @@ from megaprune.config.run import CheckpointConfig
 from megaprune.distributed.device import device
 from megaprune.distributed.world import all_gather_object, broadcast_from_rank0, raise_on_all_ranks
 from megaprune.errors import InputError
+from megaprune.files import replace_text
 from megaprune.weights.convert import megatron_to_hf
 from megaprune.weights.files.checkpoint_index import HF_FILES, TRACKER
 from megaprune.weights.files.hf_folder import copy_side_files
-from megaprune.weights.files.staging import replace_text, staged
+from megaprune.weights.files.staging import staged
 
 _BEST = "best.json"
 
@@ -176,8 +177,8 @@ class Checkpoints:
             self._best = replace(self._best, score=saving.score)
         if dist.get_rank() == 0:
             if self._best.score is not None:
-                said = {**vars(self._best.score), "highest": self._best.highest}
-                replace_text(self.folder / _BEST, json.dumps(said))
+                content = {**vars(self._best.score), "highest": self._best.highest}
+                replace_text(self.folder / _BEST, json.dumps(content))
             replace_text(self.folder / TRACKER, str(step_of(saving.path)))
             self._remove_old()
 
@@ -206,9 +207,9 @@ def best(folder: Path) -> Score | None:
 
 
 def _read_best(path: Path, tie: float) -> Best:
-    said = json.loads(path.read_text())
-    highest = said.pop("highest", said["accuracy"])
-    return Best(tie, Score(**said), highest)
+    content = json.loads(path.read_text())
+    highest = content.pop("highest", content["accuracy"])
+    return Best(tie, Score(**content), highest)
 
 
 def step_of(path: Path) -> int:
@@ -304,11 +305,11 @@ class _Saving:
             filesystem_async.FileSystemWriterAsync.write_preloaded_data(
                 self._request.async_fn.args[0], number, bucket, results, count, True
             )
-            _, found = results.get()
-            if isinstance(found, Exception):
-                self._error = found
+            _, result = results.get()
+            if isinstance(result, Exception):
+                self._error = result
                 return
-            written[number] = found
+            written[number] = result
         if buckets:
             filesystem_async._results_queue.put(written)
 

@@ -44,20 +44,20 @@ class Engines:
             self.generator.sleep()
         with starting("actor"):
             self.actor = Actor(model, config.actor, config.optimizer, self._dtype)
-        self._transfer: WeightSync | None = None
+        self._weight_sync: WeightSync | None = None
 
     def sync(self) -> SyncStats:
         """The engine gets the actor's weights, and is awake."""
         release_cached()  # what the last step's passes had, the rollout's weights need now
         self.generator.wake_weights()
-        if self._transfer is None:
-            self._transfer = WeightSync(
+        if self._weight_sync is None:
+            self._weight_sync = WeightSync(
                 plan(self.actor.layout, self.generator.layout),
                 self.actor.parameters(),
                 self.generator.parameters(),
                 self._dtype,
             )
-        sent: SyncStats = self._transfer.run()
+        stats: SyncStats = self._weight_sync.run()
         self.generator.weights_changed()
         self.generator.wake_cache()
-        return sent
+        return stats

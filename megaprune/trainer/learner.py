@@ -157,5 +157,5 @@ def _with_signal(samples: Sequence[Sample]) -> Sequence[Sample]:
 
     The optimizer then does what it would have done with all of them: its momentum moves weights.
     """
-    some = [sample for sample in samples if sample.values["advantage"].any()]
-    return some or [min(samples, key=lambda sample: len(sample.tokens))]
+    with_signal = [sample for sample in samples if sample.values["advantage"].any()]
+    return with_signal or [min(samples, key=lambda sample: len(sample.tokens))]

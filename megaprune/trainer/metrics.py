@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
 from megaprune import schema
+from megaprune.algorithms.advantages import GroupMean, without_signal
 from megaprune.algorithms.algorithm import Algorithm, reward_metrics
 from megaprune.config.run import Config
 from megaprune.data import Problems
 from megaprune.distributed import world
+from megaprune.files import replace_text
 from megaprune.generation.worker import Rollout
 from megaprune.trainer.batch import RolloutBatch
-from megaprune.weights.files.staging import replace_text
 
 
 class Clock:
@@ -72,10 +72,11 @@ def batch_metrics(batch: RolloutBatch, algorithm: Algorithm) -> dict[str, float]
     """What a batch's rollouts came to: all that were drawn; and, with a filter that replaces
     groups, those that are learned from by themselves (`learned/...`)."""
     scores = [group.score for group in batch.drawn]
+    rewards = np.stack([score.rewards for score in scores])
     metrics = {
-        schema.REWARD: float(np.mean([score.rewards for score in scores])),
+        schema.REWARD: float(rewards.mean()),
         **response_metrics(batch.drawn_rollouts),
-        schema.NO_SIGNAL: float(np.mean([_without_signal(score.rewards) for score in scores])),
+        schema.NO_SIGNAL: float(without_signal(GroupMean()(rewards)).mean()),
     }
     if len(algorithm.rewards) > 1:
         metrics |= reward_metrics(algorithm, scores)
@@ -86,11 +87,6 @@ def batch_metrics(batch: RolloutBatch, algorithm: Algorithm) -> dict[str, float]
             metrics[f"{schema.LEARNED}{name}"] = value
         metrics[schema.SURPLUS] = len(batch.surplus)
     return metrics
-
-
-def _without_signal(rewards: NDArray[np.float64]) -> bool:
-    """Whether no policy gradient comes from a group; one response is compared with nothing."""
-    return not (rewards != (rewards[0] if len(rewards) > 1 else 0.0)).any()
 
 
 _SHOWN = (

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
+from megaprune.files import replace_text
 from megaprune.trainer.run_lock import RunLock, writing
-from megaprune.weights.files.staging import replace_text
 
 _LARGE_COLUMNS = ("prompt_tokens", "tokens", "log_probs")
 

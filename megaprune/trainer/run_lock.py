@@ -18,7 +18,7 @@ from megaprune.config.fields import RenamedFieldError
 from megaprune.config.read import differences, to_yaml
 from megaprune.distributed import world
 from megaprune.errors import InputError
-from megaprune.weights.files.staging import replace_text
+from megaprune.files import replace_text
 
 
 class RunLock:
@@ -102,7 +102,7 @@ def _belongs(path: Path, config: Any) -> None:
             )
         return
     try:
-        found = differences(config, written.read_text(encoding="utf-8"))
+        differing = differences(config, written.read_text(encoding="utf-8"))
     except RenamedFieldError as error:
         raise InputError(
             f"{written} has fields by other names ({error}); to go on with this run, write it "
@@ -113,8 +113,8 @@ def _belongs(path: Path, config: Any) -> None:
             f"{written} cannot be read as a run's configuration "
             f"({' '.join(str(error).split())}); give another out=..., or mend it"
         ) from error
-    if found:
+    if differing:
         raise InputError(
-            f"{path} is the folder of another run: {'; '.join(found)}. Give another out=..., or "
-            f"the run's own values to go on with it"
+            f"{path} is the folder of another run: {'; '.join(differing)}. Give another out=..., "
+            f"or the run's own values to go on with it"
         )

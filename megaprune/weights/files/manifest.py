@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 
 import megaprune
 from megaprune.errors import InputError
+from megaprune.files import replace_text
 
 MANIFEST = "megaprune_manifest.json"
 
@@ -49,14 +48,7 @@ class Manifest:
     def write(self, folder: Path) -> Path:
         """Write it into a folder, whole or not at all."""
         path = folder / MANIFEST
-        aside = path.with_suffix(".partial")
-        try:
-            aside.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-            os.replace(aside, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                aside.unlink()
-            raise
+        replace_text(path, json.dumps(asdict(self), indent=1) + "\n")
         return path
 
     @staticmethod

@@ -68,16 +68,6 @@ def staged(out: Path, overwrite: bool, nbytes: int, *sources: Path) -> Iterator[
         raise
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace a small file, or leave it as it is."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keep other conversions from writing the same output."""
