@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         "upgrade",
         help="write a run's config.yaml with the names that fields have",
         description="Write the config.yaml of a run, a pruning and its rounds, or an evaluation "
-        "with the names that fields have. Nothing else is changed; the run can then go on.",
+        "with the names that fields have. Nothing else is changed.",
     )
     upgrade.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
     upgrade.set_defaults(run=run_upgrade)

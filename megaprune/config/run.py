@@ -126,7 +126,11 @@ class GradingConfig:
         default=2, gt=0, unit="processes", may_change=True, doc="Grading processes of each engine."
     )
     seconds: float = field(
-        default=5.0, gt=0, unit="seconds", may_change=True, doc="Time limit for one answer."
+        default=5.0,
+        gt=0,
+        unit="seconds",
+        may_change=True,
+        doc="CPU time that grading an answer may take; of wall time, four times as much.",
     )
     memory_bytes: int = field(
         default=2 << 30,

@@ -39,8 +39,9 @@ class Pool:
     """Workers that grade, each a process with limits, watched by a thread that sleeps meanwhile.
 
     graders maps a response's data source to its grader's name (see `graders.resolve`); sources
-    that are not in it take `default`. A response that costs more than `seconds` of wall time or
-    `memory_bytes` of address space gets a verdict that says so, and costs the others nothing.
+    that are not in it take `default`. A response that costs more than `seconds` of CPU time (or
+    four times as many of wall time, as a grader that sleeps does) or `memory_bytes` of address
+    space gets a verdict that says so, and costs the others nothing.
 
     Raises InputError if a grader cannot be loaded. To be used as a context manager.
     """

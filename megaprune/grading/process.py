@@ -27,16 +27,24 @@ START_TRIES = 3
 # Between the end of a worker's socket and of the worker.
 LAST_WORD_SECONDS = 0.5
 
+# A response may take this many times its limit of wall time, for the sake of a busy machine.
+WALL_FACTOR = 4.0
+
 
 @dataclass(frozen=True)
 class GradingLimits:
     """What the grading of a response may cost."""
 
     seconds: float
-    """Seconds of wall time."""
+    """Seconds of the worker's CPU time."""
 
     memory_bytes: int
     """Bytes of address space, the interpreter and sympy (about 70 MB) included."""
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of wall time: more, since other processes want the machine too."""
+        return self.seconds * WALL_FACTOR
 
 
 class GradingWorker:
@@ -45,7 +53,8 @@ class GradingWorker:
     def __init__(self, graders: Sequence[str], limits: GradingLimits):
         self._setup = {
             "prepare": {"graders": list(graders), "memory_bytes": limits.memory_bytes},
-            "seconds": limits.seconds,
+            "cpu_seconds": limits.seconds,
+            "wall_seconds": limits.wall_seconds,
         }
         self._limits = limits
         self._lock = threading.Lock()  # close() is called by another thread than the rest
@@ -76,13 +85,18 @@ class GradingWorker:
 
     def grade(self, job: dict[str, Any]) -> Verdict:
         """Return the verdict on a response; a process that failed is replaced."""
+        wall = self._limits.wall_seconds
         try:
-            wire.send(self._channel, job, self._limits.seconds)
-            verdict = Verdict(**wire.receive(self._channel, self._limits.seconds))
+            wire.send(self._channel, job, wall)
+            verdict = Verdict(**wire.receive(self._channel, wall))
         except TimeoutError:
-            verdict = Verdict(False, None, "timeout", f"after {self._limits.seconds:g} s")
+            verdict = Verdict(False, None, "timeout", f"after {wall:g} s")
         except (EOFError, OSError):
-            self._restart()
+            code = self._restart()
+            if code == -signal.SIGPROF:
+                return Verdict(
+                    False, None, "timeout", f"after {self._limits.seconds:g} s of CPU time"
+                )
             return Verdict(False, None, "crash", self._ended)
         # After "memory" as well: what is left of it may be too little for the next.
         if verdict.why in ("timeout", "memory"):
@@ -124,25 +138,31 @@ class GradingWorker:
         with contextlib.suppress(OSError):
             wire.send(self._channel, self._setup, START_SECONDS)
 
-    def _restart(self) -> None:
-        """Start another process in place of one that is dead or of no use."""
+    def _restart(self) -> int:
+        """Start another process in place of one that is dead or of no use; its exit status."""
         self._channel.close()
-        self._ended = self._status()
+        code = self._end()
+        self._ended = (
+            f"the worker was killed by {signal.Signals(-code).name}"
+            if code < 0
+            else f"the worker ended with status {code}"
+        )
         self._start()
+        return code
 
-    def _status(self) -> str:
-        try:
-            code = self._process.wait(timeout=LAST_WORD_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            code = self._process.wait()
-        if code < 0:
-            return f"the worker was killed by {signal.Signals(-code).name}"
-        return f"the worker ended with status {code}"
+    def _end(self) -> int:
+        """Let the process end by itself for a moment, then end it; its exit status."""
+        end = time.monotonic() + LAST_WORD_SECONDS
+        # It is not reaped yet: until then nobody else can have its number.
+        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while not os.waitid(os.P_PID, self._process.pid, ended) and time.monotonic() < end:
+            time.sleep(0.01)
+        self._kill()
+        return self._process.wait()
 
     def _kill(self) -> None:
         """Kill the process and those that a user's grader started."""
-        if self._process.poll() is None:
+        if self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 

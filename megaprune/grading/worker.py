@@ -51,9 +51,9 @@ def main() -> None:
             job = wire.receive(channel)
         except (EOFError, OSError):
             return
-        _arm(setup["seconds"] + GRACE_SECONDS)
+        _arm(setup["cpu_seconds"], setup["wall_seconds"] + GRACE_SECONDS)
         verdict = _grade(graders, **job)
-        _arm(0)
+        _arm(0, 0)
         wire.send(channel, asdict(verdict))
 
 
@@ -86,10 +86,18 @@ def _wait(channel: socket.socket, parent: int) -> bool:
     return True
 
 
-def _arm(seconds: float) -> None:
-    """Let the kernel end this process in `seconds`, whatever Python does then; 0: do not."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def _arm(cpu_seconds: float, wall_seconds: float) -> None:
+    """Let the kernel end this process in so many seconds, whatever Python does then; 0: do not.
+
+    CPU time is what counts: a verdict must not depend on what else the machine does.
+    """
+    timers = (
+        (signal.ITIMER_PROF, signal.SIGPROF, cpu_seconds),
+        (signal.ITIMER_REAL, signal.SIGALRM, wall_seconds),
+    )
+    for timer, number, seconds in timers:
+        signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(timer, seconds)
 
 
 def _grade(

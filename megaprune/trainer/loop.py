@@ -154,10 +154,11 @@ class TrainingRun:
         except (GeneratorExit, world.Stopped):  # on all ranks alike
             self.close()
             raise
-        except InputError:  # perhaps not on all of them: nothing that is collective
-            self.engines.generator.close()
-            self._worker.close()
-            self._dir.close()
+        except BaseException:
+            # Perhaps not on all ranks: freeing the engines is collective. A process that is
+            # alone can go on, as in a notebook after Ctrl-C.
+            if dist.get_world_size() == 1:
+                self._free()
             raise
 
     def take_step(self) -> StepResult:
@@ -212,9 +213,12 @@ class TrainingRun:
         """Finish what is being written, and free the engines and the folder."""
         with self.clock("save"):
             self.checkpoints.finish()
+        self._reporter.close()
+        self._free()
+
+    def _free(self) -> None:
         self.engines.generator.close()
         self._worker.close()
-        self._reporter.close()
         self._dir.close()
 
     def _validate_and_save(self) -> None:

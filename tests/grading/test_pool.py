@@ -113,9 +113,9 @@ def test_verdicts_as_they_come():
         ("segfault", "crash", "killed by SIGSEGV"),
         ("none", "crash", "returned None; expected True, False or a Verdict"),
         ("hog", "memory", ""),
-        ("sleep", "timeout", "after 1 s"),
-        ("spin", "timeout", "after 1 s"),
-        ("big", "timeout", "after 1 s"),
+        ("sleep", "timeout", "after 4 s"),
+        ("spin", "timeout", "after 1 s of CPU time"),
+        ("big", "timeout", "after 1 s of CPU time"),
     ],
 )
 def test_a_grader_that_fails_is_counted_apart_and_costs_the_others_nothing(
@@ -126,7 +126,7 @@ def test_a_grader_that_fails_is_counted_apart_and_costs_the_others_nothing(
         for key, text in enumerate(["5", response, "5", response, "6"]):
             pool.submit(key, "", "5", text, True)
         verdicts = pool.results()
-        assert time.monotonic() - begin < 15
+        assert time.monotonic() - begin < 25
         assert [verdicts[key].match for key in range(5)] == [True, False, True, False, False]
         assert [verdicts[key].failed for key in range(5)] == [False, True, False, True, False]
         for key in (1, 3):
@@ -156,7 +156,7 @@ def test_what_a_grader_prints_and_reads_is_no_verdict(own, capfd):
 def test_the_answer_of_a_grader_that_failed_is_kept():
     with Pool({}, seconds=1) as pool:
         pool.submit(0, "", "5", r"</think>\boxed{99999999!}", True)
-        assert pool.results()[0] == Verdict(False, "99999999!", "timeout", "after 1 s")
+        assert pool.results()[0] == Verdict(False, "99999999!", "timeout", "after 1 s of CPU time")
 
 
 def test_megabytes_pass(own):

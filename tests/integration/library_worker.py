@@ -8,7 +8,10 @@ import megaprune as mp
 
 def main():
     for fields in json.loads(sys.argv[1]):
-        mp.train(mp.read_config(fields))
+        try:
+            mp.train(mp.read_config(fields))
+        except KeyboardInterrupt:
+            print(json.dumps({"interrupted": fields}), flush=True)
 
 
 if __name__ == "__main__":

