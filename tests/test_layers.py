@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "megaprune"
 # longest name that fits, so that a room's lower part can stand apart.
 LAYERS = [
     ["errors", "schema", "config.renamed", "files"],
-    ["distributed", "config.fields"],
+    ["distributed", "config.fields", "lease"],
     ["user_code"],
     ["algorithms", "weights", "grading"],
     ["config", "data"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +51,21 @@ def run_upgrade(options: argparse.Namespace) -> int:
     """Write config.yaml files anew; say what changed."""
     from yaml import YAMLError
 
+    from megaprune import schema
     from megaprune.config.run import Config
     from megaprune.config.upgrade import upgraded
     from megaprune.errors import InputError
     from megaprune.evaluation.config import EvaluateConfig
-    from megaprune.files import replace_text
+    from megaprune.files import replace_text, writing
+    from megaprune.lease import Lease
     from megaprune.pruning.config import PruneConfig
-    from megaprune.trainer.run_lock import lock, writing
 
     run: Path = options.folder
     if not (run / "config.yaml").is_file():
         raise InputError(f"{run} has no config.yaml; expected the folder of a run")
     for folder in (run, *sorted(path.parent for path in run.glob("round_*/config.yaml"))):
         path = folder / "config.yaml"
-        handle = lock(folder)
+        lease = Lease(folder / schema.LEASE_FILE, folder)
         try:
             text = path.read_text(encoding="utf-8")
             new, changes = upgraded(text, (Config, PruneConfig, EvaluateConfig))
@@ -76,6 +76,6 @@ def run_upgrade(options: argparse.Namespace) -> int:
                 f"{path} cannot be read as a run's configuration ({' '.join(str(error).split())})"
             ) from error
         finally:
-            os.close(handle)
+            lease.close()
         print(f"megaprune: {path}: {'; '.join(changes) or 'nothing to change'}")
     return 0

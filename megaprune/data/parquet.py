@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megaprune.errors import InputError
+from megaprune.files import new_file
 
 _NEEDED = ("data_source", "prompt", "reward_model")
 _ROWS = 1024
@@ -106,14 +106,10 @@ def write_parquet(
     at = _SCHEMA.get_field_index("extra_info")
     schema = _SCHEMA.set(at, pa.field("extra_info", info)).with_metadata(about)
     table = pa.Table.from_pylist(columns, schema=schema)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table, aside)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with new_file(path) as new:
+            pq.write_table(table, new)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}; choose another place") from error
 

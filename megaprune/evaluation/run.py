@@ -26,11 +26,11 @@ from megaprune.errors import InputError
 from megaprune.evaluation import samples, summary
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.evaluation.force import EarlyExit
-from megaprune.files import replace_text
+from megaprune.files import replace_text, writing
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
 from megaprune.trainer.batch import sample_row
-from megaprune.trainer.run_lock import RunLock, writing
+from megaprune.trainer.run_lock import RunLock
 from megaprune.weights.files.checkpoint_index import is_checkpoint
 
 Key = tuple[str, int, int | None]

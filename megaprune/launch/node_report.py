@@ -5,8 +5,6 @@ Nothing but the standard library is imported: it must not take longer than the j
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import platform
 import re
@@ -125,18 +123,3 @@ def _port_error(port: int) -> str | None:
         except OSError as error:
             return error.strerror or str(error)
     return None
-
-
-def write_whole(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that is whole or not there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megaprune.launch.node_report import KEYS, PACKAGES, describe_node, write_whole
+from megaprune.files import replace_text
+from megaprune.launch.node_report import KEYS, PACKAGES, describe_node
 
 POLL = 0.1
 """Seconds between looks into the folder."""
@@ -43,7 +44,7 @@ def run_node(options: argparse.Namespace) -> int:
         if not shared.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(shared))
         content = describe_node(shared, options.token, options.port, options.venv)
-        write_whole(shared / f"{options.name}.json", content)
+        replace_text(shared / f"{options.name}.json", json.dumps(content))
     except OSError as error:
         print(f"{options.name}: {_advice(error, shared)}", file=sys.stderr)
         return 1

@@ -27,7 +27,7 @@ from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
-from megaprune.files import replace_text
+from megaprune.files import replace_link, replace_text
 from megaprune.pruning.config import PruneConfig
 
 
@@ -160,10 +160,7 @@ class Rounds:
         self._write()
         link = self._folder / schema.MODEL_FOLDER
         if (final := self._final) is not None:
-            aside = link.with_name("model.partial")
-            aside.unlink(missing_ok=True)
-            aside.symlink_to(self._rounds[final - 1]["model"])
-            aside.replace(link)
+            replace_link(link, self._rounds[final - 1]["model"])
         Console().print(self._table())
         if self._stopped:
             world.say(self._stopped)

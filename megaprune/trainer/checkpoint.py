@@ -10,7 +10,6 @@ import json
 import queue
 import random
 import re
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -32,7 +31,7 @@ from megaprune.config.run import CheckpointConfig
 from megaprune.distributed.device import device
 from megaprune.distributed.world import all_gather_object, broadcast_from_rank0, raise_on_all_ranks
 from megaprune.errors import InputError
-from megaprune.files import replace_text
+from megaprune.files import clear_up_inside, remove_folder, replace_text
 from megaprune.weights.convert import megatron_to_hf
 from megaprune.weights.files.checkpoint_index import HF_FILES, TRACKER
 from megaprune.weights.files.hf_folder import copy_side_files
@@ -97,8 +96,7 @@ class Checkpoints:
         if device().type == "cpu":
             redirect_cuda()  # what was imported here since
         if dist.get_rank() == 0 and folder.is_dir():
-            for left in (*folder.glob("iter_*.partial"), *folder.glob("iter_*.replaced")):
-                shutil.rmtree(left)
+            clear_up_inside(folder)
             if (folder / _BEST).is_file():
                 self._best = _read_best(folder / _BEST, config.tie)
         self._best = broadcast_from_rank0(self._best)
@@ -186,8 +184,7 @@ class Checkpoints:
         kept = sorted(saved(self.folder), key=step_of)
         for path in kept[: -self._config.keep_last]:
             if self._best.score is None or step_of(path) != self._best.score.step:
-                # Renamed first: half a checkpoint must not be taken for a whole one.
-                shutil.rmtree(path.rename(path.with_name(path.name + ".replaced")))
+                remove_folder(path)
 
 
 def saved(folder: Path) -> list[Path]:

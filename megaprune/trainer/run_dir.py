@@ -6,7 +6,6 @@ The files are named in `megaprune.schema`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
-from megaprune.files import replace_text
-from megaprune.trainer.run_lock import RunLock, writing
+from megaprune.files import append_line, new_file, remove_file, replace_text, writing
+from megaprune.trainer.run_lock import RunLock
 
 _LARGE_COLUMNS = ("prompt_tokens", "tokens", "log_probs")
 
@@ -70,10 +69,9 @@ class RunDir:
         """Add a line."""
         if not self._first:
             return
-        with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._own.check()
+        with writing(self._metrics):
+            append_line(self._metrics, json.dumps(line))
 
     def samples(self, kind: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a step's responses, and remove those that are not to be kept any longer.
@@ -96,7 +94,7 @@ class RunDir:
             for path in folder.glob("step_*.parquet"):
                 written = schema.step_of_file(path.name)
                 if written is not None and written <= step - last_steps:
-                    path.unlink(missing_ok=True)
+                    remove_file(path)
 
 
 def write_samples(
@@ -112,13 +110,9 @@ def write_samples(
     Raises:
         InputError: it cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
     kept = [{name: row[name] for name in row if name not in without} for row in rows]
     table = pa.Table.from_pylist(kept, schema=schema.samples_schema())
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table, partial, compression="zstd")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with new_file(path) as new:
+            pq.write_table(table, new, compression="zstd")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,8 @@ from megaprune.config.fields import RenamedFieldError
 from megaprune.config.read import differences, to_yaml
 from megaprune.distributed import world
 from megaprune.errors import InputError
-from megaprune.files import replace_text
+from megaprune.files import clear_up_inside, replace_text, writing
+from megaprune.lease import Lease, holder_of
 
 
 class RunLock:
@@ -34,21 +32,31 @@ class RunLock:
     """
 
     def __init__(self, path: Path, config: Any):
-        self._lock: int | None = None
+        self._lease: Lease | None = None
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0:
                 with writing(path):
                     path.mkdir(parents=True, exist_ok=True)
-                    self._lock = lock(path)
-                _belongs(path, config)
+                    self._lease = Lease(path / schema.LEASE_FILE, path)
+                try:
+                    _belongs(path, config)
+                except BaseException:
+                    self.close()
+                    raise
                 with writing(path):
+                    clear_up_inside(path)
                     replace_text(path / schema.CONFIG_FILE, to_yaml(config))
 
     def close(self) -> None:
         """Let other processes have it."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
+
+    def check(self) -> None:
+        """See that this job still has the folder; raises InputError if not."""
+        if self._lease is not None:
+            self._lease.check()
 
 
 def check_folder(path: Path, config: Any) -> None:
@@ -59,7 +67,8 @@ def check_folder(path: Path, config: Any) -> None:
     """
     with writing(path):
         if path.is_dir():
-            os.close(lock(path))
+            if holder := holder_of(path / schema.LEASE_FILE):
+                raise InputError(f"{path} is being written by {holder}; wait, or end it")
             _belongs(path, config)
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if not there.is_dir():
@@ -69,33 +78,10 @@ def check_folder(path: Path, config: Any) -> None:
             raise OSError(number := errno.EROFS if read_only else errno.EACCES, os.strerror(number))
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What the system says while something is written becomes an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Mend that and run the same command "
-            f"again: it goes on from where it was"
-        ) from error
-
-
-def lock(path: Path) -> int:
-    """A folder's handle, which holds its lock while it is open."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise InputError(f"another process is running {path}; wait, or end it") from error
-    return handle
-
-
 def _belongs(path: Path, config: Any) -> None:
     written = path / schema.CONFIG_FILE
     if not written.exists():
-        if others := [p.name for p in path.iterdir()]:
+        if others := [p.name for p in path.iterdir() if not _is_ours(p.name)]:
             raise InputError(
                 f"{path} is no run's folder, and has {', '.join(sorted(others)[:3])} in it; give "
                 f"another one with out=..."
@@ -118,3 +104,8 @@ def _belongs(path: Path, config: Any) -> None:
             f"{path} is the folder of another run: {'; '.join(differing)}. Give another out=..., "
             f"or the run's own values to go on with it"
         )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a name is of what the program leaves in a folder that it is only beginning with."""
+    return name == schema.LEASE_FILE or ".megaprune-" in name
