@@ -163,6 +163,7 @@ class _Holder:
                 if content or time.monotonic() > end:
                     break
                 os.close(handle)  # it is being made just now
+                handle = None
                 time.sleep(0.05)
             if content.get("format") != _FORMAT:
                 raise InputError(f"{path} is no lease of megaprune's; move it elsewhere")
@@ -173,8 +174,7 @@ class _Holder:
             raise InputError(f"{path} is no lease of megaprune's: {error.strerror}") from error
         finally:
             if handle is not None:
-                with suppress(OSError):
-                    os.close(handle)
+                os.close(handle)
 
     def __str__(self) -> str:
         return f"process {self.content.get('pid')} of {self.content.get('host')}"
