@@ -22,6 +22,7 @@ from megaprune.data.order import make_order
 from megaprune.distributed.device import gpu_memory_bytes
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
+from megaprune.foreign_text import for_people
 from megaprune.generation.process import check_installed
 from megaprune.grading import GRADERS, Pool
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
@@ -134,7 +135,9 @@ def _check_files(config: Config, processes: int) -> None:
     if config.strict:
         refuse(f"strict=true, and {problem}" for problem in lacking)
     for problem in lacking:
-        print(f"megaprune: warning: {problem} (strict=true refuses it)", file=sys.stderr)
+        print(
+            f"megaprune: warning: {for_people(problem)} (strict=true refuses it)", file=sys.stderr
+        )
 
 
 def _check_data(config: Config) -> None:

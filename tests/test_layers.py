@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "megaprune"
 # Lowest first. What stands in one row does not import its neighbours. A module belongs to the
 # longest name that fits, so that a room's lower part can stand apart.
 LAYERS = [
-    ["errors", "schema", "config.renamed", "files"],
+    ["errors", "schema", "config.renamed", "foreign_text"],
+    ["files"],
     ["distributed", "config.fields", "lease"],
     ["user_code"],
     ["algorithms", "weights", "grading"],

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megaprune.foreign_text import for_people
+
 
 @dataclass(frozen=True)
 class AnalysisSettings:
@@ -81,4 +83,4 @@ class JudgeBudget:
 
 def warn(words: str) -> None:
     """Write a warning on standard error."""
-    print(f"megaprune: warning: {words}", file=sys.stderr)
+    print(f"megaprune: warning: {for_people(words)}", file=sys.stderr)

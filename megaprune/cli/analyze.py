@@ -92,12 +92,11 @@ def _number(
 def run_analyze(options: argparse.Namespace) -> int:
     """Analyse, print a table or JSON, and where the files are."""
     endpoint = _endpoint(options)
-    from rich.console import Console
-
     from megaprune import schema
     from megaprune.analyze.run import analyze
     from megaprune.analyze.settings import AnalysisSettings, JudgeBudget
     from megaprune.analyze.summary import table
+    from megaprune.foreign_text import terminal
 
     answers = options.answers or (_JUDGED if endpoint else None)
     budget = JudgeBudget(
@@ -114,7 +113,7 @@ def run_analyze(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(analysis, indent=2))
         return 0
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal(highlight=False, soft_wrap=True)
     console.print(table(analysis))
     if analysis["cost"] is not None:
         console.print(_cost(analysis["cost"]))

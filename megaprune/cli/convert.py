@@ -224,10 +224,10 @@ def _report(done: Conversion, as_json: bool) -> int:
 
 def _console() -> Console:
     """Standard output; where it is a file or a pipe, lines are as long as they need to be."""
-    from rich.console import Console
+    from megaprune.foreign_text import terminal
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    console = terminal(highlight=False)
+    return console if console.is_terminal else terminal(highlight=False, width=200)
 
 
 def _show(word: str, colour: str, lines: list[str]) -> None:
@@ -242,7 +242,6 @@ def _show(word: str, colour: str, lines: list[str]) -> None:
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Begin]:
     """Bars of tensors, bytes and rate on standard error."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -254,6 +253,8 @@ def _progress(quiet: bool) -> Iterator[Begin]:
         Progress as Bars,
     )
 
+    from megaprune.foreign_text import terminal
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -262,7 +263,7 @@ def _progress(quiet: bool) -> Iterator[Begin]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), disable=quiet) as bars:
+    with Bars(*columns, console=terminal(stderr=True), disable=quiet) as bars:
 
         def begin(what: str, tensors: int, nbytes: int) -> Progress:
             task = bars.add_task(what, total=nbytes, tensors=tensors, done=0)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import megaprune
 from megaprune.errors import InputError
+from megaprune.foreign_text import for_people
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    message = for_people(message)
     if getattr(options, "json", False):
         print(json.dumps({"error": message}))
     print(f"megaprune: error: {message}", file=sys.stderr)

@@ -86,6 +86,7 @@ def run_plan(options: argparse.Namespace) -> int:
     from megaprune.config.field_docs import show_fields
     from megaprune.config.read import to_yaml
     from megaprune.errors import InputError
+    from megaprune.foreign_text import for_people
     from megaprune.planner.request import PlanConfig, gpus_of_recipe, read_plan_config
     from megaprune.planner.run_plan import as_json, plan_run, print_plan
 
@@ -111,8 +112,8 @@ def run_plan(options: argparse.Namespace) -> int:
             gc.enable()
     except InputError as error:  # of what was typed: wrong usage
         if options.json:
-            print(json.dumps({"error": str(error)}))
-        print(f"megaprune: error: {error}", file=sys.stderr)
+            print(json.dumps({"error": for_people(str(error))}))
+        print(f"megaprune: error: {for_people(str(error))}", file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps(as_json(plan)))

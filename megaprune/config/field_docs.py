@@ -12,6 +12,7 @@ from rich.text import Text
 
 from megaprune.algorithms.algorithm import describe_fields
 from megaprune.config.fields import FieldDoc, describe, sections, shown, unknown
+from megaprune.foreign_text import terminal
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def show_fields(kind: type, name: str = "", console: Console | None = None) -> N
     Raises:
         InputError: no name has that in it; says the nearest.
     """
-    console = console or Console(highlight=False)
+    console = console or terminal(highlight=False)
     all_chapters = chapters(kind)
     names = [entry.name for chapter in all_chapters for entry in chapter.entries]
     exact = [n for n in names if n == name or n.startswith(f"{name}.")]

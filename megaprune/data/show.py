@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megaprune.data.sets import SETS
+from megaprune.foreign_text import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,6 +96,4 @@ def _table(*columns: str) -> Table:
 
 
 def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)
+    return terminal(highlight=False)

@@ -16,12 +16,12 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from rich.text import Text
 
 from megaprune.distributed.device import backend, device
 from megaprune.distributed.process import be_alone, prepare_process
 from megaprune.errors import InputError
+from megaprune.foreign_text import for_people, terminal
 
 _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _FIRST_RANK_SPEAKS_SECONDS = 10.0
@@ -91,7 +91,7 @@ def broadcast_from_rank0(mine: T) -> T:
 def say(text: str) -> None:
     """Print a line on the console, from rank 0."""
     if dist.get_rank() == 0:
-        Console(highlight=False, soft_wrap=True).print(Text(text, "dim"))
+        terminal(highlight=False, soft_wrap=True).print(Text(text, "dim"))
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
-        print(f"megaprune: error: {error}", file=sys.stderr, flush=True)
+        print(f"megaprune: error: {for_people(str(error))}", file=sys.stderr, flush=True)
         # Not through the interpreter's end: engines would wait there for ranks that are gone.
         _leave(1)
     except KeyboardInterrupt as error:

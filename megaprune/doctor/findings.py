@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from megaprune.foreign_text import terminal
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -104,7 +106,5 @@ def _last_line(findings: Sequence[Finding]) -> str:
 
 
 def _console() -> Console:
-    from rich.console import Console
-
     width = None if sys.stdout.isatty() else WIDTH
-    return Console(highlight=False, markup=False, width=width)
+    return terminal(highlight=False, width=width)

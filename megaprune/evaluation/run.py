@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 
 from megaprune import schema
 from megaprune.config.fields import leaves
@@ -27,6 +26,7 @@ from megaprune.evaluation import samples, summary
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.evaluation.force import EarlyExit
 from megaprune.files import replace_text, writing
+from megaprune.foreign_text import terminal
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
 from megaprune.trainer.batch import sample_row
@@ -305,7 +305,7 @@ def _sum_up(config: EvaluateConfig) -> None:
     }
     with writing(folder / schema.SUMMARY_FILE):
         replace_text(folder / schema.SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal(highlight=False, soft_wrap=True)
     console.print(summary.table(sets))
     console.print(f"summary: {folder / schema.SUMMARY_FILE}", style="dim")
 

@@ -22,6 +22,7 @@ from megaprune.config.read import read_recipe, to_yaml
 from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
+from megaprune.foreign_text import for_people
 from megaprune.planner.search import check_parallelism
 from megaprune.pruning.config import PruneConfig, read_prune_config
 from megaprune.recipes.thinkprune import GPUS
@@ -373,7 +374,7 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
             check_parallelism(recipe, fields, options["nodes"], per_node)
         executor = fiddle.build(local() if is_local else slurm(**options))
     except InputError as error:
-        print(f"megaprune: error: {error}", file=sys.stderr)
+        print(f"megaprune: error: {for_people(str(error))}", file=sys.stderr)
         return 1
     with run.Experiment(recipe) as experiment:
         if dryrun:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune.files import replace_text
+from megaprune.foreign_text import for_people
 from megaprune.launch.node_report import KEYS, PACKAGES, describe_node
 
 POLL = 0.1
@@ -110,7 +111,7 @@ def run_compare(options: argparse.Namespace) -> int:
     for node in present[1:]:
         problems += _differences(present[0], node, reports)
     for problem in problems:
-        print(problem)
+        print(for_people(problem))
     if not problems:
         who = "1 node agrees" if len(nodes) == 1 else f"{len(nodes)} nodes agree"
         print(f"{who}: {_agreed(reports, options)}")

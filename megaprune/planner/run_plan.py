@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from megaprune.errors import InputError
+from megaprune.foreign_text import terminal
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig, find_shape
 from megaprune.planner.search import NearestFit, nearest_fit, nearest_fit_on_more, problems_of
@@ -207,17 +208,17 @@ def _traffic_json(traffic: SyncTraffic) -> dict[str, Any]:
 
 def print_plan(run_plan: RunPlan) -> None:
     """Print tables of memory and time, then lines on hosts, sync and cost, then the verdict."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal(highlight=False, soft_wrap=True)
     console.print(_head(run_plan))
     for table in tables_of(run_plan):
         console.print(table)
     for line in (*_host_lines(run_plan), *_sync_lines(run_plan), *_cost_lines(run_plan)):
-        console.print(line, markup=False)
+        console.print(line)
     for note in run_plan.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     for problem in run_plan.problems:
-        console.print(f"does not fit: {problem}", style="red", markup=False)
-    console.print(_verdict(run_plan), style="bold", markup=False)
+        console.print(f"does not fit: {problem}", style="red")
+    console.print(_verdict(run_plan), style="bold")
 
 
 def tables_of(run_plan: RunPlan) -> list[Table]:
@@ -261,7 +262,7 @@ def _memory_table(gpu: GpuMemory, hardware: HardwareSpec) -> Table:
     left = [(usable - total) / GB for total in gpu.totals.values()]
     table.add_row(
         f"left of {usable / GB:g}, after a reserve of {hardware.reserve:g}",
-        *[f"[red]{value:.2f}[/]" if value < 0 else f"{value:.2f}" for value in left],
+        *[Text(f"{value:.2f}", "red" if value < 0 else "") for value in left],
     )
     return table
 

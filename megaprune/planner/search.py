@@ -11,6 +11,7 @@ from typing import Any
 from megaprune.config.read import read_recipe
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
+from megaprune.foreign_text import for_people
 from megaprune.planner.actor_memory import POOL, actor_phases
 from megaprune.planner.hardware import HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig, find_shape, read_plan_config
@@ -275,7 +276,10 @@ def check_parallelism(recipe: str, fields: Sequence[str], nodes: int, per_node: 
     try:
         shape = find_shape(config.model)
     except InputError as error:
-        print(f"megaprune: not checked here, but by the job: {error}", file=sys.stderr)
+        print(
+            f"megaprune: not checked here, but by the job: {for_people(str(error))}",
+            file=sys.stderr,
+        )
         return
     hardware = HardwareSpec(gpus=nodes * max(per_node, 1), gpus_per_node=max(per_node, 1))
     problems = [

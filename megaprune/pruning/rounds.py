@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from rich.console import Console
 from rich.table import Table
 
 from megaprune import schema
@@ -28,6 +27,7 @@ from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.files import replace_link, replace_text
+from megaprune.foreign_text import terminal
 from megaprune.pruning.config import PruneConfig
 
 
@@ -161,7 +161,7 @@ class Rounds:
         link = self._folder / schema.MODEL_FOLDER
         if (final := self._final) is not None:
             replace_link(link, self._rounds[final - 1]["model"])
-        Console().print(self._table())
+        terminal().print(self._table())
         if self._stopped:
             world.say(self._stopped)
         world.say(f"model:  {link if final else self._config.model + ', as it was'}")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from megaprune.errors import InputError
+from megaprune.foreign_text import for_people
 from megaprune.report import write_report
 
 _FIRST_GUESS = 1.0
@@ -57,7 +58,7 @@ class ProgressPage:
         self._warned = True
         detail = str(error) if isinstance(error, (InputError, OSError)) else repr(error)
         print(
-            f"megaprune: warning: the report of the run underway cannot be written ({detail}); the "
+            f"megaprune: warning: the report of the run underway cannot be written ({for_people(detail)}); the "
             f"run goes on",
             file=sys.stderr,
             flush=True,

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from rich.console import Console
 from rich.text import Text
 
 from megaprune import schema
@@ -26,6 +25,7 @@ from megaprune.config.run import Config
 from megaprune.data import Problems
 from megaprune.distributed import world
 from megaprune.files import replace_text
+from megaprune.foreign_text import for_people, terminal
 from megaprune.generation.worker import Rollout
 from megaprune.trainer.batch import RolloutBatch
 
@@ -119,7 +119,7 @@ class Reporter:
 
     def __init__(self, config: Config, done: int, problems: Problems):
         first = dist.get_rank() == 0
-        self._console = Console(highlight=False, soft_wrap=True, quiet=not first)
+        self._console = terminal(highlight=False, soft_wrap=True, quiet=not first)
         self._steps = config.steps
         self._warned = False
         self._seconds: deque[float] = deque(maxlen=20)
@@ -212,7 +212,7 @@ def _start_wandb(config: Config) -> Any:
         except (wandb.errors.Error, OSError) as error:
             wandb.teardown()  # it would hold the run's id
             print(
-                f"megaprune: warning: W&B cannot be reached ({' '.join(str(error).split())}): the "
+                f"megaprune: warning: W&B cannot be reached ({for_people(' '.join(str(error).split()))}): the "
                 f"run goes on, and keeps what it would have sent in {config.out}/wandb; send it "
                 f"later with: wandb sync {config.out}/wandb/offline-*",
                 file=sys.stderr,
