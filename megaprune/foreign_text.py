@@ -37,13 +37,9 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) not in _UNSAFE or character in _HARMLESS:
         return character
     code = ord(character)
-    return (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 1 << 16
-        else f"\\U{code:08x}"
-    )
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def without_passwords(text: str) -> str:
@@ -68,6 +64,8 @@ def _without(text: str, secret: str) -> str:
     if not size:
         return text
     parts = {secret[at : at + size] for at in range(len(secret) - size + 1)}
+    if not any(part in text for part in parts):
+        return text
     kept: list[str] = []
     at = end = 0  # what lies before `end` is written
     while at <= len(text) - size:

@@ -58,8 +58,8 @@ class ProgressPage:
         self._warned = True
         detail = str(error) if isinstance(error, (InputError, OSError)) else repr(error)
         print(
-            f"megaprune: warning: the report of the run underway cannot be written ({for_people(detail)}); the "
-            f"run goes on",
+            f"megaprune: warning: the report of the run underway cannot be written "
+            f"({for_people(detail)}); the run goes on",
             file=sys.stderr,
             flush=True,
         )

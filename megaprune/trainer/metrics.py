@@ -211,9 +211,9 @@ def _start_wandb(config: Config) -> Any:
             return wandb.init(mode="online", resume="allow", settings=settings, **wanted)
         except (wandb.errors.Error, OSError) as error:
             wandb.teardown()  # it would hold the run's id
+            words = for_people(" ".join(str(error).split()))
             print(
-                f"megaprune: warning: W&B cannot be reached ({for_people(' '.join(str(error).split()))}): the "
-                f"run goes on, and keeps what it would have sent in {config.out}/wandb; send it "
+                f"megaprune: warning: W&B cannot be reached ({words}): the run goes on, and keeps what it would have sent in {config.out}/wandb; send it "
                 f"later with: wandb sync {config.out}/wandb/offline-*",
                 file=sys.stderr,
                 flush=True,
