@@ -200,12 +200,13 @@ def _check_wandb(config: Config) -> None:
 def _check_graders(grading: GradingConfig) -> None:
     """See that the graders can be loaded within their limits; ours can within the default ones."""
     own = {grading.default, *grading.graders.values()} - GRADERS.keys()
-    if own or grading.memory_bytes < GradingConfig().memory_bytes:
+    if own or grading.environment or grading.memory_bytes < GradingConfig().memory_bytes:
         with Pool(
             grading.graders,
             grading.default,
             workers=1,
             seconds=grading.seconds,
             memory_bytes=grading.memory_bytes,
+            variables=grading.environment,
         ):
             pass  # a worker has loaded them

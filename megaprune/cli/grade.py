@@ -47,6 +47,14 @@ def add_parser(commands: Any) -> None:
     job.add_argument(
         "--seconds", type=float, default=5.0, metavar="S", help="time for a response (default 5)"
     )
+    job.add_argument(
+        "--environment",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an environment variable that a grader of your own gets (may be repeated); it gets "
+        "those that Python needs, and no others",
+    )
     job.set_defaults(run=run_grade)
 
 
@@ -57,7 +65,13 @@ def run_grade(options: argparse.Namespace) -> int:
     why: Counter[str] = Counter()
     with (
         _opened(options.input, sys.stdin, "r") as source,
-        Pool({}, options.mode, workers=options.workers, seconds=options.seconds) as pool,
+        Pool(
+            {},
+            options.mode,
+            workers=options.workers,
+            seconds=options.seconds,
+            variables=options.environment,
+        ) as pool,
         _opened(options.output, sys.stdout, "w") as sink,
     ):
         for verdict in _verdicts(_rows(source, options.input), pool):

@@ -139,6 +139,12 @@ class GradingConfig:
         may_change=True,
         doc="Memory limit of a grading process.",
     )
+    environment: list[str] = field(
+        default=[],
+        may_change=True,
+        doc="Names of environment variables that grading processes get, beside those that Python "
+        "needs: a grader of your own may want a key. They get no others.",
+    )
 
 
 @section("optimizer")

@@ -106,6 +106,7 @@ class RolloutWorker:
                 workers=grading.workers,
                 seconds=grading.seconds,
                 memory_bytes=grading.memory_bytes,
+                variables=grading.environment,
             )
         self._pending: dict[tuple[int, int], tuple[Response, np.ndarray, str]] = {}
         self._version = 0

@@ -5,14 +5,23 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from megaprune.errors import InputError
 from megaprune.grading.graders import GRADERS
-from megaprune.grading.process import GradingLimits, GradingWorker
+from megaprune.grading.process import (
+    MAY_PASS_SECONDS,
+    START_SECONDS,
+    START_TRIES,
+    GradingLimits,
+    GradingWorker,
+)
 from megaprune.grading.verdict import Verdict
+
+CLOSE_SECONDS = 90.0
+"""More than a worker's end may take."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,9 @@ class Pool:
     four times as many of wall time, as a grader that sleeps does) or `memory_bytes` of address
     space gets a verdict that says so, and costs the others nothing.
 
+    The workers' environment has what Python needs and the `variables` that are named, without the
+    keys and passwords of this process; of its files they have standard error alone.
+
     Raises InputError if a grader cannot be loaded. To be used as a context manager.
     """
 
@@ -54,6 +66,7 @@ class Pool:
         workers: int = 1,
         seconds: float = 5.0,
         memory_bytes: int = 1 << 30,
+        variables: Sequence[str] = (),
     ):
         if workers < 1 or seconds <= 0:
             raise InputError(
@@ -67,24 +80,38 @@ class Pool:
         self._submitted: set[Hashable] = set()
         self._verdicts: dict[Hashable, Verdict] = {}
         self._stats = GradingStats()
-        self._error: InputError | None = None
+        self._error: Exception | None = None
         self._closed = False
         names = sorted({default, *self._graders.values()})
         limits = GradingLimits(seconds, memory_bytes)
-        self._workers = [GradingWorker(names, limits) for _ in range(workers)]
+        # A verdict comes, or an error, in this time: a worker's starts, and a response.
+        start = MAY_PASS_SECONDS + START_TRIES * (START_SECONDS + START_TRIES)
+        self._patience = 2 * (limits.wall_seconds + start)
+        self._workers: list[GradingWorker] = []
         self._threads: list[threading.Thread] = []
         try:
+            for _ in range(workers):
+                self._workers.append(GradingWorker(names, limits, variables))
             for worker in self._workers:
                 worker.wait_ready()
+            self._start_threads()
         except BaseException:
             self.close()
             raise
-        self._threads = [
-            threading.Thread(target=self._supervise, args=(worker,), daemon=True, name="grading")
-            for worker in self._workers
-        ]
-        for thread in self._threads:
-            thread.start()
+
+    def _start_threads(self) -> None:
+        for worker in self._workers:
+            thread = threading.Thread(
+                target=self._supervise, args=(worker,), daemon=True, name="grading"
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # as Python says that there are no more threads
+                raise InputError(
+                    f"a thread that watches a grading worker could not be started: {error}; see to "
+                    f"the limit of processes (ulimit -u), or ask for fewer grading.workers"
+                ) from error
+            self._threads.append(thread)
 
     def submit(
         self, key: Hashable, data_source: str, gold: str, response: str, finished: bool
@@ -118,10 +145,19 @@ class Pool:
     def results(self) -> dict[Hashable, Verdict]:
         """Wait for all that were submitted since the last call, and return their verdicts by key.
 
-        Raises InputError if workers can be started no longer.
+        Raises InputError if workers can be started no longer, or no verdict comes for longer than
+        any could take.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._error or self._closed or not self.pending)
+            graded = -1
+            while not (self._error or self._closed) and self.pending:
+                if not self._changed.wait(self._patience) and graded == self._stats.graded:
+                    raise InputError(
+                        f"no verdict for {self._patience:g} s on any of {self.pending} responses "
+                        f"whose grades are waited for; the grading workers {self.pids} do not "
+                        f"answer: see what they do (py-spy, /proc/PID/stack)"
+                    )
+                graded = self._stats.graded
             if self._error:
                 raise self._error
             if self.pending:
@@ -155,7 +191,7 @@ class Pool:
     @property
     def pids(self) -> list[int]:
         """The workers' process ids, as they are now."""
-        return [worker.pid for worker in self._workers]
+        return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def close(self) -> None:
         """Kill the workers; what is pending gets no verdict."""
@@ -166,7 +202,12 @@ class Pool:
             worker.close()
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(CLOSE_SECONDS)
+        if any(thread.is_alive() for thread in self._threads):
+            raise InputError(
+                f"grading workers have not ended {CLOSE_SECONDS:g} s after they were killed: "
+                f"{self.pids}; they wait for a disk or a device that does not answer: see to that"
+            )
         for worker in self._workers:
             worker.release()
 
@@ -177,19 +218,19 @@ class Pool:
         self.close()
 
     def _supervise(self, worker: GradingWorker) -> None:
-        while (job := self._jobs.get()) is not None and not self._closed:
-            try:
+        try:
+            # Waits for work, however long that takes: `close` ends it with None.
+            while (job := self._jobs.get()) is not None and not self._closed:
                 worker.wait_ready()
-            except InputError as error:
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
-            began = time.monotonic()
-            verdict = worker.grade(job.message)
-            if verdict.failed and job.message["is_answer"]:
-                verdict = replace(verdict, extracted=job.message["response"])
-            self._record(job.key, verdict, time.monotonic() - began)
+                began = time.monotonic()
+                verdict = worker.grade(job.message)
+                if verdict.failed and job.message["is_answer"]:
+                    verdict = replace(verdict, extracted=job.message["response"])
+                self._record(job.key, verdict, time.monotonic() - began)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the verdicts gets it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
 
     def _record(self, key: Hashable, verdict: Verdict, seconds: float) -> None:
         with self._changed:

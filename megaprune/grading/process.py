@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,26 @@ START_SECONDS = 120.0
 # A worker may die at its start by chance, as when the machine is out of memory, but not each time.
 START_TRIES = 3
 
+# Too many processes or open files, or too little memory, may pass.
+MAY_PASS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+MAY_PASS_SECONDS = 30.0
+
+# The kernel ends a killed process at once, unless it waits for a disk that is gone.
+END_SECONDS = 60.0
+
 # Between the end of a worker's socket and of the worker.
 LAST_WORD_SECONDS = 0.5
+
+# What Python and a compiled library need; no name of a key, a password or a service is among them.
+ENVIRONMENT = {
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "TMPDIR", "TEMP", "TMP",
+    "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX",
+    "LANG", "LANGUAGE", "LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY",
+    "LC_NUMERIC", "LC_TIME",
+    "PYTHONHOME", "PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED",
+    "PYTHONWARNINGS", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONNOUSERSITE",
+    "PYTHONUSERBASE", "PYTHONFAULTHANDLER", "PYTHONMALLOC",
+}  # fmt: skip
 
 # A response may take this many times its limit of wall time, for the sake of a busy machine.
 WALL_FACTOR = 4.0
@@ -48,18 +67,30 @@ class GradingLimits:
 
 
 class GradingWorker:
-    """A process that grades one response at a time, started again whenever it dies."""
+    """A process that grades one response at a time, started again whenever it dies.
 
-    def __init__(self, graders: Sequence[str], limits: GradingLimits):
+    Args:
+        graders: names of those that it may be asked for.
+        limits: of each response.
+        variables: names of environment variables that it gets beside `ENVIRONMENT`.
+    """
+
+    def __init__(
+        self, graders: Sequence[str], limits: GradingLimits, variables: Sequence[str] = ()
+    ):
         self._setup = {
             "prepare": {"graders": list(graders), "memory_bytes": limits.memory_bytes},
             "cpu_seconds": limits.seconds,
             "wall_seconds": limits.wall_seconds,
         }
         self._limits = limits
+        self._environment = _environment(variables)
         self._lock = threading.Lock()  # close() is called by another thread than the rest
         self._closed = False
         self._ready = False
+        self._process: _Process | None = None
+        self._refused: OSError | None = None
+        self._ended = ""
         self._start()
 
     def wait_ready(self) -> None:
@@ -67,9 +98,10 @@ class GradingWorker:
         if self._ready:
             return
         for attempt in range(START_TRIES):
+            process = self._process or self._started()
             try:
-                answer = wire.receive(self._channel, START_SECONDS)
-            except (EOFError, OSError):
+                answer = wire.receive(process.channel, START_SECONDS)
+            except (EOFError, OSError, ValueError, RecursionError):
                 time.sleep(attempt)
                 self._restart()
                 continue
@@ -84,11 +116,12 @@ class GradingWorker:
         )
 
     def grade(self, job: dict[str, Any]) -> Verdict:
-        """Return the verdict on a response; a process that failed is replaced."""
-        wall = self._limits.wall_seconds
+        """Return the verdict on a response; a process that failed is replaced, if it can be."""
+        assert self._process is not None  # it is ready
+        channel, wall = self._process.channel, self._limits.wall_seconds
         try:
-            wire.send(self._channel, job, wall)
-            verdict = Verdict(**wire.receive(self._channel, wall))
+            wire.send(channel, job, wall)
+            verdict = Verdict(**wire.receive(channel, wall))
         except TimeoutError:
             verdict = Verdict(False, None, "timeout", f"after {wall:g} s")
         except (EOFError, OSError):
@@ -98,6 +131,11 @@ class GradingWorker:
                     False, None, "timeout", f"after {self._limits.seconds:g} s of CPU time"
                 )
             return Verdict(False, None, "crash", self._ended)
+        except (ValueError, TypeError, RecursionError) as error:  # the grader wrote to its socket
+            words = f"the worker's answer is no verdict ({type(error).__name__})"
+            verdict = Verdict(False, None, "crash", words)
+            self._kill()
+            self._restart()
         # After "memory" as well: what is left of it may be too little for the next.
         if verdict.why in ("timeout", "memory"):
             self._kill()
@@ -112,36 +150,56 @@ class GradingWorker:
 
     def release(self) -> None:
         """Free what the closed process held; by the thread that used it."""
-        self._channel.close()
-        self._process.wait()
+        if self._process is not None:
+            self._process.channel.close()
+            self._process.wait()
 
     @property
-    def pid(self) -> int:
-        """The id of the current process."""
-        return int(self._process.pid)
+    def pid(self) -> int | None:
+        """The id of the current process; None if there is none."""
+        return None if self._process is None else int(self._process.popen.pid)
 
     def _start(self) -> None:
+        """Start a process, or keep the system's reason why there is none."""
         with self._lock:
             if self._closed:
                 return
             self._ready = False
-            self._channel, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "megaprune.grading.worker"],
-                    stdin=theirs.fileno(),
-                    stdout=2,  # what a user's grader prints is no result
-                    env=_environment(),
-                    start_new_session=True,  # Ctrl-C in a terminal is for the trainer
-                )
+            self._process = self._refused = None
+            try:
+                self._process = _Process(self._environment)
+            except OSError as error:
+                self._refused = error
+                return
         # If it is dead already, wait_ready sees that.
         with contextlib.suppress(OSError):
-            wire.send(self._channel, self._setup, START_SECONDS)
+            wire.send(self._process.channel, self._setup, START_SECONDS)
+
+    def _started(self) -> _Process:
+        """Start a process, waiting for it where the lack of something may pass."""
+        end, pause = time.monotonic() + MAY_PASS_SECONDS, 0.1
+        while self._process is None and not self._closed:
+            error = self._refused
+            may_pass = error is None or error.errno in MAY_PASS
+            if error is not None and (not may_pass or time.monotonic() > end):
+                waited = f" for {MAY_PASS_SECONDS:g} s" if may_pass else ""
+                raise InputError(
+                    f"a grading worker could not be started{waited}: {error.strerror or error} "
+                    f"({sys.executable}); see to the limits of processes, open files and memory "
+                    f"(ulimit -u -n -v), or ask for fewer grading.workers. The same command goes on"
+                ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+            self._start()
+        if self._process is None:
+            raise InputError("the grading workers were closed")
+        return self._process
 
     def _restart(self) -> int:
         """Start another process in place of one that is dead or of no use; its exit status."""
-        self._channel.close()
-        code = self._end()
+        assert self._process is not None
+        self._process.channel.close()
+        code = self._process.end()
         self._ended = (
             f"the worker was killed by {signal.Signals(-code).name}"
             if code < 0
@@ -150,23 +208,72 @@ class GradingWorker:
         self._start()
         return code
 
-    def _end(self) -> int:
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+
+class _Process:
+    """A process and the socket to it.
+
+    Raises:
+        OSError: the system has none to give.
+    """
+
+    def __init__(self, environment: Mapping[str, str]):
+        self.channel, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self.popen = subprocess.Popen(
+                    [sys.executable, "-m", "megaprune.grading.worker"],
+                    stdin=theirs.fileno(),
+                    stdout=2,  # what a user's grader prints is no result
+                    env=environment,
+                    close_fds=True,
+                    start_new_session=True,  # Ctrl-C in a terminal is for the trainer
+                )
+            except BaseException:
+                self.channel.close()
+                raise
+
+    def end(self) -> int:
         """Let the process end by itself for a moment, then end it; its exit status."""
         end = time.monotonic() + LAST_WORD_SECONDS
         # It is not reaped yet: until then nobody else can have its number.
         ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        while not os.waitid(os.P_PID, self._process.pid, ended) and time.monotonic() < end:
+        while not os.waitid(os.P_PID, self.popen.pid, ended) and time.monotonic() < end:
             time.sleep(0.01)
-        self._kill()
-        return self._process.wait()
+        self.kill()
+        return self.wait()
 
-    def _kill(self) -> None:
+    def wait(self) -> int:
+        """Wait until the killed process has ended; its exit status."""
+        try:
+            return self.popen.wait(END_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise InputError(
+                f"the grading worker {self.popen.pid} has not ended {END_SECONDS:g} s after it was "
+                f"killed: it waits for a disk or a device that does not answer; see to that"
+            ) from error
+
+    def kill(self) -> None:
         """Kill the process and those that a user's grader started."""
-        if self._process.returncode is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self.popen.returncode is None:
+            os.killpg(self.popen.pid, signal.SIGKILL)
 
 
-def _environment() -> dict[str, str]:
-    """Return variables by which the worker finds the same modules, and leaves cores to others."""
+def _environment(variables: Sequence[str]) -> dict[str, str]:
+    """Return variables by which the worker finds the same modules, and leaves cores to others.
+
+    Keys and passwords of this process are not for graders: what they print, log or send would
+    have them.
+    """
+    if missing := sorted(set(variables) - os.environ.keys()):
+        raise InputError(
+            f"grading.environment has {', '.join(missing)}, which the environment has not; set "
+            f"what the grader needs, or leave it out"
+        )
+    wanted = ENVIRONMENT.union(variables)
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    kept = {name: value for name, value in os.environ.items() if name in wanted}
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

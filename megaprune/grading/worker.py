@@ -27,6 +27,9 @@ GRACE_SECONDS = 2.0
 
 PARENT_CHECK_SECONDS = 5.0
 
+# A message that has begun is there, or taken, at once, unless its other end is gone or stopped.
+MESSAGE_SECONDS = 120.0
+
 
 def main() -> None:
     """Grade until the socket closes."""
@@ -34,27 +37,33 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
     channel = _take_standard_input()
-    setup = wire.receive(channel)
+    try:
+        if _wait(channel, parent):
+            _serve(channel, parent)
+    except (EOFError, OSError):
+        return  # the trainer is gone, or has closed the pool
+
+
+def _serve(channel: socket.socket, parent: int) -> None:
+    """Load the graders, then grade; raises EOFError or OSError at the end of the socket."""
+    setup = wire.receive(channel, MESSAGE_SECONDS)
     try:
         graders = _prepare(**setup["prepare"])
     except InputError as error:
-        wire.send(channel, {"error": str(error)})
+        wire.send(channel, {"error": str(error)}, MESSAGE_SECONDS)
         return
     except MemoryError:
         limit = f"{setup['prepare']['memory_bytes']} bytes"
         words = f"the graders cannot be loaded within {limit}; raise grading.memory_bytes"
-        wire.send(channel, {"error": words})
+        wire.send(channel, {"error": words}, MESSAGE_SECONDS)
         return
-    wire.send(channel, {"ready": True})
+    wire.send(channel, {"ready": True}, MESSAGE_SECONDS)
     while _wait(channel, parent):
-        try:
-            job = wire.receive(channel)
-        except (EOFError, OSError):
-            return
+        job = wire.receive(channel, MESSAGE_SECONDS)
         _arm(setup["cpu_seconds"], setup["wall_seconds"] + GRACE_SECONDS)
         verdict = _grade(graders, **job)
         _arm(0, 0)
-        wire.send(channel, asdict(verdict))
+        wire.send(channel, asdict(verdict), MESSAGE_SECONDS)
 
 
 def _take_standard_input() -> socket.socket:

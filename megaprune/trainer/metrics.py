@@ -213,8 +213,9 @@ def _start_wandb(config: Config) -> Any:
             wandb.teardown()  # it would hold the run's id
             words = for_people(" ".join(str(error).split()))
             print(
-                f"megaprune: warning: W&B cannot be reached ({words}): the run goes on, and keeps what it would have sent in {config.out}/wandb; send it "
-                f"later with: wandb sync {config.out}/wandb/offline-*",
+                f"megaprune: warning: W&B cannot be reached ({words}): the run goes on, and "
+                f"keeps what it would have sent in {config.out}/wandb; send it later with: wandb "
+                f"sync {config.out}/wandb/offline-*",
                 file=sys.stderr,
                 flush=True,
             )
