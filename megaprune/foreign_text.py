@@ -14,6 +14,8 @@ _SECRET = "***"
 _RUN = 8
 """As many characters in a row of a secret are taken for a part of it."""
 
+_SHORTEST = 4
+
 _PASSWORD = re.compile(r"(?<=://)[^\s'\"<>]*@")
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -53,7 +55,10 @@ def for_people(text: str) -> str:
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """Put *** in the place of secrets, and of every part of one that has 8 characters or more."""
+    """Put *** in the place of secrets, and of every part of one that has 8 characters or more.
+
+    What has fewer than 4 characters is no secret: it is in every text.
+    """
     for secret in secrets:
         text = _without(text, secret)
     return text
@@ -61,21 +66,19 @@ def masked(text: str, secrets: Iterable[str]) -> str:
 
 def _without(text: str, secret: str) -> str:
     size = min(_RUN, len(secret))
-    if not size:
+    if size < _SHORTEST:
         return text
-    parts = {secret[at : at + size] for at in range(len(secret) - size + 1)}
-    if not any(part in text for part in parts):
-        return text
-    kept: list[str] = []
-    at = end = 0  # what lies before `end` is written
-    while at <= len(text) - size:
-        if text[at : at + size] not in parts:
-            at += 1
-            continue
-        kept += [text[end:at], _SECRET]
-        while at <= len(text) - size and text[at : at + size] in parts:
-            at += 1
-        end = at = at + size - 1
+    places: set[int] = set()
+    for part in {secret[at : at + size] for at in range(len(secret) - size + 1)}:
+        at = text.find(part)
+        while at >= 0:
+            places.add(at)
+            at = text.find(part, at + 1)
+    kept, end, cut = [], 0, -1  # what lies before `end` is written; a secret lies before `cut`
+    for at in sorted(places):
+        if at > cut:
+            kept += [text[end:at], _SECRET]
+        end = cut = at + size
     return "".join([*kept, text[end:]])
 
 

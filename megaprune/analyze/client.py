@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from megaprune.analyze.answer import LONGEST_PAUSE, Answer, Unreadable, read_answer
 from megaprune.analyze.settings import Endpoint, warn
 from megaprune.errors import InputError
+from megaprune.foreign_text import masked
 
-_LONGEST_PAUSE = 60.0  # seconds, between attempts, unless the server asks for more
+_LONGEST_OWN_PAUSE = 60.0  # seconds, between attempts, unless the server asks for more
 _SAY_PAUSES_OF = 10.0
 
 _FORM = "an address as http://HOST:PORT/v1"
@@ -80,8 +82,10 @@ class Client:
         self._without: set[str] = set()
         self._names: dict[str, str] = {}
         self._next = 0.0  # when the next request may be sent
-        headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-        self._http = httpx.AsyncClient(headers=headers, timeout=endpoint.timeout)
+        self._http = _connections(endpoint)
+        # User and password are sent by `_connections`.
+        url = httpx.URL(endpoint.url).copy_with(userinfo=b"", fragment=None)
+        self._url = str(url).rstrip("/") + "/chat/completions"
 
     async def close(self) -> None:
         """Close all connections."""
@@ -117,7 +121,12 @@ class Client:
         attempt = 0
         while isinstance(result := await self._attempt(body), _Failure):
             if attempt == self._endpoint.retries or self._stopped.is_set():
-                raise NoReply(f"{self._endpoint.url}: {result.words}")
+                raise NoReply(f"{self._endpoint.place}: {result.words}")
+            if result.retry_after is not None and result.retry_after > LONGEST_PAUSE:
+                raise NoReply(
+                    f"{self._endpoint.place}: it asks for a pause of {result.retry_after:.0f} s, "
+                    f"and {LONGEST_PAUSE:.0f} s are waited at most ({result.words})"
+                )
             await self._pause(attempt, result)
             attempt += 1
         return result
@@ -132,29 +141,38 @@ class Client:
         body = {self._names.get(key, key): value for key, value in asked.items()}
         body = {key: value for key, value in body.items() if key not in self._without}
         try:
-            response = await self._http.post(
-                self._endpoint.url.rstrip("/") + "/chat/completions", json=body
-            )
-        except httpx.TransportError as error:
-            return _Failure(_words(error, self._endpoint.timeout), None)
-        if response.status_code == 200 and (reply := _completion(response, body)):
-            return reply
-        words = self._refused(response, body)
+            answer = await self._post(body)
+        except (httpx.HTTPError, TimeoutError, Unreadable) as error:
+            return _Failure(self._safe(_words(error, self._endpoint.timeout)), None)
+        if answer.status == 200 and (reply := answer.reply()):
+            text, finish, tokens_in, tokens_out = reply
+            text = masked(text, self._endpoint.secrets)
+            return Completion(text, finish, tokens_in, tokens_out, "response_format" in body)
+        words = self._refused(answer, body)
         if words is None:
             return await self._attempt(asked)
-        return _Failure(words, _retry_after(response))
+        return _Failure(words, answer.retry_after)
+
+    async def _post(self, body: Mapping[str, Any]) -> Answer:
+        """Send a request and read what comes, all of it within the endpoint's timeout."""
+        content = json.dumps(body).encode()  # ASCII, so halves of surrogate pairs pass too
+        async with (
+            asyncio.timeout(self._endpoint.timeout),
+            self._http.stream("POST", self._url, content=content) as response,
+        ):
+            return await read_answer(response)
 
     async def _pause(self, attempt: int, failure: _Failure) -> None:
         if failure.retry_after is None:
             # Twice as long each time, and not all at the same moment.
-            pause = min(2.0**attempt, _LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+            pause = min(2.0**attempt, _LONGEST_OWN_PAUSE) * random.uniform(0.75, 1.25)
             await self._sleep(pause)
             return
         # The server says it of its limits, and so to all requests.
         self._next = max(self._next, time.monotonic() + failure.retry_after)
         if failure.retry_after >= _SAY_PAUSES_OF:
             warn(
-                f"{self._endpoint.url} asks for a pause of {failure.retry_after:.0f} s "
+                f"{self._endpoint.place} asks for a pause of {failure.retry_after:.0f} s "
                 f"({failure.words})"
             )
 
@@ -162,30 +180,35 @@ class Client:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
 
-    def _refused(self, response: httpx.Response, body: Mapping[str, Any]) -> str | None:
+    def _refused(self, answer: Answer, body: Mapping[str, Any]) -> str | None:
         """Say what went wrong that may pass; None if the request has been changed instead."""
-        status, words, code = response.status_code, self._server_message(response), _code(response)
-        answer = f"status {status}, {words}"
-        if status == 413 or (status == 400 and _is_too_long(code, words)):
+        status, words, place = answer.status, self._safe(answer.message), self._endpoint.place
+        said = f"status {status}, {words}" if words else f"status {status}"
+        if status == 413 or (status == 400 and _is_too_long(answer.code, words)):
             raise TooLong(words)
         if status in (401, 403):
             variable = self._endpoint.key_variable
             does = "does not accept the key in" if self._endpoint.key else "wants a key: set"
             raise InputError(
-                f"{self._endpoint.url} {does} the environment variable {variable} ({answer}); "
+                f"{place} {does} the environment variable {variable} ({said}); "
                 f"--key-variable names another one"
             )
         if status == 404:
             raise InputError(
-                f"{self._endpoint.url} has no model {self._endpoint.model!r}, or is not where chat "
-                f"completions are ({answer}); expected {_FORM} and a model that its /models lists"
+                f"{place} has no model {self._endpoint.model!r}, or is not where chat "
+                f"completions are ({said}); expected {_FORM} and a model that its /models lists"
             )
-        if status == 400 and self._adapt(words, _param(response), body):
+        if 300 <= status < 400:
+            raise InputError(
+                f"{place} refuses the request (status {status}: what is asked for is elsewhere). "
+                f"The key is sent nowhere else: give the right address to --endpoint"
+            )
+        if status == 400 and self._adapt(words, answer.param, body):
             return None
         may_pass = status in (200, 408, 409, 425, 429) or status >= 500
-        if not may_pass or code == "insufficient_quota":
-            raise InputError(f"{self._endpoint.url} refuses the request ({answer})")
-        return answer
+        if not may_pass or answer.code == "insufficient_quota":
+            raise InputError(f"{place} refuses the request ({said})")
+        return said
 
     def _adapt(self, words: str, param: str, body: Mapping[str, Any]) -> bool:
         """Leave out the option that a server refused; False if it can be none that we know."""
@@ -198,28 +221,32 @@ class Client:
             if refused in body:
                 # Requests on their way may have it too: it is said once.
                 if refused not in self._without:
-                    warn(f"{self._endpoint.url} refuses {refused} ({words}); asked without it")
+                    warn(f"{self._endpoint.place} refuses {refused} ({words}); asked without it")
                 self._without.add(refused)
                 return True
         return False
 
-    def _server_message(self, response: httpx.Response) -> str:
-        """Read what the server said, in a line; never the key, which some servers repeat."""
-        error = _error(response)
-        words = error.get("message") or response.text or response.reason_phrase
-        if self._endpoint.key:
-            words = str(words).replace(self._endpoint.key, "***")
-        words = " ".join(str(words).split())
+    def _safe(self, words: str) -> str:
+        """Make a line of a server's words; never with the key, which some servers repeat."""
+        words = " ".join(masked(words, self._endpoint.secrets).split())
         return words if len(words) <= 300 else words[:300] + "..."
 
 
 def _check(endpoint: Endpoint) -> None:
     try:
         url = httpx.URL(endpoint.url)
-    except httpx.InvalidURL as error:
-        raise InputError(f"--endpoint {endpoint.url}: {error}; expected {_FORM}") from error
+        given = urlsplit(endpoint.url)
+    except (httpx.InvalidURL, ValueError) as error:
+        # Where there is a password, the reason may have a part of it.
+        reason = "" if "@" in endpoint.url else f": {error}"
+        raise InputError(f"--endpoint {endpoint.place}{reason}; expected {_FORM}") from None
     if url.scheme not in ("http", "https") or not url.host or url.query:
-        raise InputError(f"--endpoint {endpoint.url}; expected {_FORM}")
+        raise InputError(f"--endpoint {endpoint.place}; expected {_FORM}")
+    if "@" in given.path + given.fragment:
+        raise InputError(
+            f"--endpoint {endpoint.place}: an @ behind the host; expected {_FORM}. In a password, "
+            f"write / as %2F, ? as %3F, # as %23 and @ as %40"
+        )
     if endpoint.key and not (endpoint.key.isascii() and endpoint.key.isprintable()):
         raise InputError(
             f"the environment variable {endpoint.key_variable} has more than a key in it, such as "
@@ -227,38 +254,25 @@ def _check(endpoint: Endpoint) -> None:
         )
 
 
-def _completion(response: httpx.Response, body: Mapping[str, Any]) -> Completion | None:
-    """Read a reply; None if the server answered something else."""
+def _connections(endpoint: Endpoint) -> httpx.AsyncClient:
+    """Connections that carry the key to this address alone."""
+    # Packed answers are not asked for: how much they unpack to cannot be known.
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    given, auth = urlsplit(endpoint.url), None
+    if given.username or given.password:
+        auth = httpx.BasicAuth(unquote(given.username or ""), unquote(given.password or ""))
+    elif endpoint.key:
+        headers["Authorization"] = f"Bearer {endpoint.key}"
     try:
-        content = response.json()
-        choice, usage = content["choices"][0], content.get("usage") or {}
-        text = choice["message"].get("content")
-        return Completion(
-            text=text if isinstance(text, str) else "",
-            finish=str(choice.get("finish_reason")),
-            tokens_in=usage.get("prompt_tokens"),
-            tokens_out=usage.get("completion_tokens"),
-            structured="response_format" in body,
+        return httpx.AsyncClient(
+            headers=headers, auth=auth, timeout=endpoint.timeout, follow_redirects=False
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return None
-
-
-def _error(response: httpx.Response) -> Mapping[str, Any]:
-    try:
-        content = response.json()
-    except ValueError:
-        return {}
-    error = content.get("error", content) if isinstance(content, dict) else {}
-    return error if isinstance(error, dict) else {"message": error}
-
-
-def _code(response: httpx.Response) -> str:
-    return str(_error(response).get("code", ""))
-
-
-def _param(response: httpx.Response) -> str:
-    return str(_error(response).get("param") or "")
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        # Of HTTPS_PROXY and the like, whose address may have a password.
+        raise InputError(
+            f"the proxy in the environment cannot be used ({type(error).__name__}); see to "
+            f"HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or name the host in NO_PROXY"
+        ) from None
 
 
 def _is_too_long(code: str, words: str) -> bool:
@@ -267,20 +281,7 @@ def _is_too_long(code: str, words: str) -> bool:
     return code == "context_length_exceeded" or any(phrase in words.lower() for phrase in phrases)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    """Read how many seconds the server asks to wait, in either of HTTP's two forms."""
-    header = response.headers.get("Retry-After", "")
-    if header.strip().isdigit():
-        return float(header)
-    try:
-        when = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
-
-
-def _words(error: httpx.TransportError, timeout: float) -> str:
-    if isinstance(error, httpx.TimeoutException):
+def _words(error: Exception, timeout: float) -> str:
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
         return f"no reply in {timeout:g} s"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"

@@ -76,6 +76,10 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_MOST_OBJECTS = 2000
+"""Opening braces of a reply that are looked at: beginning at each may take long."""
+
+
 class MalformedReply(Exception):
     """Raised for a reply that cannot be used.
 
@@ -140,7 +144,7 @@ def read_reply(text: str, steps: int) -> list[ThoughtPhase]:
     phases = sorted((_phase(item) for item in _items(text)), key=lambda phase: phase.first)
     end = 0
     for phase in phases:
-        where = f"steps {phase.first} to {phase.last}"
+        where = f"steps {_shown(phase.first)} to {_shown(phase.last)}"
         if not 1 <= phase.first <= phase.last <= steps:
             raise MalformedReply("no such steps", f"{where}, of 1 to {steps}")
         if phase.first <= end:
@@ -177,7 +181,9 @@ def _items(text: str) -> list[Any]:
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     decoder, begin = json.JSONDecoder(), text.find("{")
-    while begin >= 0:
+    for _ in range(_MOST_OBJECTS):
+        if begin < 0:
+            return
         try:
             value, end = decoder.raw_decode(text, begin)
         except (ValueError, RecursionError):
@@ -189,15 +195,24 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 def _phase(item: Any) -> ThoughtPhase:
     if not isinstance(item, dict):
-        raise MalformedReply("wrong form", f"{str(item)[:40]!r} is no phase")
+        raise MalformedReply("wrong form", f"{_shown(item)} is no phase")
     behaviour, first, last = (_whole(item, name) for name in ("behaviour", "first", "last"))
     if not 1 <= behaviour <= len(_NAMES):
-        raise MalformedReply("unknown behaviour", f"number {behaviour}, of 1 to {len(_NAMES)}")
+        raise MalformedReply(
+            "unknown behaviour", f"number {_shown(behaviour)}, of 1 to {len(_NAMES)}"
+        )
     return ThoughtPhase(_NAMES[behaviour - 1], first, last)
 
 
 def _whole(item: dict[str, Any], name: str) -> int:
     value = item.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise MalformedReply("wrong form", f"{name} is {str(value)[:40]!r}, not a whole number")
+        raise MalformedReply("wrong form", f"{name} is {_shown(value)}, not a whole number")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Show the beginning of a value; of a list or an object, which may be deep, what it is."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return str(value)[:40] if isinstance(value, int) else repr(str(value)[:40])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune import schema
+from megaprune.analyze.answer import token_count
 from megaprune.analyze.client import Client, NoReply, TooLong
 from megaprune.analyze.judge import (
     MalformedReply,
@@ -211,7 +212,8 @@ class ReplyStore:
     """The replies of a judge, one a line in replies.jsonl; this process's alone until `close`.
 
     Each line has the judge's model, the digests of the prompt and of the thought, the number of the
-    attempt, and what the judge said.
+    attempt, and what the judge said. What is no such line is passed over, with a warning, and asked
+    for again.
 
     Args:
         folder: the folder, which must exist.
@@ -219,14 +221,15 @@ class ReplyStore:
         prompt: the digest of the prompt.
 
     Raises:
-        InputError: the replies there are another model's, or to another prompt, or cannot be read,
-            or another process has the store open.
+        InputError: the replies there are another model's, or to another prompt, or another process
+            has the store open.
     """
 
     def __init__(self, folder: Path, model: str, prompt: str):
         self._path = folder / schema.REPLIES_FILE
         self._whose = {"model": model, "prompt": prompt}
-        self._file = self._path.open("a+b")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(self._path, flags, 0o644), "a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -261,27 +264,48 @@ class ReplyStore:
 
     def _read(self) -> None:
         self._file.seek(0)
-        lines = self._file.read().splitlines(keepends=True)
+        lines = self._file.read().split(b"\n")
+        torn = lines.pop()
+        if torn:
+            # By a kill: the next reply must not be joined to it.
+            self._file.truncate(self._file.tell() - len(torn))
+        bad = []
         for number, line in enumerate(lines, 1):
-            if number == len(lines) and not line.endswith(b"\n"):
-                # Torn by a kill: the next reply must not be joined to it.
-                self._file.truncate(sum(map(len, lines[:-1])))
-                break
-            row = self._parsed(line, f"{self._path}, line {number}")
+            row = _row(line)
+            if row is None:
+                bad.append(number)
+                continue
+            self._check(row)
             self._rows.setdefault(row["thought"], []).append(row)
+        if bad:
+            shown = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if bad[5:] else "")
+            warn(
+                f"{self._path}: what is in line {shown} is no reply of a judge; it is passed over, "
+                f"and asked for again"
+            )
 
-    def _parsed(self, line: bytes, where: str) -> dict[str, Any]:
-        try:
-            row: dict[str, Any] = json.loads(line)
-            whose = {name: row[name] for name in self._whose}
-            row["thought"], row["attempt"], row["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{where}: no reply of a judge; remove the line, and it is asked for again"
-            ) from error
+    def _check(self, row: Mapping[str, Any]) -> None:
+        whose = {name: row[name] for name in self._whose}
         if whose != self._whose:
             raise InputError(
                 f"{self._path} has replies of {whose['model']} to prompt {whose['prompt']}, not of "
                 f"{self._whose['model']} to prompt {self._whose['prompt']}; give another --out"
             )
-        return row
+
+
+_TEXTS = ("thought", "model", "prompt", "text", "finish")
+_COUNTS = ("tokens_in", "tokens_out")
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Read a line of replies.jsonl; None if it is no reply."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in _TEXTS):
+        return None
+    counts = {name: token_count(row.get(name)) for name in _COUNTS}
+    if not isinstance(row.get("attempt"), int) or any(row.get(n) != counts[n] for n in counts):
+        return None
+    return row | counts

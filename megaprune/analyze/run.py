@@ -130,7 +130,7 @@ def _recorded_settings(
     if endpoint is None:
         del recorded["max_steps"]
         return recorded
-    asked = {"endpoint": endpoint.url, "model": endpoint.model, "prompt": prompt_digest()}
+    asked = {"endpoint": endpoint.place, "model": endpoint.model, "prompt": prompt_digest()}
     return recorded | asked | asdict(budget)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from megaprune.foreign_text import for_people
 
@@ -46,13 +48,41 @@ class Endpoint:
         per_minute: the most requests in a minute; None for no limit.
     """
 
-    url: str
+    url: str = field(repr=False)
     model: str
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     key_variable: str = "OPENAI_API_KEY"
     timeout: float = 300.0
     retries: int = 5
     per_minute: float | None = None
+
+    @property
+    def place(self) -> str:
+        """The address as it is printed and kept: without user, password and query."""
+        try:
+            url = urlsplit(self.url)
+        except ValueError:
+            return "***"
+        if "@" in url.path + url.query + url.fragment or (url.scheme and not url.netloc):
+            return f"{url.scheme}://***" if url.netloc else "***"
+        user, at, host = url.netloc.rpartition("@")
+        begin = f"{url.scheme}://" if url.netloc else ""
+        return f"{begin}{'***@' if user or at else ''}{host}{url.path}"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What a server must not be let to repeat: key and password, and as they are sent."""
+        secrets = {self.key or ""}
+        try:
+            url = urlsplit(self.url)
+        except ValueError:
+            return tuple(secrets)
+        if url.username or url.password:
+            user, password = unquote(url.username or ""), unquote(url.password or "")
+            sent = base64.b64encode(f"{user}:{password}".encode()).decode()
+            # Without a password, the name is the key.
+            secrets |= {password or user, url.password or url.username or "", sent}
+        return tuple(sorted(secrets, key=len, reverse=True))
 
 
 @dataclass(frozen=True)
