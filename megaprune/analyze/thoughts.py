@@ -14,14 +14,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from megaprune import schema
+from megaprune.data.parquet import shown
+from megaprune.data.parquet_rows import read_parquet_rows
 from megaprune.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ProblemKey: TypeAlias = tuple[str, str]
 """A problem: its data source and its name."""
@@ -33,6 +36,11 @@ NOT_DRAWN = "not drawn (--answers)"
 _TEXTS = ("problem", "data_source", "prompt", "response")
 _NEEDED = (*_TEXTS, "number")
 _OPTIONAL = ("budget", "length", "match")
+_KINDS: Mapping[str, tuple[type, str]] = {
+    **dict.fromkeys(_TEXTS, (str, "text")),
+    **dict.fromkeys(("number", "budget", "length"), (int, "a whole number")),
+    "match": (bool, "true or false"),
+}
 _ROWS = 256
 """How many rows are Python objects at once: responses are long."""
 
@@ -171,11 +179,9 @@ def _read(
     """Read how many problems there are, their thoughts, and how many have none."""
     first: dict[ProblemKey, tuple[int, Thought]] = {}
     keys: dict[ProblemKey, None] = {}
-    for row in (row for file in files for row in _rows(file)):
+    for _, row in (row for file in files for row in _rows(file)):
         if row.get("budget") is not None:  # its thought was closed for it
             continue
-        if any(row[name] is None for name in _NEEDED):
-            raise InputError(f"{path}: an answer has null in one of {_NEEDED}; remove or fill it")
         key = (row["data_source"], row["problem"])
         keys[key] = None
         if close in row["response"] and (key not in first or row["number"] < first[key][0]):
@@ -187,27 +193,24 @@ def _read(
     return len(keys), thoughts, Counter({NOT_CLOSED: missing} if missing else {})
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(file) as parquet:
-            have = parquet.schema_arrow.names
-            if missing := [name for name in _NEEDED if name not in have]:
-                raise InputError(
-                    f"{file} lacks the columns {missing}: it has {have}; expected answers as "
-                    f"`megaprune evaluate` writes them"
-                )
-            for name in _TEXTS:
-                kind = parquet.schema_arrow.field(name).type
-                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                    raise InputError(f"{file}, column {name}: of type {kind}; expected text")
-            columns = [name for name in (*_NEEDED, *_OPTIONAL) if name in have]
-            for part in parquet.iter_batches(_ROWS, columns=columns):
-                yield from part.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+def _columns_of(schema: pa.Schema, file: Path) -> list[str]:
+    """Return the columns that are read, of those that there are."""
+    if missing := [name for name in _NEEDED if name not in schema.names]:
         raise InputError(
-            f"{file} cannot be read as parquet ({' '.join(str(error).split())}); expected a whole "
-            f"file of answers"
-        ) from error
+            f"{file} lacks the columns {missing}: it has {schema.names}; expected answers as "
+            f"`megaprune evaluate` writes them"
+        )
+    return [name for name in (*_NEEDED, *_OPTIONAL) if name in schema.names]
+
+
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, row in read_parquet_rows(file, partial(_columns_of, file=file), _ROWS):
+        for name, value in row.items():
+            kind, words = _KINDS[name]
+            right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not right and (value is not None or name in _NEEDED):
+                raise InputError(f"{where}, column {name}: {shown(value)}; expected {words}")
+        yield where, row
 
 
 def _thought(key: ProblemKey, row: dict[str, Any], close: str) -> Thought:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megaprune.data.overlap import NormalizedText
+from megaprune.data.parquet import check_text, shown
 from megaprune.data.sets import ANSWER_COLUMNS, PROBLEM_COLUMNS, ProblemSet, SourceRow
 from megaprune.data.sources import SourceFiles
 from megaprune.errors import InputError
@@ -78,6 +79,8 @@ def collect(
             question = _question(number, row, known, problems, answers)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
+        except RecursionError as error:
+            raise InputError(f"{where}: lists in lists, too deep for a problem") from error
         if isinstance(question, str):
             dropped[question] += 1
             continue
@@ -112,13 +115,18 @@ def _question(
         return NO_ANSWER
     if known and known.gold:
         gold = known.gold(row, gold)
+    check_text(problem, "the problem")
+    check_text(gold, "the answer")
     return BareProblem(number, problem, gold, _kept(row, known))
 
 
 def _kept(row: SourceRow, known: ProblemSet | None) -> dict[str, str]:
     wanted = ("id", *known.keep) if known else ("id",)
     lower = {key.lower(): value for key, value in row.items()}
-    return {key: str(lower[key]) for key in wanted if lower.get(key) is not None}
+    kept = {key: str(lower[key]) for key in wanted if lower.get(key) is not None}
+    for key, value in kept.items():
+        check_text(value, f"column {key}")
+    return kept
 
 
 def _first(row: SourceRow, columns: Sequence[str], what: str) -> tuple[str, Any]:
@@ -158,7 +166,9 @@ def _answer(column: str, value: Any) -> str:
         value = ", ".join(_answer("", part) for part in value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value == int(value) else repr(value)
     if not isinstance(value, str):
         raise InputError(f"the answer is {_shown(value)}; expected text or a number")
@@ -172,12 +182,11 @@ def _answer(column: str, value: Any) -> str:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"reward_model is text that is not JSON ({text[:60]!r}); expected {{ground_truth, ...}}"
+            f"reward_model is text that is not JSON ({shown(text)}); expected {{ground_truth, ...}}"
         ) from error
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
-    return f"{shown[:60]}{'...' * (len(shown) > 60)} ({type(value).__name__})"
+    return f"{shown(value)} ({type(value).__name__})"

@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megaprune.data.parquet_rows import read_parquet_rows
 from megaprune.errors import InputError
 from megaprune.files import new_file
 
 _NEEDED = ("data_source", "prompt", "reward_model")
-_ROWS = 1024
-"""How many rows are Python objects at once."""
+_LONGEST = 1 << 20
+"""Characters of a text at most; no problem has so many, and a tokenizer may not end with more."""
 
 _TEXT = pa.string()
 _SCHEMA = pa.schema(
@@ -73,9 +76,8 @@ def read_parquet(path: Path) -> Iterator[tuple[str, ProblemRow]]:
     """
     is_empty = True
     for file in _files(path):
-        for number, row in enumerate(_rows(file)):
+        for where, row in read_parquet_rows(file, partial(_columns_of, file=file)):
             is_empty = False
-            where = f"{file}, row {number}"
             yield where, _row(row, where)
     if is_empty:
         raise InputError(f"{path} has no rows; expected one problem or more: write it again")
@@ -135,25 +137,15 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield rows as Python objects, as few as possible at once."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            columns = parquet.schema_arrow.names
-            for column in _NEEDED:
-                if column not in columns:
-                    raise InputError(
-                        f"{file} lacks the column {column!r}: it has {columns}; expected "
-                        f"{list(_NEEDED)}: rename or add it"
-                    )
-            wanted = [c for c in _SCHEMA.names if c in columns]
-            for part in parquet.iter_batches(_ROWS, columns=wanted):
-                yield from part.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{file} cannot be read as parquet ({error}); expected a whole parquet file: copy it "
-            f"again if it was cut off, or convert it to parquet"
-        ) from error
+def _columns_of(schema: pa.Schema, file: Path) -> list[str]:
+    """Return the columns that are read."""
+    for column in _NEEDED:
+        if column not in schema.names:
+            raise InputError(
+                f"{file} lacks the column {column!r}: it has {schema.names}; expected "
+                f"{list(_NEEDED)}: rename or add it"
+            )
+    return [column for column in _SCHEMA.names if column in schema.names]
 
 
 def _row(row: Mapping[str, Any], where: str) -> ProblemRow:
@@ -170,9 +162,13 @@ def _row(row: Mapping[str, Any], where: str) -> ProblemRow:
         messages=[_message(m, f"{where}, column prompt[{i}]") for i, m in enumerate(messages)],
         gold=_gold(row["reward_model"], f"{where}, column reward_model"),
         index=None if index is None else _answer(index, f"{where}, column extra_info.index"),
-        split=str(info.get("split") or "train"),
-        ability=str(row.get("ability") or "math"),
+        split=_name(info.get("split"), "train", f"{where}, column extra_info.split"),
+        ability=_name(row.get("ability"), "math", f"{where}, column ability"),
     )
+
+
+def _name(value: Any, default: str, where: str) -> str:
+    return _answer(value, where) if value else default
 
 
 def _message(message: Any, where: str) -> dict[str, str]:
@@ -184,9 +180,9 @@ def _gold(value: Any, where: str) -> str:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{where}: text that is not JSON ({value[:60]!r}); expected "
+                f"{where}: text that is not JSON ({shown(value)}); expected "
                 f"{{ground_truth, ...}}: put the answer into its field ground_truth"
             ) from error
     fields = _typed(value, dict, "{ground_truth, ...}", where)
@@ -195,8 +191,9 @@ def _gold(value: Any, where: str) -> str:
 
 def _answer(value: Any, where: str) -> str:
     """Return text as it is, and a number as it is written; a whole number has no point."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, float) or not math.isfinite(value):
         return _text(value, where, "text or a finite number")
     return str(int(value)) if value == int(value) else repr(value)
 
@@ -205,7 +202,29 @@ def _text(value: Any, where: str, expected: str = "text") -> str:
     text: str = _typed(value, str, expected, where)
     if not text.strip():
         raise InputError(f"{where}: empty; expected {expected}: fill it or remove the row")
+    check_text(text, where)
     return text
+
+
+def check_text(text: str, where: str) -> None:
+    """Refuse text that is too long for a problem, or that no file can hold."""
+    if len(text) > _LONGEST:
+        raise InputError(
+            f"{where}: {len(text)} characters; expected {_LONGEST} at most: remove the row"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: {text[error.start]!r} at character {error.start} is half of a pair, and no "
+            f"text (it is not UTF-8); write the character whole, or remove the row"
+        ) from error
+
+
+def shown(value: Any) -> str:
+    """Show the beginning of a value, however large or deep it is."""
+    text = reprlib.Repr().repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def _typed(value: Any, kind: type, expected: str, where: str) -> Any:
@@ -213,6 +232,6 @@ def _typed(value: Any, kind: type, expected: str, where: str) -> Any:
         return value
     if value is None:
         raise InputError(f"{where}: null or absent; expected {expected}: fill it or remove the row")
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:60] + "..."
-    raise InputError(f"{where}: {shown} ({type(value).__name__}); expected {expected}: store it so")
+    raise InputError(
+        f"{where}: {shown(value)} ({type(value).__name__}); expected {expected}: store it so"
+    )

@@ -19,8 +19,8 @@ from megaprune.errors import InputError
 
 HUB = "hub:"
 
-_ROWS = 1024
-"""How many rows of parquet are Python objects at once."""
+_LONGEST_LINE = 1 << 28
+"""Bytes; a list of problems may be all in one line."""
 
 PlacedRow = tuple[str, dict[str, Any]]
 """Where a row stands, in words ("x.jsonl, line 3"), and its columns."""
@@ -51,10 +51,6 @@ class SourceFiles:
                 yield from _READERS[file.suffix.lower()](file)
             except OSError as error:
                 raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{file} is not UTF-8 text ({error.reason}); convert it to UTF-8"
-                ) from error
 
 
 def open_source(name: str, revision: str | None = None) -> SourceFiles:
@@ -87,50 +83,55 @@ def open_source(name: str, revision: str | None = None) -> SourceFiles:
 
 
 def _parquet(file: Path) -> Iterator[PlacedRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from megaprune.data.parquet_rows import read_parquet_rows
 
-    number = 0
-    try:
-        with pq.ParquetFile(file) as parquet:
-            for part in parquet.iter_batches(_ROWS):
-                for row in part.to_pylist():
-                    yield f"{file}, row {number}", row
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{file} cannot be read as parquet ({error}); expected a whole parquet file: copy it "
-            f"again if it was cut off"
-        ) from error
+    yield from read_parquet_rows(file, lambda _: None)
 
 
 def _csv(file: Path) -> Iterator[PlacedRow]:
     import csv
 
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        try:
-            for number, row in enumerate(csv.DictReader(lines, strict=True), 1):
-                if None in row:
-                    raise InputError(f"{file}, row {number}: more values than the first line names")
-                yield f"{file}, row {number}", dict(row)
-        except csv.Error as error:
-            raise InputError(f"{file} cannot be read as CSV ({error})") from error
+    number = 0
+    try:
+        for number, row in enumerate(csv.DictReader(_lines(file), strict=True), 1):
+            if None in row:
+                raise InputError(f"{file}, row {number}: more values than the first line names")
+            yield f"{file}, row {number}", dict(row)
+    except csv.Error as error:
+        raise InputError(f"{file}, row {number + 1}: cannot be read as CSV ({error})") from error
 
 
 def _json(file: Path) -> Iterator[PlacedRow]:
     """Read JSON lines, or one list."""
-    with file.open(encoding="utf-8-sig") as lines:
-        first = next((line.lstrip() for line in lines if line.strip()), "")
-        lines.seek(0)
-        if first.startswith("["):
-            rows = _parsed(lines.read(), str(file), "one list of objects")
-            for number, row in enumerate(rows):
-                yield _object(row, f"{file}, row {number}")
-            return
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                where = f"{file}, line {number}"
-                yield _object(_parsed(line, where, "one object a line"), where)
+    first = next((line.lstrip() for line in _lines(file) if line.strip()), "")
+    if first.startswith("["):
+        rows = _parsed("".join(_lines(file)), str(file), "one list of objects")
+        for number, row in enumerate(rows):
+            yield _object(row, f"{file}, row {number}")
+        return
+    for number, line in enumerate(_lines(file), 1):
+        if line.strip():
+            where = f"{file}, line {number}"
+            yield _object(_parsed(line, where, "one object a line"), where)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a text file; what is not UTF-8 is refused by its line."""
+    with file.open("rb") as lines:
+        number = 0
+        while line := lines.readline(_LONGEST_LINE + 1):
+            number += 1
+            if len(line) > _LONGEST_LINE:
+                raise InputError(
+                    f"{file}, line {number}: more than {_LONGEST_LINE} bytes; expected a problem a "
+                    f"line"
+                )
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{file}, line {number}: not UTF-8 text ({error.reason}); convert it to UTF-8"
+                ) from error
 
 
 def _parsed(text: str, where: str, expected: str) -> Any:
