@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "megaprune"
 # longest name that fits, so that a room's lower part can stand apart.
 LAYERS = [
     ["errors", "schema", "config.renamed", "foreign_text"],
-    ["files"],
+    ["files", "yaml_text"],
     ["distributed", "config.fields", "lease"],
     ["user_code"],
     ["algorithms", "weights", "grading"],

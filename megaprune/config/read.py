@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +25,28 @@ from megaprune.config.fields import (
     sections,
     unknown,
 )
+from megaprune.config.given import (
+    comments,
+    digest,
+    digests,
+    hidden,
+    interpolated,
+    remember,
+    substitutes,
+    written,
+)
 from megaprune.config.renamed import new_name
 from megaprune.errors import InputError
 from megaprune.recipes import RECIPES
+from megaprune.yaml_text import check_yaml
 
 T = TypeVar("T")
+
+_UNREADABLE = (
+    InputError, OmegaConfBaseException, YAMLError,
+    ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What OmegaConf and YAML raise for texts that are no configuration."""
 
 
 def read_fields(kind: type[T], arguments: Sequence[str]) -> T:
@@ -58,7 +75,7 @@ def read_fields(kind: type[T], arguments: Sequence[str]) -> T:
                 key, value = f"{key}.preset", value
             of_spec = any(doc.is_spec and _inside(key, doc.name) for doc in docs.values())
             OmegaConf.update(changes if of_spec else content, key, value)
-        except (OmegaConfBaseException, YAMLError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{key}={text} cannot be read: {_first_line(error)}") from error
     for name, change in _plain(changes).items():
         base = _plain(content).get(name)
@@ -79,16 +96,26 @@ def read_recipe(name: str) -> Any:
 
 
 def to_yaml(config: Any) -> str:
-    """A configuration as a YAML file that `read_fields` takes for a recipe."""
-    return OmegaConf.to_yaml(OmegaConf.create(plain(config)))
+    """A configuration as a YAML file that `read_fields` takes for a recipe.
+
+    What was given as an interpolation (`${oc.env:NAME}`) is written so, with a digest of its value.
+    """
+    content = plain(config)
+    shown = written(content)
+    lines = "".join(f"{line}\n" for line in comments(content, shown))
+    return OmegaConf.to_yaml(OmegaConf.create(shown)) + lines
+
+
+def as_written(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries, as `to_yaml` writes it: for others' eyes."""
+    return written(plain(config))
 
 
 def from_yaml(kind: type[T], text: str) -> T:
     """A configuration from the text of a YAML file.
 
     Raises:
-        InputError: it is not that of such a configuration.
-        YAMLError: it is no YAML.
+        InputError: it is no YAML, or not that of such a configuration.
     """
     return _object(kind, _content(kind, text))
 
@@ -101,16 +128,21 @@ def differences(config: Any, text: str) -> list[str]:
         text: the YAML in the run's folder.
 
     Raises:
-        InputError: the YAML is not that of such a configuration.
-        YAMLError: it is no YAML.
+        InputError: it is no YAML, or not that of such a configuration.
     """
-    free = may_change(type(config))
+    free, stored = may_change(type(config)), digests(text)
     before = dict(leaves(from_yaml(type(config), text)))
-    return [
-        f"{name}={value!r} (the run's: {before[name]!r})"
-        for name, value in leaves(config)
-        if name not in free and before[name] != value
-    ]
+    found = []
+    for name, value in leaves(config):
+        if name in free or _digested(name, value, stored, digest) == _digested(
+            name, before[name], stored, lambda inner, _: stored[inner]
+        ):
+            continue
+        if any(_inside(inner, name) for inner in stored):
+            found.append(f"{name} has another value than the run's, which was given as ${{...}}")
+        else:
+            found.append(hidden(f"{name}={value!r} (the run's: {before[name]!r})"))
+    return found
 
 
 def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -120,6 +152,17 @@ def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _digested(
+    name: str, value: Any, stored: Mapping[str, str], digest_of: Callable[[str, Any], str]
+) -> Any:
+    """A value with digests in the place of those whose digests are stored."""
+    if name in stored:
+        return digest_of(name, value)
+    if isinstance(value, Mapping):
+        return {k: _digested(f"{name}.{k}", v, stored, digest_of) for k, v in value.items()}
+    return value
 
 
 def _pair(argument: str) -> tuple[str, str]:
@@ -170,10 +213,13 @@ def _recipe(kind: type, name: str | None) -> dict[str, Any]:
             return _content(kind, Path(name).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"recipe {name} cannot be read: {error.strerror}") from error
-        except (YAMLError, UnicodeDecodeError) as error:
-            words = " ".join(str(error).split())
+        except _NotYaml as error:
             raise InputError(
-                f"recipe {name} is no YAML ({words}); expected what --print-config prints"
+                f"recipe {name}: {error}; expected what --print-config prints"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"recipe {name} is no YAML ({error}); expected what --print-config prints"
             ) from error
     config = read_recipe(name)
     wanted = {each.name for each in fields(kind)}
@@ -182,22 +228,65 @@ def _recipe(kind: type, name: str | None) -> dict[str, Any]:
 
 def _content(kind: type, text: str) -> dict[str, Any]:
     """The mapping in a YAML text, whose keys are all fields."""
-    content: Any = OmegaConf.to_container(OmegaConf.create(text))
-    if not isinstance(content, Mapping):
-        raise InputError("a recipe is a YAML mapping of fields to values")
+    content = yaml_mapping(text)
     docs = {doc.name: doc for doc in describe(kind)}
     for key, _ in dotted(content):
         _check_known(docs, key)
+    return content
+
+
+class _NotYaml(InputError):
+    """A text is no YAML that a configuration can be."""
+
+
+def yaml_mapping(text: str) -> dict[str, Any]:
+    """The mapping of names to values in a YAML text; interpolations are left as they are.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        check_yaml(text)
+        content: Any = OmegaConf.to_container(OmegaConf.create(text))
+    except _UNREADABLE as error:
+        raise _NotYaml(_first_line(error) or "no YAML mapping of fields to values") from error
+    if not isinstance(content, Mapping):
+        raise _NotYaml("a recipe is a YAML mapping of fields to values")
+    strange = [key for key in _keys(content) if not isinstance(key, str)]
+    if strange := strange or [key for key in content if "." in key]:
+        raise _NotYaml(f"{strange[0]!r} is no name of a field or a section")
     return dict(content)
+
+
+def _keys(content: Mapping[Any, Any]) -> Iterator[Any]:
+    for key, value in content.items():
+        yield key
+        if isinstance(value, Mapping):
+            yield from _keys(value)
 
 
 def _object(kind: type[T], content: Any) -> T:
     """The configuration that has this content, with defaults for the rest."""
+    raw: dict[str, Any] = dict(dotted(_plain(OmegaConf.create(content))))
+    asked = interpolated(raw)
+    given: Any = {}
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+        given = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+        config = _checked(kind, given)
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
-        raise InputError(f"{where}{_first_line(error)}") from error
+        words = hidden(f"{where}{_first_line(error)}", substitutes(asked, {}))
+        raise InputError(words) from (None if asked else error)
+    except InputError as error:
+        if not asked:
+            raise
+        words = hidden(str(error), substitutes(asked, dict(dotted(given))))
+        raise type(error)(words) from None
+    remember(asked, dict(dotted(plain(config))))
+    return config
+
+
+def _checked(kind: type[T], given: Any) -> T:
     there = {key for key, _ in dotted(given)}
     missing = [name for name in required(kind) if name not in there]
     # What is given is looked at first: text that is missing is left empty for that.
@@ -240,4 +329,4 @@ def _default(kind: Any, name: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from megaprune.config.fields import describe
-from megaprune.config.read import dotted, from_yaml, to_yaml
+from megaprune.config.read import dotted, from_yaml, to_yaml, yaml_mapping
 from megaprune.config.renamed import new_name
 from megaprune.errors import InputError
 
@@ -20,12 +19,9 @@ def upgraded(text: str, kinds: Sequence[type]) -> tuple[str, list[str]]:
         kinds: classes of configurations; it is of the first that has all its fields.
 
     Raises:
-        InputError: it is of none of them.
-        YAMLError: it is no YAML.
+        InputError: it is no YAML, or of none of them.
     """
-    content: Any = OmegaConf.to_container(OmegaConf.create(text))
-    if not isinstance(content, dict):
-        raise InputError("expected a YAML mapping of fields to values")
+    content = yaml_mapping(text)
     reasons = []
     for kind in kinds:
         known = [doc.name for doc in describe(kind)]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune.errors import InputError
+from megaprune.yaml_text import load_yaml
 
 TEMPLATES = ("deepseek", "qwen", "plain")
 """Families: DeepSeek-R1-Distill and its descendants; QwQ; the problem alone."""
@@ -99,13 +100,11 @@ def load_template(name_or_path: str) -> Template:
 
 
 def _read(path: Path) -> Template:
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"template {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (InputError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"template {path} is no YAML ({reason}); expected a mapping of {', '.join(_KEYS)}"

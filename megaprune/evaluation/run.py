@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from megaprune import schema
 from megaprune.config.fields import leaves
+from megaprune.config.given import value_as_written
 from megaprune.data import Problem, load_tokenizer, read_problems
 from megaprune.data.sets import SETS
 from megaprune.distributed import world
@@ -297,9 +298,9 @@ def _sum_up(config: EvaluateConfig) -> None:
             if (change := summary.against(rows, before)) is not None:
                 sets[path.name]["against"] = change
     content = {
-        "model": config.model,
-        "settings": dict(leaves(config)),
-        "baseline": baseline and config.baseline,
+        "model": value_as_written("model", config.model),
+        "settings": {name: value_as_written(name, value) for name, value in leaves(config)},
+        "baseline": baseline and value_as_written("baseline", config.baseline),
         "sets": sets,
         "average": summary.averages(sets),
     }

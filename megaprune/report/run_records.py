@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from megaprune import schema
 from megaprune.config.renamed import RENAMED
 from megaprune.errors import InputError
+from megaprune.yaml_text import load_yaml
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -190,8 +190,8 @@ def read_config(path: Path, notes: list[str]) -> tuple[str, dict[str, Any]]:
         return "", {}
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError:
+        config = load_yaml(text)
+    except InputError:
         config = None
     if not isinstance(config, dict):
         notes.append(f"{schema.CONFIG_FILE} is not a YAML mapping; it is shown as it is.")

@@ -9,7 +9,6 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from rich.text import Text
 from megaprune import schema
 from megaprune.algorithms.advantages import GroupMean, without_signal
 from megaprune.algorithms.algorithm import Algorithm, reward_metrics
+from megaprune.config.read import as_written
 from megaprune.config.run import Config
 from megaprune.data import Problems
 from megaprune.distributed import world
@@ -198,7 +198,7 @@ def _start_wandb(config: Config) -> Any:
         "name": config.wandb.name or Path(config.out).resolve().name,
         "id": known.read_text(),
         "dir": config.out,
-        "config": asdict(config),
+        "config": as_written(config),
     }
     limits: dict[str, Any] = {}
     if "WANDB_INIT_TIMEOUT" not in os.environ:
