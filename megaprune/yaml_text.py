@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from megaprune.errors import InputError
+
+if TYPE_CHECKING:
+    import yaml
 
 _MOST_CHARACTERS = 1 << 18
 _MOST_VALUES = 100_000
@@ -19,6 +20,8 @@ def check_yaml(text: str) -> None:
     Raises:
         InputError: says what it is; the caller says where.
     """
+    import yaml
+
     if len(text) > _MOST_CHARACTERS:
         raise InputError(f"{len(text)} characters; expected {_MOST_CHARACTERS} at most")
     try:
@@ -35,11 +38,9 @@ def _size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
     if depth > _DEEPEST:
         raise InputError(f"values more than {_DEEPEST} deep in others, or in themselves")
     if id(node) not in sizes:
-        inner: list[yaml.Node] = []
-        if isinstance(node, yaml.SequenceNode):
-            inner = node.value
-        elif isinstance(node, yaml.MappingNode):
-            inner = [part for pair in node.value for part in pair]
+        inner = [] if node.id == "scalar" else node.value
+        if node.id == "mapping":
+            inner = [part for pair in inner for part in pair]
         sizes[id(node)] = 1 + sum(_size(part, sizes, depth + 1) for part in inner)
         if sizes[id(node)] > _MOST_VALUES:
             raise InputError(
@@ -54,6 +55,8 @@ def load_yaml(text: str) -> Any:
     Raises:
         InputError: as `check_yaml` does, or it has a value that cannot be.
     """
+    import yaml
+
     check_yaml(text)
     try:
         return yaml.safe_load(text)

@@ -438,8 +438,9 @@ def test_a_line_that_is_no_reply(analyze, serve, tmp_path):
     lines = kept.read_text().splitlines(keepends=True)
     kept.write_text("".join([lines[0], "{}\n", *lines[1:]]))
     status, _, said = analyze(server)
-    assert status == 1
-    assert "replies.jsonl, line 2: no reply of a judge" in said
+    assert status == 0, said
+    assert "replies.jsonl: what is in line 2 is no reply of a judge" in said
+    assert len(server.bodies) == 4
 
 
 def test_another_process(analyze, serve, tmp_path):

@@ -130,8 +130,8 @@ def test_refused(write, tmp_path):
         ("empty", "has no answers; expected the folder of an evaluation"),
         ("torn.parquet", "cannot be read as parquet"),
         ("forced.parquet", "no answers that took their time"),
-        ("null.parquet", "has null"),
-        ("messages.parquet", "column prompt: of type list"),
+        ("null.parquet", "row 1, column response: None; expected text"),
+        ("messages.parquet", "row 0, column prompt: [{"),
         ("less.parquet", "lacks the columns ['response']"),
     ):
         with pytest.raises(InputError, match=name) as error:
