@@ -20,6 +20,7 @@ from rich.text import Text
 from megaprune import schema
 from megaprune.algorithms.advantages import GroupMean, without_signal
 from megaprune.algorithms.algorithm import Algorithm, reward_metrics
+from megaprune.config.given import hidden
 from megaprune.config.read import as_written
 from megaprune.config.run import Config
 from megaprune.data import Problems
@@ -134,8 +135,8 @@ class Reporter:
         )
 
     def say(self, text: str) -> None:
-        """A line of words."""
-        self._console.print(Text(text, "dim"))
+        """A line of words. W&B keeps what is printed: without values of the environment."""
+        self._console.print(Text(hidden(text), "dim"))
 
     def warn_of_failed(self, answers: Sequence[Rollout]) -> None:
         """Say, the first time, that a grader failed; samples tell the reason of each."""
