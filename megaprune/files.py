@@ -30,6 +30,9 @@ from megaprune.errors import InputError
 RECORD = ".megaprune_files.json"
 """The file in a finished folder that lists the folder's other files."""
 
+_UNKNOWN = "unknown"
+"""When a process started that the system says no more of than that it lives."""
+
 _OWNER, _NEW, _OLD = "owner.json", "new", "old"
 _FORMAT = "megaprune staging folder"
 _HASHED_BYTES = 1 << 20
@@ -50,9 +53,9 @@ def machine() -> str:
     return " ".join(parts)
 
 
-def process_record() -> dict[str, Any]:
-    """Name this process, for `is_gone`."""
-    pid = os.getpid()
+def process_record(pid: int | None = None) -> dict[str, Any]:
+    """Name this process, or another one of this machine, for `is_gone`."""
+    pid = os.getpid() if pid is None else pid
     return {"machine": machine(), "pid": pid, "started": _start_of(pid)}
 
 
@@ -60,17 +63,30 @@ def is_gone(process: dict[str, Any]) -> bool:
     """Say whether a process of this machine has ended. False for one of another machine."""
     if process.get("machine") != machine():
         return False
-    pid = process.get("pid")
-    return type(pid) is not int or _start_of(pid) != process.get("started")
+    pid, started = process.get("pid"), process.get("started")
+    now = _start_of(pid) if type(pid) is int else None
+    return now is None or (now != started and _UNKNOWN not in (now, started))
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if there is no such process."""
+    """When a process started, in the kernel's ticks; None if there is none, or it has ended."""
     try:
         # The name in parentheses may hold anything; 20 fields follow it up to the start.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]  # ended, and not waited for
     except (OSError, IndexError):
-        return None
+        return _UNKNOWN if _is_hidden(pid) else None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Say whether there is a process that /proc does not show, or there is no /proc."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return not Path("/proc/self/stat").exists()
 
 
 # Errors of the system.

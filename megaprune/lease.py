@@ -1,10 +1,10 @@
 """A lease: the file that says which process has a place, on whatever host it runs.
 
 `flock` is the fast path, but on NFS and Lustre it may hold among the processes of one host alone.
-The lease is a file made by O_CREAT | O_EXCL, which those file systems promise to be atomic; its
-holder renews its time while it lives. A holder on this machine is dead if its process is; one on
-another machine is dead if its lease was not renewed for `EXPIRES_SECONDS`, by the file server's own
-clock.
+So the lease is a file that appears whole or not at all, by a hard link, which those file systems
+promise to be atomic; its holder renews its time while it lives. A holder on this machine is dead if
+its process is; one on another machine is dead if its lease was not renewed for `EXPIRES_SECONDS`,
+as this process measures them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,11 @@ RENEWED_SECONDS = 15.0
 EXPIRES_SECONDS = 90.0
 _POLL_SECONDS = 1.0
 _MADE_SECONDS = 5.0
+_SETTLE_SECONDS = 1.0
+"""Until then all who saw a dead lease at the same moment have done what they were about to do."""
 _FORMAT = "megaprune lease"
 _CANNOT_LOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_CANNOT_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 class Lease:
@@ -48,11 +52,10 @@ class Lease:
 
     def __init__(self, path: Path, place: Path):
         self._path, self._place, self._token = path, place, secrets.token_hex(8)
-        self._handle: int | None = None
         self._ended = threading.Event()
         self._lost = False
-        while not self._create():
-            self._wait_for_holder()
+        self._handle: int | None = self._take()
+        self._remove_left()
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._renewer.start()
 
@@ -64,9 +67,9 @@ class Lease:
         """
         if self._lost:
             raise InputError(
-                f"{self._place} was taken over by another process while this one could not renew "
-                f"{self._path.name} for {EXPIRES_SECONDS:g} s; run the same command again when "
-                f"that one has ended"
+                f"{self._place} was taken over by another process, or {self._path.name} was "
+                f"removed: this process could not renew it for {EXPIRES_SECONDS:g} s; run the same "
+                f"command again when no other is at that place"
             )
 
     def close(self) -> None:
@@ -80,67 +83,113 @@ class Lease:
         os.close(self._handle)
         self._handle = None
 
-    def _create(self) -> bool:
-        """Make the file; False if it is there."""
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            handle = os.open(self._path, flags, 0o644)
-        except FileExistsError:
-            return False
+    def _take(self) -> int:
+        """Have the lease, or raise; returns the file's handle."""
+        with self._made() as (made, handle):
+            first, end = None, time.monotonic() + EXPIRES_SECONDS
+            while not _link(made, self._path):
+                holder = _Holder.of(self._path)
+                if holder is None:
+                    continue
+                if holder.lives or (first is not None and holder.renewed != first.renewed):
+                    raise self._refusal(holder)
+                if holder.is_gone or time.monotonic() >= end:
+                    if self._replace(holder, made):
+                        break
+                elif first is None:
+                    first = holder
+                    self._say_that_it_waits(holder)
+                time.sleep(_POLL_SECONDS if first is not None else 0.05)
+        return handle
+
+    @contextmanager
+    def _made(self) -> Iterator[tuple[Path, int]]:
+        """Make the lease beside its place; its path and its handle, which is closed if it fails."""
+        made = self._path.with_name(f"{self._path.name}.{self._token}")
         content = {
             "format": _FORMAT, "token": self._token, "host": socket.gethostname(),
             **process_record(),
         }  # fmt: skip
-        os.write(handle, json.dumps(content).encode())
-        os.fsync(handle)
-        _lock(handle)
-        self._handle = handle
-        return True
+        handle = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(handle, json.dumps(content).encode())
+            os.fsync(handle)
+            _lock(handle, fcntl.LOCK_EX)
+            yield made, handle
+        except BaseException:
+            os.close(handle)
+            raise
+        finally:
+            made.unlink(missing_ok=True)
 
-    def _wait_for_holder(self) -> None:
-        """Return when the lease of a dead process is out of the way; raise if it lives."""
-        first, end = None, time.monotonic() + EXPIRES_SECONDS
-        while (holder := _Holder.of(self._path)) is not None:
-            renewed = first is not None and holder.renewed != first.renewed
-            if holder.locks or renewed or holder.is_here:
-                raise InputError(
-                    f"{self._place} is being written by {holder}; wait until it has ended, or end "
-                    f"it"
-                )
-            if holder.is_gone or time.monotonic() >= end:
-                return self._take_over(holder)
-            if first is None:
-                first = holder
-                print(
-                    f"megaprune: {self._place} was used by {holder}; waiting up to "
-                    f"{EXPIRES_SECONDS:g} s to see whether it lives",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            time.sleep(_POLL_SECONDS)
+    def _replace(self, holder: _Holder, made: Path) -> bool:
+        """Put this process's lease in place of a dead one; False if that one is gone already.
 
-    def _take_over(self, holder: _Holder) -> None:
-        # One of several that try it gets to rename; the others find it gone.
-        aside = self._path.with_name(f"{self._path.name}.{self._token}")
+        Raises:
+            InputError: another process did the same, and was the last to do it.
+        """
         with suppress(FileNotFoundError):
-            os.rename(self._path, aside)
-            if read_json(aside).get("token") != holder.content.get("token"):
-                os.link(aside, self._path)  # another process was faster, and has it now
-            aside.unlink()
+            old = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                # Of those that its lock reaches only one gets past this, and it dies with it.
+                if _lock(old, fcntl.LOCK_EX) is False or _content(old) != holder.content:
+                    return False
+                if not os.path.samestat(os.fstat(old), self._path.lstat()):
+                    return False
+                os.rename(made, self._path)
+            finally:
+                os.close(old)
+            time.sleep(_SETTLE_SECONDS)
+            now = _Holder.of(self._path)
+            if now is not None and now.content.get("token") != self._token:
+                raise self._refusal(now)
+            return now is not None
+        return False
+
+    def _refusal(self, holder: _Holder) -> InputError:
+        return InputError(
+            f"{self._place} is being written by {holder}; wait until it has ended, or end it"
+        )
+
+    def _say_that_it_waits(self, holder: _Holder) -> None:
+        print(
+            f"megaprune: {self._place} was used by {holder}; waiting up to {EXPIRES_SECONDS:g} s "
+            f"to see whether it lives",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _remove_left(self) -> None:
+        """Remove what processes of this machine left beside it that were killed as they tried."""
+        for path in self._path.parent.glob(f"{self._path.name}.*"):
+            content = read_json(path)
+            if content.get("format") == _FORMAT and is_gone(content):
+                path.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED_SECONDS):
-            if read_json(self._path).get("token") != self._token:
+            assert self._handle is not None  # `close` waits for this thread
+            try:
+                with _opened(self._path) as handle:
+                    token = _content(handle).get("token")
+                if token == self._token:
+                    os.utime(self._handle)
+            except FileNotFoundError:
+                token = None
+            except OSError:
+                continue  # tried again soon; others see that it grows old
+            if token != self._token:
                 self._lost = True
                 return
-            with suppress(OSError):  # tried again soon; others see that it grows old
-                os.utime(self._path)
 
 
 def holder_of(path: Path) -> str | None:
-    """Say who has the lease of a file, without taking it; None if nobody that lives has it."""
+    """Say who has the lease of a file, without taking it; None if nobody is known to have it.
+
+    Of a process of another machine, whose lock is not seen here, only `Lease` finds out.
+    """
     holder = _Holder.of(path)
-    return None if holder is None or holder.is_gone else str(holder)
+    return str(holder) if holder is not None and holder.lives else None
 
 
 @dataclass(frozen=True)
@@ -150,50 +199,90 @@ class _Holder:
     content: dict[str, Any]
     renewed: int
     locks: bool
-    """It holds a lock that reaches this process: it lives."""
+    """A process that the lock reaches has it."""
 
     @staticmethod
     def of(path: Path) -> _Holder | None:
         """Look at a file; None if it is not there."""
-        handle, end = None, time.monotonic() + _MADE_SECONDS
+        end = time.monotonic() + _MADE_SECONDS
         try:
             while True:
-                handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-                content = read_json(path)
-                if content or time.monotonic() > end:
+                with _opened(path) as handle:
+                    content = _content(handle)
+                    # Shared: looking is no hindrance for others that look.
+                    locks = _lock(handle, fcntl.LOCK_SH) is False
+                    status = os.fstat(handle)
+                # Else it is being made just now, or another process replaces a dead one.
+                settled = status.st_size and not (locks and is_gone(content))
+                if settled or time.monotonic() > end:
                     break
-                os.close(handle)  # it is being made just now
-                handle = None
                 time.sleep(0.05)
-            if content.get("format") != _FORMAT:
-                raise InputError(f"{path} is no lease of megaprune's; move it elsewhere")
-            return _Holder(content, os.fstat(handle).st_mtime_ns, _lock(handle) is False)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(f"{path} is no lease of megaprune's: {error.strerror}") from error
-        finally:
-            if handle is not None:
-                os.close(handle)
+            raise InputError(
+                f"{path} is no lease of megaprune's: {error.strerror}; move it elsewhere"
+            ) from error
+        if content.get("format") != _FORMAT or not isinstance(content.get("token"), str):
+            raise InputError(f"{path} is no lease of megaprune's; move it elsewhere")
+        return _Holder(content, status.st_mtime_ns, locks)
 
     def __str__(self) -> str:
         return f"process {self.content.get('pid')} of {self.content.get('host')}"
+
+    @property
+    def lives(self) -> bool:
+        """It has a lock that reaches this process, or is of this machine and has not ended."""
+        return self.locks or (self.content.get("machine") == machine() and not self.is_gone)
 
     @property
     def is_gone(self) -> bool:
         """It was of this machine, and has ended."""
         return not self.locks and is_gone(self.content)
 
-    @property
-    def is_here(self) -> bool:
-        """It is of this machine, and lives."""
-        return self.content.get("machine") == machine() and not is_gone(self.content)
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
-def _lock(handle: int) -> bool | None:
+def _content(handle: int) -> dict[str, Any]:
+    """Return what an open lease says; empty if it is not one."""
+    try:
+        content = json.loads(os.pread(handle, 1 << 16, 0))
+    except (ValueError, RecursionError):
+        return {}
+    except OSError as error:
+        if error.errno not in (errno.ESPIPE, errno.EISDIR):  # no ordinary file
+            raise
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _link(made: Path, path: Path) -> bool:
+    """Give a file its place; False if something is there."""
+    try:
+        try:
+            os.link(made, path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            # There are no hard links: a kill between these two leaves an empty file.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
+            os.rename(made, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _lock(handle: int, how: int) -> bool | None:
     """Lock a file among the processes that flock reaches; None where it cannot be locked."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -68,6 +68,8 @@ SLOW = {
     "report/test_report_page.py": "draws figures",
     "report/test_report_prune.py": "draws figures",
     "report/test_report_runs.py": "draws figures",
+    "test_lease.py": "processes that wait for each other",
+    "trainer/test_trackers.py": "processes of their own",
     "test_documented_commands.py": "commands as they stand in README and docs/",
     "weights/test_bad_input.py": "hundreds of conversions",
     "weights/test_convert.py": "hundreds of conversions",

@@ -6,13 +6,13 @@ in the background, two at a time, and tests look at what became of them.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -30,7 +30,9 @@ from safetensors.torch import load_file, save_file
 from launch import Job, environment
 from megaprune.config.read import to_yaml
 from megaprune.config.run import read_config
+from megaprune.lease import Lease
 from megaprune.recipes.tiny import FOLDER
+from megaprune.schema import LEASE_FILE
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
@@ -451,10 +453,10 @@ def test_out_has_fields_by_other_names(other):
 
 
 def test_out_is_in_use(other):
-    handle = os.open(other, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    leaves_alone(other, f"another process is running {other}", "wait, or end it")
-    os.close(handle)
+    lease = Lease(other / LEASE_FILE, other)
+    who = f"process {os.getpid()} of {socket.gethostname()}"
+    leaves_alone(other, f"{other} is being written by {who}", "wait, or end it")
+    lease.close()
 
 
 def test_out_is_not_a_runs(tmp_path):
@@ -733,7 +735,7 @@ def test_wandb_offline(mistakes):
 
 def test_a_second_process_on_the_same_folder(mistakes):
     assert mistakes.first_went_on
-    refused(mistakes.second, f"another process is running {mistakes.out}", "wait, or end it")
+    refused(mistakes.second, f"{mistakes.out} is being written by process ", "or end it")
     ended_well(mistakes.first)
 
 
