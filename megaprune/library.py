@@ -29,7 +29,7 @@ from megaprune.pruning.config import PruneConfig
 from megaprune.trainer import loop
 from megaprune.validate import check_evaluation, check_pruning, check_run
 from megaprune.weights.convert import Conversion, hf_to_megatron, megatron_to_hf
-from megaprune.weights.files.checkpoint_index import is_checkpoint
+from megaprune.weights.files.kind import is_checkpoint
 
 AnyConfig = TypeVar("AnyConfig", Config, PruneConfig, EvaluateConfig)
 

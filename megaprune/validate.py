@@ -45,9 +45,10 @@ from megaprune.rules import (
 )
 from megaprune.trainer.offline import read_rollouts
 from megaprune.trainer.run_lock import check_folder
-from megaprune.weights.files.checkpoint_index import is_checkpoint
 from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.megatron_folder import MegatronFolder
+from megaprune.weights.model import context_of
 from megaprune.weights.supported import check_supported
 
 
@@ -96,7 +97,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
                 config.max_response_length,
                 "max_prompt_length",
                 config.max_prompt_length,
-                int(folder.config.get("max_position_embeddings", 0)),
+                context_of(folder.config),
             ),
             *engine_problems(config.rollout.tp, folder.model, processes),
             *cache_problems(
@@ -123,7 +124,7 @@ def _check_files(config: Config, processes: int) -> None:
     check_supported(folder.config)
     refuse(
         [
-            *context_problems(config, int(folder.config.get("max_position_embeddings", 0))),
+            *context_problems(config, context_of(folder.config)),
             *frozen_problems(config, folder.model),
             *parallelism_problems(config, folder.model, processes),
             *cache_problems(config.rollout, folder.model, config.dtype, longest_sequence(config)),

@@ -55,6 +55,7 @@ SLOW = {
     "analyze/test_endpoint.py": "servers that do not answer are waited for",
     "analyze/test_vllm_judge.py": "vLLM's own server",
     "data/test_hub.py": "processes of their own",
+    "data/test_rendering.py": "templates that loop are waited for",
     "doctor/test_doctor.py": "imports everything, in processes of its own",
     "grading/test_equality.py": "answers that take all of their time",
     "grading/test_grade_cli.py": "processes of their own",
@@ -75,6 +76,8 @@ SLOW = {
     "weights/test_convert.py": "hundreds of conversions",
     "weights/test_copy_plan.py": "plans of large worlds",
     "weights/test_layouts.py::test_megatron_ranks_hold_what_the_formulas_say": "many layouts",
+    "weights/test_strangers.py": "hundreds of conversions",
+    "weights/test_strangers_numbers.py": "hundreds of conversions",
     "weights/test_verify.py": "hundreds of conversions",
 }
 """What `pytest -m fast` leaves out, besides tests/integration: files, or tests of them, and why."""

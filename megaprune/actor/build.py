@@ -32,7 +32,7 @@ from megaprune.weights.files.folder import Rearranged, Weights
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
-from megaprune.weights.model import Model
+from megaprune.weights.model import Model, context_of
 from megaprune.weights.supported import check_supported, rotary
 
 
@@ -152,7 +152,7 @@ def transformer_config(
         num_query_groups=model.kv_heads,
         kv_channels=model.head_dim,
         normalization="RMSNorm",
-        layernorm_epsilon=config.get("rms_norm_eps", 1e-6),
+        layernorm_epsilon=config.get("rms_norm_eps") or 1e-6,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
@@ -230,7 +230,7 @@ def build(
             config=transformer,
             transformer_layer_spec=_block_spec(transformer, stage),
             vocab_size=round_up(model.vocab, transformer.tensor_model_parallel_size),
-            max_sequence_length=int(config.get("max_position_embeddings", 0)),
+            max_sequence_length=context_of(config),
             pre_process=first,
             post_process=last,
             share_embeddings_and_output_weights=model.tied,

@@ -67,6 +67,7 @@ def add_to_hf(jobs: Any) -> None:
         metavar="SIZE",
         help="bytes of a safetensors file at the most (default 5GB)",
     )
+    _add_trust(job)
     _add_output(job)
     job.set_defaults(run=run_to_hf)
 
@@ -82,6 +83,7 @@ def add_verify(jobs: Any) -> None:
     job.add_argument("a", type=Path, metavar="A")
     job.add_argument("b", type=Path, metavar="B", nargs="?")
     _add_dtype(job, "convert A's elements to this before comparing")
+    _add_trust(job)
     _add_json(job)
     job.set_defaults(run=run_verify)
 
@@ -90,6 +92,7 @@ def add_inspect(jobs: Any) -> None:
     """`inspect DIR`."""
     job = jobs.add_parser("inspect", help="list what a folder of either format holds")
     job.add_argument("dir", type=Path, metavar="DIR")
+    _add_trust(job)
     _add_json(job)
     job.set_defaults(run=run_inspect)
 
@@ -125,6 +128,7 @@ def run_to_hf(options: argparse.Namespace) -> int:
             max_shard=options.max_shard_size,
             overwrite=options.overwrite,
             check=options.verify,
+            trust=options.trust,
         )
     return _report(done, options.json)
 
@@ -140,9 +144,10 @@ def run_verify(options: argparse.Namespace) -> int:
         if options.b is None:
             if options.dtype:
                 raise InputError("--dtype converts A before it is compared with B; there is no B")
-            verdict = verify_manifest(options.a, begin)
+            verdict = verify_manifest(options.a, begin, options.trust)
         else:
-            verdict = verify(options.a, options.b, begin, DTYPES.get(options.dtype))
+            dtype = DTYPES.get(options.dtype)
+            verdict = verify(options.a, options.b, begin, dtype, options.trust)
     equal = not verdict.differences
     if options.json:
         print(json.dumps({"equal": equal, **asdict(verdict)}, indent=1))
@@ -158,19 +163,22 @@ def run_inspect(options: argparse.Namespace) -> int:
     """Print a table of the folder's tensors."""
     from rich.filesize import decimal
     from rich.table import Table
+    from rich.text import Text
 
     from megaprune.weights.inspect import inspect
+    from megaprune.weights.untrusted import named
 
-    contents = inspect(options.dir)
+    contents = inspect(options.dir, options.trust)
     if options.json:
         print(json.dumps(asdict(contents), indent=1, default=str))
         return 0
-    table = Table("tensor", "type", "shape", "size", "in", title=str(contents.path))
+    table = Table("tensor", "type", "shape", "size", "in", title=Text(str(contents.path)))
     table.columns[0].no_wrap = True
     for entry in contents.entries:
         files = entry.files[0] if len(entry.files) == 1 else f"{len(entry.files)} files"
         shape = " x ".join(map(str, entry.shape))
-        table.add_row(entry.name, entry.dtype, shape, decimal(entry.nbytes), files)
+        name = Text(named(entry.name))  # a stranger's: no markup
+        table.add_row(name, entry.dtype, shape, decimal(entry.nbytes), Text(named(files)))
     _console().print(table)
     total = decimal(sum(entry.nbytes for entry in contents.entries))
     size = f"{len(contents.entries)} tensors, {total}"
@@ -194,6 +202,16 @@ def _add_output(job: argparse.ArgumentParser) -> None:
 
 def _add_dtype(job: argparse.ArgumentParser, text: str) -> None:
     job.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=text)
+
+
+def _add_trust(job: argparse.ArgumentParser) -> None:
+    job.add_argument(
+        "--trust",
+        action="store_true",
+        help="take a checkpoint whose .metadata or common.pt names classes that neither "
+        "Megatron-core nor torch writes there: they are passed over (and not run) instead of "
+        "refused",
+    )
 
 
 def _add_json(job: argparse.ArgumentParser) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megaprune.data.parquet import ProblemRow, read_parquet
-from megaprune.data.tokenizer import check_template, render
+from megaprune.data.rendering import render_all
+from megaprune.data.tokenizer import check_template
 from megaprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def read_problems(
         raise InputError(f"max_prompt_length={max_prompt_length} tokens; expected 1 or more")
     check_template(tokenizer)
     places, rows = zip(*read_parquet(path), strict=True)
-    prompts = [render(tokenizer, r.messages, p) for r, p in zip(rows, places, strict=True)]
+    prompts = render_all(tokenizer, [row.messages for row in rows], places)
     tokens: list[list[int]] = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     problems = tuple(
         Problem(name, row.data_source, tuple(row.messages), prompt, tuple(ids), row.gold)

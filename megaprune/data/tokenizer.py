@@ -1,12 +1,9 @@
-"""The tokenizer of a model folder, and its chat template."""
+"""The tokenizer of a model folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import jinja2
 
 from megaprune.errors import InputError
 
@@ -36,7 +33,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # of any type, from a broken file: the parser raises just Exception
+    # Of any type, from a broken file: the parser raises just Exception, or panics.
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise InputError(
             f"the tokenizer in {folder} cannot be read ({type(error).__name__}: {error}); copy "
             f"the tokenizer files of the model into it again"
@@ -56,33 +56,3 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
             f"chat_template.jinja, or into tokenizer_config.json as chat_template, or train from "
             f"a chat model"
         )
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], where: str
-) -> str:
-    """Write messages as the text that the model answers to.
-
-    Args:
-        where: the words for where the messages are from.
-
-    Raises:
-        InputError: the template refuses them or makes nothing of them.
-    """
-    roles = [message["role"] for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
-        )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{where}, column prompt: the chat template of {tokenizer.name_or_path} refuses "
-            f"messages of roles {roles} ({type(error).__name__}: {error}); change the roles to "
-            f"those that it expects, or fix chat_template.jinja"
-        ) from error
-    if not text:
-        raise InputError(
-            f"{where}, column prompt: the chat template of {tokenizer.name_or_path} makes no text "
-            f"of messages of roles {roles}; change the roles, or fix chat_template.jinja"
-        )
-    return str(text)

@@ -32,7 +32,7 @@ from megaprune.generation.generator import Generator, Progress, SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
 from megaprune.trainer.batch import sample_row
 from megaprune.trainer.run_lock import RunLock
-from megaprune.weights.files.checkpoint_index import is_checkpoint
+from megaprune.weights.files.kind import is_checkpoint
 
 Key = tuple[str, int, int | None]
 """A response: problem, number, budget."""

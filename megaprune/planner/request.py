@@ -16,7 +16,7 @@ from megaprune.pruning.config import PruneConfig
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
 from megaprune.rules import falling_problems, learning_problems, refuse
-from megaprune.weights.model import Model, read_config
+from megaprune.weights.model import Model, context_of, read_config
 from megaprune.weights.supported import check_supported
 
 
@@ -101,10 +101,9 @@ def find_shape(model: str) -> ModelShape:
     path = Path(model)
     if (path / "config.json").is_file():
         config = read_config(path)
-        context = config.get("max_position_embeddings")
         known = Model.from_config(config, str(path / "config.json"))
         check_supported(config)
-        return ModelShape(model, known, context if isinstance(context, int) else 0)
+        return ModelShape(model, known, context_of(config))
     if path.name in CONFIGS:
         return ModelShape(path.name, Model.from_config(CONFIGS[path.name], path.name))
     raise InputError(

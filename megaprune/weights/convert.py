@@ -89,6 +89,7 @@ def megatron_to_hf(
     max_shard: int = 5 * 10**9,
     overwrite: bool = False,
     check: bool = True,
+    trust: bool = False,
 ) -> Conversion:
     """Write a Megatron-core distributed checkpoint as a Hugging Face folder.
 
@@ -102,11 +103,13 @@ def megatron_to_hf(
         max_shard: bytes of a safetensors shard at the most.
         overwrite: replace `out` if it is a model folder.
         check: before `out` appears, read it back and compare every tensor with its source.
+        trust: pass over what the checkpoint's pickles have of classes that are not known, instead
+            of refusing it. Nothing of it is run either way.
 
     Raises:
         InputError: as for `hf_to_megatron`.
     """
-    folder = MegatronFolder(megatron, hf)
+    folder = MegatronFolder(megatron, hf, trust)
     weights = Rearranged(folder, hf_layout(folder.model), dtype)
     with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from megaprune.weights.untrusted import named, shown
+
 
 class Split(Enum):
     """How tensor parallelism divides a parameter."""
@@ -278,13 +280,13 @@ def config_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
             continue
         if key == "layer_types":
             # Both engines give every layer the attention that the switches of `fixed` describe.
-            if not isinstance(value, list) or set(value) - {"full_attention"}:
-                yield f"layer_types={value!r} is not built here; expected full_attention alone"
+            if not isinstance(value, list) or any(v != "full_attention" for v in value):
+                yield f"layer_types={shown(value)} is not built here; expected full_attention alone"
         elif key not in fixed:
-            yield _unknown(f"{key}={value!r}", family, _CURES.get(key, _CURE))
+            yield _unknown(f"{named(key)}={shown(value)}", family, _CURES.get(key, _CURE))
         elif value != fixed[key]:
             yield (
-                f"{key}={value!r} is not what {family.architecture} is built with here; "
+                f"{key}={shown(value)} is not what {family.architecture} is built with here; "
                 f"expected {fixed[key]!r}"
             )
 
@@ -294,7 +296,36 @@ def _rope_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
         for inner, value in (config.get(key) or {}).items():
             whole = inner == "partial_rotary_factor" and value == 1
             if inner not in _ROPE_KEYS and value is not None and not whole:
-                yield _unknown(f"{inner}={value!r} in {key}", family, _CURE)
+                yield _unknown(f"{named(inner)}={shown(value)} in {key}", family, _CURE)
+
+
+_NUMBERS = {
+    "rms_norm_eps": (0, 1),
+    "rope_theta": (0, 1e15),
+    "max_position_embeddings": (0, 1e12),
+    "factor": (0, 1e6),
+}
+"""Numbers that are computed with: each is more than the first and at most the second."""
+
+
+def value_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Say which values of a config.json are not of the kind that their keys have."""
+    tied = config.get("tie_word_embeddings")
+    if not isinstance(tied, bool | None):
+        yield f"tie_word_embeddings={shown(tied)}; expected true or false"
+    ropes = (config.get(key) or {} for key in ("rope_parameters", "rope_scaling"))
+    for values in (config, *ropes):
+        for key, (low, high) in _NUMBERS.items():
+            value = values.get(key)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and low < value <= high):
+                yield f"{key}={shown(value)}; expected a number above {low}, {high:g} at the most"
+        kind = values.get("rope_type", values.get("type"))
+        if not isinstance(kind, str | None):
+            yield f"rope_type={shown(kind)}; expected a word"
+    context = config.get("max_position_embeddings")
+    if isinstance(context, float):
+        yield f"max_position_embeddings={context}; expected a whole number"
 
 
 def _unknown(setting: str, family: Family, cure: str) -> str:

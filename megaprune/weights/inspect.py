@@ -8,9 +8,10 @@ from pathlib import Path
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Shape
-from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex, is_checkpoint
+from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex
 from megaprune.weights.files.folder import dtype_name
 from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.manifest import MANIFEST, Manifest
 from megaprune.weights.files.megatron_folder import MegatronFolder
 
@@ -45,14 +46,17 @@ class FolderContents:
     notes: list[str]
 
 
-def inspect(path: Path) -> FolderContents:
+def inspect(path: Path, trust: bool = False) -> FolderContents:
     """List a folder of either format; a checkpoint needs no configuration for it.
+
+    Args:
+        trust: as for `MegatronFolder`.
 
     Raises:
         InputError: it is neither format, or files are missing or truncated.
     """
     if is_checkpoint(path):
-        return _checkpoint(path)
+        return _checkpoint(path, trust)
     folder = HfFolder(path)
     entries = [
         StoredEntry(
@@ -68,14 +72,14 @@ def inspect(path: Path) -> FolderContents:
     return FolderContents(path, HfFolder.format, folder.model.family.architecture, entries, notes)
 
 
-def _checkpoint(path: Path) -> FolderContents:
-    index = CheckpointIndex(path)
+def _checkpoint(path: Path, trust: bool) -> FolderContents:
+    index = CheckpointIndex(path, trust)
     entries = [
         StoredEntry(
             name,
-            tuple(stored.size),
-            dtype_name(stored.properties.dtype),
-            prod(stored.size) * stored.properties.dtype.itemsize,
+            stored.shape,
+            dtype_name(stored.dtype),
+            prod(stored.shape) * stored.dtype.itemsize,
             sorted({chunk.path.name for chunk in index.chunks(name)}),
         )
         for name, stored in index.tensors.items()
@@ -84,7 +88,7 @@ def _checkpoint(path: Path) -> FolderContents:
     architecture = "unknown: the checkpoint keeps no config.json"
     if (index.path / HF_FILES).is_dir():
         try:
-            folder = MegatronFolder(index.path)
+            folder = MegatronFolder(index.path, trust=trust)
             architecture = folder.model.family.architecture
             notes += folder.notes
         except InputError as error:  # it is looked at because something may be wrong with it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,31 @@ from typing import Any
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Shape
-from megaprune.weights.families import FAMILIES, Family, TableRow, config_problems
+from megaprune.weights.families import (
+    FAMILIES,
+    Family,
+    TableRow,
+    config_problems,
+    value_problems,
+)
+from megaprune.weights.untrusted import (
+    check_stays_in,
+    is_whole,
+    named,
+    read_json_object,
+    shown,
+)
+
+LARGEST = {
+    "num_hidden_layers": 1024,
+    "hidden_size": 1 << 18,
+    "intermediate_size": 1 << 20,
+    "num_attention_heads": 1 << 13,
+    "num_key_value_heads": 1 << 13,
+    "head_dim": 1 << 13,
+    "vocab_size": 1 << 23,
+}
+"""The largest numbers that are taken: many times those of any model, and quickly laid out."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +67,26 @@ class Model:
         architectures = config.get("architectures") or ["(none)"]
         if not isinstance(architectures, list):
             raise InputError(
-                f"{where}: architectures is {architectures!r}; expected a list of one name"
+                f"{where}: architectures is {shown(architectures)}; expected a list of one name"
             )
         name = str(architectures[0])
         family = FAMILIES.get(name)
         if family is None:
             raise InputError(
-                f"{where}: architecture {name} is not supported; "
+                f"{where}: architecture {named(name)} is not supported; "
                 f"supported are {', '.join(sorted(FAMILIES))}"
             )
-        if problems := list(config_problems(family, config)):
+        if problems := [*config_problems(family, config), *value_problems(config)]:
             raise InputError(f"{where}: {'; '.join(problems)}")
 
         def number(key: str, default: int | None = None) -> int:
             value = config.get(key)
             value = default if value is None else value
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{where}: {key} is {value!r}; expected a positive integer")
+            if not is_whole(value, 1, LARGEST[key]):
+                raise InputError(
+                    f"{where}: {key} is {shown(value)}; expected a positive integer, "
+                    f"{LARGEST[key]} at the most"
+                )
             return value
 
         heads, hidden = number("num_attention_heads"), number("hidden_size")
@@ -125,22 +151,26 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a config.json, given the file or its folder.
 
     Raises:
-        InputError: there is no such file, or it is not a JSON object.
+        InputError: there is no such file, it is not a JSON object, or a link that leads out of
+            its folder.
     """
     if path.is_dir():
         path = path / "config.json"
     if not path.is_file():
         raise InputError(f"{path} is missing; expected the config.json of a Hugging Face model")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds a {type(config).__name__}; expected a JSON object")
+    check_stays_in(path, path.parent)
+    config = read_json_object(path)
     for key in ("rope_parameters", "rope_scaling"):
         if not isinstance(config.get(key), dict | None):
-            raise InputError(f"{path}: {key} is {config[key]!r}; expected a JSON object or null")
+            raise InputError(
+                f"{path}: {key} is {shown(config[key])}; expected a JSON object or null"
+            )
     return config
+
+
+def context_of(config: Mapping[str, Any]) -> int:
+    """Return how many tokens a model can take, as its config.json says; 0 if it does not."""
+    return int(config.get("max_position_embeddings") or 0)
 
 
 _NOT_THE_MODEL = {
@@ -178,7 +208,7 @@ def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
     """
     a, b = _normalised(first), _normalised(second)
     return [
-        f"{key}: {a[key]!r} against {b[key]!r}"
+        f"{named(key)}: {shown(a[key])} against {shown(b[key])}"
         for key in sorted(a.keys() & b.keys())
         if a[key] != b[key]
     ]

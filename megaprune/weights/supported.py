@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megaprune.errors import InputError
+from megaprune.weights.untrusted import named, shown
 
 _LLAMA3 = {
     "low_freq_factor": 1.0,
@@ -47,17 +48,16 @@ def rotary(config: Mapping[str, Any]) -> dict[str, Any]:
             )
     elif kind != "default":
         raise InputError(
-            f"rope_scaling type {kind!r} is not supported; supported are default and llama3"
+            f"rope_scaling type {shown(kind)} is not supported; supported are default and llama3"
         )
     if unknown := {key for key, value in rope.items() if value is not None} - known:
-        raise InputError(
-            f"rope_scaling of type {kind} has {', '.join(sorted(unknown))}, which is not supported"
-        )
-    base = parameters.get("rope_theta", config.get("rope_theta", 10000))
+        names = ", ".join(map(named, sorted(unknown)))
+        raise InputError(f"rope_scaling of type {kind} has {names}, which is not supported")
+    base = parameters.get("rope_theta") or config.get("rope_theta") or 10000
     if base != int(base):
         raise InputError(f"rope_theta={base} is not supported; expected a whole number")
     return {
         "rotary_base": int(base),
         "rope_scaling": kind == "llama3",
-        "rope_scaling_factor": float(rope.get("factor", 8.0)),
+        "rope_scaling_factor": float(rope.get("factor") or 8.0),
     }

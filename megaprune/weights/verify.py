@@ -45,7 +45,11 @@ class VerifyResult:
 
 
 def verify(
-    first: Path, second: Path, begin: Begin, dtype: torch.dtype | None = None
+    first: Path,
+    second: Path,
+    begin: Begin,
+    dtype: torch.dtype | None = None,
+    trust: bool = False,
 ) -> VerifyResult:
     """Compare a folder with another that it should equal, and with its manifest if it has one.
 
@@ -56,13 +60,14 @@ def verify(
 
     Args:
         dtype: the first folder's elements are converted to this before they are compared.
+        trust: as for `MegatronFolder`.
 
     Raises:
         InputError: a folder cannot be read at all.
     """
     configs = (config_of(path) for path in (first, second))
     hf = next((config for config in configs if config), None)
-    reference, folder = open_folder(first, hf), open_folder(second, hf)
+    reference, folder = open_folder(first, hf, trust), open_folder(second, hf, trust)
     manifest = Manifest.read(folder.path)
     result = compare(reference, folder, begin, dtype)
     if manifest is not None:
@@ -76,13 +81,13 @@ def verify(
     return result
 
 
-def verify_manifest(path: Path, begin: Begin) -> VerifyResult:
+def verify_manifest(path: Path, begin: Begin, trust: bool = False) -> VerifyResult:
     """Compare one folder with the manifest in it.
 
     Raises:
         InputError: it has no manifest, or cannot be read at all.
     """
-    folder = open_folder(path)
+    folder = open_folder(path, trust=trust)
     manifest = Manifest.read(folder.path)
     if manifest is None:
         raise InputError(

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from megaprune.data.tokenizer import check_template, load_tokenizer, render
+from megaprune.data.rendering import render
+from megaprune.data.tokenizer import check_template, load_tokenizer
 from megaprune.errors import InputError
 from megaprune.recipes.tiny_models import make_tiny
 

@@ -165,7 +165,7 @@ FILE = {
     "text": (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), ["not a"]),
     "header of zeros": (
         lambda p: p.write_bytes(struct.pack("<Q", 50) + bytes(100)),
-        ["the header is not JSON"],
+        ["the header is not valid JSON"],
     ),
     "header is a list": (lambda p: p.write_bytes(struct.pack("<Q", 3) + b"[1]"), ["not a JSON object"]),
     "header is a number": (lambda p: p.write_bytes(struct.pack("<Q", 1) + b"7"), ["not a JSON object"]),
@@ -422,7 +422,7 @@ def test_damage_that_is_found_while_it_is_read(megatron, refused):
 
 
 def test_megatron_is_not_a_checkpoint(hf, tmp_path, refused):
-    refused([str(hf / "metadata.json")], "to-hf", "--megatron", hf)
+    refused([f"{hf} is a Hugging Face model: it has config.json"], "to-hf", "--megatron", hf)
     for path in (tmp_path / "none", hf / "config.json"):
         refused([f"{path} is not a folder"], "to-hf", "--megatron", path)
 
@@ -510,32 +510,6 @@ def test_training_arguments_that_agree(hf, megatron, tmp_path, convert):
     padding = "3 rows above vocab_size=509 are padding, and not part of the model"
     assert done.json["notes"] == [padding]
     assert convert("verify", hf, tmp_path / "out").status == 0
-
-
-class Custom:
-    """Something of a trainer's own, which is not importable where its checkpoint is read."""
-
-
-class Attack:
-    """Pickles as a call that leaves a trace."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
-
-
-def test_arguments_beside_objects_of_other_classes(hf, megatron, tmp_path, convert, refused):
-    trace = tmp_path / "trace"
-    others = {"custom": Custom(), "attack": Attack(trace), "attacks": [Attack(trace)]}
-    store_arguments(megatron, **others)
-    assert convert("to-hf", "--megatron", megatron, "--out", tmp_path / "out").status == 0
-    assert convert("verify", hf, tmp_path / "out").status == 0
-    store_arguments(megatron, rotary_base=1, **others)
-    words = ["common.pt", "rope_theta: 1000000.0 against 1"]
-    refused(words, "to-hf", "--megatron", megatron, out=tmp_path / "other")
-    assert not trace.exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"iteration": 20}, {"args": {"rotary_base": 1}}, None])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from megaprune.errors import InputError
-from megaprune.weights.files.checkpoint_index import is_checkpoint, kept_config
+from megaprune.weights.files.checkpoint_index import kept_config
 from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.files.kind import Kind, is_checkpoint, kind_of
 from megaprune.weights.files.megatron_folder import MegatronFolder
 
 
@@ -18,11 +19,12 @@ def config_of(path: Path) -> Path | None:
     return path if (path / "config.json").is_file() else None
 
 
-def open_folder(path: Path, hf: Path | None = None) -> Folder:
+def open_folder(path: Path, hf: Path | None = None, trust: bool = False) -> Folder:
     """Open a folder of either format.
 
     Args:
         hf: where to take config.json from for a Megatron checkpoint that does not keep it.
+        trust: as for `MegatronFolder`.
 
     Raises:
         InputError: there is no such folder, or it holds neither format.
@@ -30,8 +32,8 @@ def open_folder(path: Path, hf: Path | None = None) -> Folder:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected a Hugging Face model or a checkpoint")
     if is_checkpoint(path):
-        return MegatronFolder(path, None if kept_config(path) else hf)
-    if (path / "config.json").is_file():
+        return MegatronFolder(path, None if kept_config(path) else hf, trust)
+    if kind_of(path) is Kind.HUGGING_FACE:
         return HfFolder(path)
     raise InputError(
         f"{path} holds neither config.json (a Hugging Face model) nor metadata.json (a "

@@ -7,7 +7,8 @@ header, then the tensors' bytes.
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,12 +19,26 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
 from megaprune.weights.files.folder import check_shape
+from megaprune.weights.files.kind import INDEX, SINGLE
 from megaprune.weights.files.mapped import BAND_BYTES, read_box, row_major
 from megaprune.weights.layouts import hf_layout
 from megaprune.weights.model import Model, read_config
+from megaprune.weights.untrusted import (
+    JSON_BYTES,
+    are_whole,
+    check_stays_in,
+    leads_out,
+    named,
+    parse_json,
+    plain_name,
+    read_json_object,
+    shown,
+)
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+_MOST = 1 << 62
+"""Of elements along a dimension, and of bytes."""
+
+_DIMENSIONS = 16
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,6 +50,7 @@ DTYPES = {
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack")
 _BESIDE_WEIGHTS = (".json", ".txt", ".jinja", ".model", ".tiktoken")
 CHAT_TEMPLATES = "additional_chat_templates"
+_SIDE_FILE_BYTES = 1 << 30
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 
 
@@ -67,7 +83,7 @@ class HfFolder:
         self.config = read_config(path)
         self.model = Model.from_config(self.config, str(path / "config.json"))
         self.layout = hf_layout(self.model)
-        self.notes: list[str] = []
+        self.notes: list[str] = side_file_notes(path)
         self.tensors = self._checked(_stored_tensors(path))
 
     def dtype(self, parameter: str) -> torch.dtype:
@@ -103,7 +119,7 @@ class HfFolder:
                 )
                 continue
             raise InputError(
-                f"{stored[tensor].path}: tensor {tensor} is not part of "
+                f"{stored[tensor].path}: tensor {named(tensor)} is not part of "
                 f"{self.model.family.architecture} with this config.json; it would be lost"
             )
         return {tensor: stored[tensor] for tensor in expected}
@@ -127,26 +143,55 @@ def _check_tied(embedding: StoredTensor, head: StoredTensor) -> None:
 
 def side_files(folder: Path) -> dict[str, Path]:
     """Return configuration, tokenizer and licence files of a folder, by relative name."""
+    return {name: path for name, path in _beside(folder).items() if not _left_out(path, folder)}
+
+
+def side_file_notes(folder: Path) -> list[str]:
+    """Say which of such files are left behind, and why."""
+    return [
+        f"{named(name)} is not copied: {reason}"
+        for name, path in _beside(folder).items()
+        if (reason := _left_out(path, folder))
+    ]
+
+
+def _beside(folder: Path) -> dict[str, Path]:
     return {
         str(path.relative_to(folder)): path
         for path in sorted([*folder.iterdir(), *folder.glob(f"{CHAT_TEMPLATES}/*")])
-        if path.is_file()
+        if not path.is_dir()
         and not path.name.startswith((".", "megaprune_"))
         and not path.name.endswith(WEIGHT_ENDINGS)
         and (path.suffix in _BESIDE_WEIGHTS or path.name.startswith(_LICENCES))
     }
 
 
+def _left_out(path: Path, folder: Path) -> str:
+    """Say why a file is not taken along; nothing if it is."""
+    if leads_out(path, folder):
+        return f"it is a link that leads out of {folder}"
+    if not path.is_file():
+        return "it is not a file"
+    if path.stat().st_size > _SIDE_FILE_BYTES:
+        return f"it has more than {_SIDE_FILE_BYTES} bytes"
+    return ""
+
+
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor of the folder's weight files, those that transformers would load."""
     index, single = folder / INDEX, folder / SINGLE
     if not index.is_file() and not single.is_file():
-        seen = sorted(p.name for p in folder.iterdir() if p.name.endswith(WEIGHT_ENDINGS))
+        weights = (p.name for p in folder.iterdir() if p.name.endswith(WEIGHT_ENDINGS))
+        seen = [named(name) for name in sorted(weights)[:10]]
         raise InputError(
             f"{folder}: neither {INDEX} nor {SINGLE} is there (weight files seen: "
             f"{', '.join(seen) or 'none'}). Only safetensors are read: other weights can be "
             f"saved anew with transformers' save_pretrained"
         )
+    for path in (index, single):
+        check_stays_in(path, folder)
+        if os.path.lexists(path) and not path.is_file():
+            raise InputError(f"{path} is not a regular file")
     if not index.is_file():
         return read_header(single)
     tensors = _indexed_tensors(folder, index)
@@ -162,37 +207,50 @@ def copy_side_files(files: dict[str, Path], folder: Path) -> None:
     """Copy the files that `side_files` lists into a folder."""
     for name, path in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(path.read_bytes())
+        with path.open("rb") as source, (folder / name).open("xb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def _indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = {name: folder / name for name in sorted(set(weight_map.values()))}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index}: not an index of safetensors shards: {error!r}") from error
+    listed = _listed(index)
+    weight_map = {tensor: file for file, names in listed.items() for tensor in names}
     tensors: dict[str, StoredTensor] = {}
-    for name, path in shards.items():
-        listed = [tensor for tensor, file in weight_map.items() if file == name]
+    for name, names in sorted(listed.items()):
+        path = folder / name
+        check_stays_in(path, folder)
         if not path.is_file():
             raise InputError(
-                f"{path} is missing; {INDEX} says that it holds {len(listed)} tensors, "
-                f"{listed[0]} among them"
+                f"{path} is missing; {INDEX} says that it holds {len(names)} tensors, "
+                f"{named(names[0])} among them"
             )
         stored = read_header(path)
-        for tensor in listed:
+        for tensor in names:
             if tensor not in stored:
                 raise InputError(
-                    f"{path}: tensor {tensor} is missing; {INDEX} says that it is there"
+                    f"{path}: tensor {named(tensor)} is missing; {INDEX} says that it is there"
                 )
         for tensor in stored:
             if weight_map.get(tensor) != name:
                 raise InputError(
-                    f"{index}: tensor {tensor} is missing from the index; it is in {name}. "
+                    f"{index}: tensor {named(tensor)} is missing from the index; it is in {name}. "
                     f"The index and the shards are of different downloads"
                 )
         tensors.update(stored)
     return tensors
+
+
+def _listed(index: Path) -> dict[str, list[str]]:
+    """Return the tensors of each shard, as the index has them."""
+    listed: dict[str, list[str]] = {}
+    try:
+        weight_map = read_json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise InputError(f"weight_map is {shown(weight_map)}; expected a JSON object")
+        for tensor, file in weight_map.items():
+            listed.setdefault(plain_name(file, named(tensor)), []).append(tensor)
+    except InputError as error:
+        raise InputError(f"{index}: not an index of safetensors shards: {error}") from error
+    return listed
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -201,48 +259,69 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises:
         InputError: the file is truncated or is not of this format.
     """
+    header, begins, length = _header(path)
+    header.pop("__metadata__", None)
+    tensors = {}
+    for tensor, entry in header.items():
+        dtype, shape, begin, end = _entry(f"{path}: tensor {named(tensor)}", entry)
+        if begins + end > length:
+            raise InputError(
+                f"{path}: truncated: {length} bytes, but tensor {named(tensor)} ends at byte "
+                f"{begins + end}. Fetch it again"
+            )
+        tensors[tensor] = StoredTensor(path, begins + begin, dtype, shape)
+    places = {tensor: entry["data_offsets"] for tensor, entry in header.items()}
+    _check_places(path, length - begins, places)
+    return tensors
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Return the header of a safetensors file, where the data begins, and the file's length."""
     length = path.stat().st_size
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if length < 8 or size > min(length - 8, 100_000_000):
+        if length < 8 or size > length - 8:
             raise InputError(
                 f"{path}: not a safetensors file, or truncated: its {length} bytes cannot hold the "
                 f"header that they begin with (a Git LFS pointer?). Fetch it again"
             )
-        try:
-            header: dict[str, Any] = json.loads(file.read(size))
-        except ValueError as error:
-            raise InputError(f"{path}: the header is not JSON. Fetch it again") from error
+        if size > JSON_BYTES:
+            raise InputError(f"{path}: its header has {size} bytes; expected at most {JSON_BYTES}")
+        header = parse_json(file.read(size), f"{path}: the header")
     if not isinstance(header, dict):
         raise InputError(f"{path}: the header is not a JSON object. Fetch it again")
-    header.pop("__metadata__", None)
-    tensors = {}
-    try:
-        for tensor, entry in header.items():
-            if entry["dtype"] not in DTYPES:
-                raise InputError(
-                    f"{path}: tensor {tensor} is of type {entry['dtype']}; expected one of "
-                    f"{', '.join(DTYPES)}. Quantized checkpoints are not supported"
-                )
-            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-            begin, end = entry["data_offsets"]
-            if end - begin != prod(shape) * dtype.itemsize:
-                raise InputError(
-                    f"{path}: tensor {tensor} of shape {list(shape)} and type {entry['dtype']} "
-                    f"takes {prod(shape) * dtype.itemsize} bytes; its header gives it {end - begin}"
-                )
-            if 8 + size + end > length:
-                raise InputError(
-                    f"{path}: truncated: {length} bytes, but tensor {tensor} ends at byte "
-                    f"{8 + size + end}. Fetch it again"
-                )
-            tensors[tensor] = StoredTensor(path, 8 + size + begin, dtype, shape)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: tensor {tensor} has a malformed header: {error!r}") from error
-    _check_places(path, length - 8 - size, {t: e["data_offsets"] for t, e in header.items()})
-    return tensors
+    return header, 8 + size, length
+
+
+def _entry(where: str, entry: Any) -> tuple[torch.dtype, Shape, int, int]:
+    """Return type, shape and place that a header gives a tensor."""
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} has a malformed header: {shown(entry)}")
+    kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    # Offsets below zero are called what they are where places are compared.
+    if (
+        not isinstance(kind, str)
+        or not are_whole(shape, 0, _MOST)
+        or not are_whole(offsets, -_MOST, _MOST, count=2)
+        or len(shape) > _DIMENSIONS
+    ):
+        raise InputError(
+            f"{where} has a malformed header: {shown(entry)}; expected a type, a shape of whole "
+            f"numbers and two data_offsets"
+        )
+    if kind not in DTYPES:
+        raise InputError(
+            f"{where} is of type {named(kind)}; expected one of {', '.join(DTYPES)}. Quantized "
+            f"checkpoints are not supported"
+        )
+    nbytes = prod(shape) * DTYPES[kind].itemsize
+    begin, end = offsets
+    if end - begin != nbytes:
+        raise InputError(
+            f"{where} of shape {shape} and type {kind} takes {shown(nbytes)} bytes; its header "
+            f"gives it {end - begin}"
+        )
+    return DTYPES[kind], tuple(shape), begin, end
 
 
 def _check_places(path: Path, length: int, places: dict[str, list[int]]) -> None:
@@ -251,8 +330,8 @@ def _check_places(path: Path, length: int, places: dict[str, list[int]]) -> None
     for tensor, (begin, end) in sorted(places.items(), key=lambda item: item[1]):
         if begin != at:
             raise InputError(
-                f"{path}: tensor {tensor} begins at byte {begin} of the data, but the one before "
-                f"it ends at byte {at}: tensors overlap or leave a gap. Fetch it again"
+                f"{path}: tensor {named(tensor)} begins at byte {begin} of the data, but the one "
+                f"before it ends at byte {at}: tensors overlap or leave a gap. Fetch it again"
             )
         at = end
     if at != length:

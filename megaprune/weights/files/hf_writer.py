@@ -12,7 +12,8 @@ import torch
 
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.folder import Rearranged
-from megaprune.weights.files.hf_folder import DTYPES, INDEX, SINGLE
+from megaprune.weights.files.hf_folder import DTYPES
+from megaprune.weights.files.kind import INDEX, SINGLE
 from megaprune.weights.files.mapped import BAND_BYTES, create
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import megaprune
 from megaprune.errors import InputError
 from megaprune.files import replace_text
+from megaprune.weights.untrusted import are_whole, read_json_object
 
 MANIFEST = "megaprune_manifest.json"
 
@@ -62,8 +64,26 @@ class Manifest:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            tensors = {name: Digest(**entry) for name, entry in content["tensors"].items()}
-            return Manifest(content["source"], tensors, content["versions"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a manifest: {error!r}; remove it") from error
+            content = read_json_object(path)
+        except InputError as error:
+            raise InputError(f"{path} is not a manifest: {error}; remove it") from error
+        tensors = content.get("tensors")
+        versions, source = content.get("versions"), content.get("source")
+        if (
+            not isinstance(tensors, dict)
+            or not isinstance(versions, dict)
+            or not isinstance(source, str)
+            or not all(map(_is_digest, tensors.values()))
+        ):
+            raise InputError(f"{path} is not a manifest; remove it")
+        return Manifest(source, {n: Digest(**entry) for n, entry in tensors.items()}, versions)
+
+
+def _is_digest(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == {"sha256", "shape", "dtype"}
+        and isinstance(entry["sha256"], str)
+        and isinstance(entry["dtype"], str)
+        and are_whole(entry["shape"], 0, 1 << 62)
+    )

@@ -11,11 +11,12 @@ from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex, Chunk, locate
 from megaprune.weights.files.folder import check_shape
-from megaprune.weights.files.hf_folder import side_files
+from megaprune.weights.files.hf_folder import side_file_notes, side_files
 from megaprune.weights.files.mapped import read_box
 from megaprune.weights.files.megatron_arguments import as_config, training_arguments
 from megaprune.weights.layouts import Layout, Spelling, checkpoint_layout
 from megaprune.weights.model import Model, config_differences, read_config
+from megaprune.weights.untrusted import check_stays_in, named
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 
@@ -27,6 +28,8 @@ class MegatronFolder:
         path: the checkpoint, or a run's folder with latest_checkpointed_iteration.txt.
         hf: a Hugging Face folder (or its config.json) of the same model. Needed where the
             checkpoint does not keep these files itself; else it must agree with what it keeps.
+        trust: pass over what its pickles have of classes that are not known, instead of refusing
+            it. Nothing of it is run either way.
 
     Raises:
         InputError: no such checkpoint, another model than the configuration says, or files
@@ -35,12 +38,13 @@ class MegatronFolder:
 
     format = "megatron-torch_dist"
 
-    def __init__(self, path: Path, hf: Path | None = None):
-        self._index = CheckpointIndex(path)
+    def __init__(self, path: Path, hf: Path | None = None, trust: bool = False):
+        self._index, self._trust = CheckpointIndex(path, trust), trust
         self.path = path = self._index.path
         self.notes: list[str] = []
         self._hf = path / HF_FILES
         self.config = self._config(hf)
+        self.notes += side_file_notes(self._hf)
         self.model = Model.from_config(self.config, str(self._hf / "config.json"))
         self.spelling = self._spelling()
         self.layout: Layout = checkpoint_layout(self.model, self.spelling)
@@ -54,7 +58,7 @@ class MegatronFolder:
 
     def dtype(self, parameter: str) -> torch.dtype:
         """Return the element type of a parameter."""
-        return self._index.tensors[parameter].properties.dtype
+        return self._index.tensors[parameter].dtype
 
     def read(self, parameter: str, box: Box) -> torch.Tensor:
         """Return elements of a parameter: on the file's pages where a stored part has them all."""
@@ -84,6 +88,7 @@ class MegatronFolder:
         return read_box(chunk.path, offset, dtype, strides, box.within(chunk.box))
 
     def _config(self, hf: Path | None) -> dict[str, Any]:
+        check_stays_in(self._hf, self.path)
         stored = read_config(self._hf) if self._hf.is_dir() else None
         if hf is None:
             if stored is None:
@@ -106,7 +111,7 @@ class MegatronFolder:
 
     def _agreeing(self, config: dict[str, Any], where: str) -> dict[str, Any]:
         """Return the configuration, once compared with the arguments that Megatron-LM stored."""
-        args = training_arguments(self.path / "common.pt")
+        args = training_arguments(self.path / "common.pt", self._trust)
         if not args and self._hf != self.path / HF_FILES:
             self.notes.append(
                 f"head count, rotary base and norm epsilon are those of {where}: the checkpoint "
@@ -126,13 +131,13 @@ class MegatronFolder:
         if not names:
             raise InputError(
                 f"{self.path}: no tensor {_EMBEDDING}: not a checkpoint of a GPTModel. It holds "
-                f"{', '.join(sorted(self._index.tensors)[:3]) or 'no tensors'} ..."
+                f"{', '.join(map(named, sorted(self._index.tensors)[:3])) or 'no tensors'} ..."
             )
         embedding = min(names, key=len)
         prefix = embedding.removesuffix(_EMBEDDING)
         return Spelling(
             stacked=f"{prefix}decoder.layers.mlp.linear_fc2.weight" in self._index.tensors,
-            padded_vocab=self._index.tensors[embedding].size[0],
+            padded_vocab=self._index.tensors[embedding].shape[0],
             prefix=prefix,
         )
 
@@ -153,10 +158,10 @@ class MegatronFolder:
                     f"({self.model.family.architecture}, {self.model.layers} layers, "
                     f"tie_word_embeddings={str(self.model.tied).lower()}) has it"
                 )
-            check_shape(str(self.path), name, tuple(stored[name].size), parameter.shape)
+            check_shape(str(self.path), name, stored[name].shape, parameter.shape)
         for name in stored:
             if name not in expected and "optimizer" not in name and "_extra_state" not in name:
                 raise InputError(
-                    f"{self.path}: tensor {name} is not part of {self.model.family.architecture} "
-                    f"with this config.json; it would be lost"
+                    f"{self.path}: tensor {named(name)} is not part of "
+                    f"{self.model.family.architecture} with this config.json; it would be lost"
                 )

@@ -1,0 +1,73 @@
+"""What a folder is: decided here, once, before anything in it is read."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+
+from megaprune.errors import InputError
+
+TRACKER = "latest_checkpointed_iteration.txt"
+"""File beside the checkpoints of a run that says which is the latest."""
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+_OF_HUGGING_FACE = ("config.json", INDEX, SINGLE)
+_OF_CHECKPOINT = ("metadata.json", ".metadata", "common.pt")
+
+
+class Kind(Enum):
+    """The kinds of folders that hold a model."""
+
+    HUGGING_FACE = "a Hugging Face model"
+    CHECKPOINT = "a Megatron-core checkpoint"
+    CHECKPOINTS = "a folder of Megatron-core checkpoints"
+    OTHER = "neither a Hugging Face model nor a Megatron-core checkpoint"
+
+
+def kind_of(path: Path) -> Kind:
+    """Return what a folder is, by the names of what lies in it; nothing is read.
+
+    A folder with anything of a Hugging Face model is that, whatever lies beside: files of
+    a checkpoint are pickles, and are read in no folder but one that can be nothing else.
+    """
+
+    def has(name: str) -> bool:
+        return os.path.lexists(path / name)
+
+    if not path.is_dir():
+        return Kind.OTHER
+    if any(map(has, _OF_HUGGING_FACE)):
+        return Kind.HUGGING_FACE
+    if has(TRACKER) and not has("metadata.json"):
+        return Kind.CHECKPOINTS
+    if any(map(has, _OF_CHECKPOINT)):
+        return Kind.CHECKPOINT
+    return Kind.OTHER
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a folder is a Megatron-core checkpoint, or one of several."""
+    return kind_of(path) in (Kind.CHECKPOINT, Kind.CHECKPOINTS)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise an InputError unless a folder is a checkpoint, or one of several.
+
+    Others are told what they are, and no pickle of theirs is read.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder; expected a Megatron-core checkpoint")
+    kind = kind_of(path)
+    if kind is Kind.HUGGING_FACE:
+        sign = next(name for name in _OF_HUGGING_FACE if os.path.lexists(path / name))
+        raise InputError(
+            f"{path} is {kind.value}: it has {sign}; expected {Kind.CHECKPOINT.value}. If a "
+            f"checkpoint lies there too, move it to a folder of its own"
+        )
+    if kind is Kind.OTHER:
+        raise InputError(
+            f"{path} is {kind.value}: {path / 'metadata.json'} is not there, nor {TRACKER}"
+        )
