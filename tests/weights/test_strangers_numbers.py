@@ -7,10 +7,11 @@ import socket
 import time
 
 import pytest
+import torch
 from strangers import edit_json, metadata, snapshot, write_header
 from strangers import read_header as header_of
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties
 
 from megaprune.errors import InputError
 from megaprune.weights.files.hf_folder import HfFolder, read_header
@@ -291,6 +292,14 @@ def test_a_part_twice_and_another_not_at_all(megatron, refused):
 
     metadata(megatron, change)
     refused([str(megatron), QKV], "inspect", megatron)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "int8", "uint8", "complex64", "bool"])
+def test_types_in_metadata(megatron, tmp_path, refused, name):
+    properties = TensorProperties(dtype=getattr(torch, name))
+    metadata(megatron, lambda m: setattr(m.state_dict_metadata[QKV], "properties", properties))
+    words = [str(megatron), f"tensor {QKV} is of type {name}", "expected one of"]
+    refused(words, "to-hf", "--megatron", megatron, "--out", tmp_path / "out")
 
 
 def test_many_parts_are_compared_soon(tmp_path):

@@ -10,8 +10,8 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex, Chunk, locate
-from megaprune.weights.files.folder import check_shape
-from megaprune.weights.files.hf_folder import side_file_notes, side_files
+from megaprune.weights.files.folder import check_shape, dtype_name
+from megaprune.weights.files.hf_folder import DTYPES, side_file_notes, side_files
 from megaprune.weights.files.mapped import read_box
 from megaprune.weights.files.megatron_arguments import as_config, training_arguments
 from megaprune.weights.layouts import Layout, Spelling, checkpoint_layout
@@ -159,6 +159,12 @@ class MegatronFolder:
                     f"tie_word_embeddings={str(self.model.tied).lower()}) has it"
                 )
             check_shape(str(self.path), name, stored[name].shape, parameter.shape)
+            if stored[name].dtype not in DTYPES.values():
+                raise InputError(
+                    f"{self.path}: tensor {name} is of type {dtype_name(stored[name].dtype)}; "
+                    f"expected one of {', '.join(map(dtype_name, DTYPES.values()))}. Quantized "
+                    f"checkpoints are not supported"
+                )
         for name in stored:
             if name not in expected and "optimizer" not in name and "_extra_state" not in name:
                 raise InputError(
