@@ -17,7 +17,7 @@ from megaprune.analyze.settings import AnalysisSettings, Endpoint, JudgeBudget, 
 from megaprune.analyze.summary import behaviour_figure, summarise
 from megaprune.analyze.thoughts import AnalysisInput, ProblemKey, choose, read_inputs
 from megaprune.errors import InputError
-from megaprune.files import replace_bytes, replace_text
+from megaprune.files import write_files
 
 PAIR = "left out of another input"
 
@@ -64,8 +64,11 @@ def analyze(
     }
     png = io.BytesIO()
     behaviour_figure(analysis).savefig(png, format="png", metadata={"Software": None})
-    replace_bytes(settings.out / schema.BEHAVIOURS_FILE, png.getvalue())
-    replace_text(settings.out / schema.ANALYSIS_FILE, json.dumps(analysis, indent=2) + "\n")
+    text = json.dumps(analysis, indent=2) + "\n"
+    write_files(
+        settings.out,
+        {schema.BEHAVIOURS_FILE: png.getvalue(), schema.ANALYSIS_FILE: text.encode()},
+    )
     return analysis
 
 

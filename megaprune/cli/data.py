@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from megaprune.data import sources, templates
 from megaprune.data.sets import SETS, ProblemSet
 from megaprune.errors import InputError
+from megaprune.files import check_output
 
 if TYPE_CHECKING:
     from megaprune.data.sources import SourceFiles
@@ -62,6 +63,9 @@ def add_parser(commands: Any) -> None:
     own.add_argument("--answer-column", metavar="COLUMN", help="the same for the answer")
     own.add_argument("--split", metavar="WORD", help="train or test, say (default: the set's)")
     _add_overlap(command.add_argument_group("problems that are in evaluation sets too"))
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace problem sets that are there already"
+    )
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     command.set_defaults(run=run_data)
 
@@ -105,7 +109,10 @@ def run_data(options: argparse.Namespace) -> int:
     template = templates.load_template(options.template or options.family or "plain")
     source = sources.open_source(options.input or _on_the_hub(known), options.revision)
     others = _others(options.against)
-    _keep_apart(outs.values(), [source, *(other for other, _ in others.values())])
+    inputs = [source, *(other for other, _ in others.values())]
+    read = [file for files in inputs for file in files.files]
+    for out in outs.values():
+        check_output(out, *read, overwrite=options.overwrite, is_ours=make.is_made)
     ours = collect(source, known, options.problem_column, options.answer_column)
     measured = {name: collect(other, its) for name, (other, its) in others.items()}
     overlaps = make.find_overlaps(ours, measured, options.near)
@@ -197,13 +204,6 @@ def _others(given: Sequence[str]) -> dict[str, tuple[SourceFiles, ProblemSet | N
             raise InputError(f"--against has {name} twice; give each once")
         others[name] = sources.open_source(where), known
     return others
-
-
-def _keep_apart(outs: Iterable[Path], inputs: Iterable[SourceFiles]) -> None:
-    read = {file.resolve() for source in inputs for file in source.files}
-    for out in outs:
-        if out.resolve() in read:
-            raise InputError(f"--out {out} is read from, too; choose another place")
 
 
 def _limits(text: str) -> tuple[int, ...]:

@@ -9,9 +9,11 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from megaprune.errors import InputError
+from megaprune.files import check_output, new_file
 
 if TYPE_CHECKING:
     from megaprune.grading.pool import Pool
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 CHUNK = 1024
 
 KEYS = {"gold": str, "response": str, "finished": bool}
+
+_LONGEST_VERDICT = 1 << 20
 
 _KINDS = {str: "a string", bool: "true or false"}
 
@@ -43,6 +47,9 @@ def add_parser(commands: Any) -> None:
         "your own, path/to/file.py:function",
     )
     job.add_argument("--output", metavar="FILE", help="write the verdicts here, not to stdout")
+    job.add_argument(
+        "--overwrite", action="store_true", help="replace verdicts that are there already"
+    )
     job.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     job.add_argument(
         "--seconds", type=float, default=5.0, metavar="S", help="time for a response (default 5)"
@@ -63,8 +70,13 @@ def run_grade(options: argparse.Namespace) -> int:
     from megaprune.grading.pool import Pool
 
     why: Counter[str] = Counter()
+    if options.output not in (None, "-"):
+        sources = [Path(options.input)] if options.input != "-" else []
+        check_output(
+            Path(options.output), *sources, overwrite=options.overwrite, is_ours=_has_verdicts
+        )
     with (
-        _opened(options.input, sys.stdin, "r") as source,
+        _source(options.input) as source,
         Pool(
             {},
             options.mode,
@@ -72,7 +84,7 @@ def run_grade(options: argparse.Namespace) -> int:
             seconds=options.seconds,
             variables=options.environment,
         ) as pool,
-        _opened(options.output, sys.stdout, "w") as sink,
+        _sink(options.output, options.overwrite) as sink,
     ):
         for verdict in _verdicts(_rows(source, options.input), pool):
             why[verdict.why] += 1
@@ -134,10 +146,33 @@ def _shown(verdict: Verdict) -> dict[str, Any]:
     return shown | ({"detail": verdict.detail} if verdict.detail else {})
 
 
+def _has_verdicts(path: Path) -> bool:
+    """Say whether a file begins as one that this command wrote."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            line = file.readline(_LONGEST_VERDICT)
+        return not line or {"match", "extracted", "why"} <= json.loads(line).keys()
+    except (ValueError, AttributeError, RecursionError):
+        return False
+
+
 @contextlib.contextmanager
-def _opened(name: str | None, standard: IO[str], mode: str) -> Iterator[IO[str]]:
-    if name in (None, "-"):
-        yield standard
+def _source(name: str) -> Iterator[IO[str]]:
+    if name == "-":
+        yield sys.stdin
     else:
-        with open(str(name), mode, encoding="utf-8") as file:
+        with open(name, encoding="utf-8") as file:
+            yield file
+
+
+@contextlib.contextmanager
+def _sink(name: str | None, overwrite: bool) -> Iterator[IO[str]]:
+    """Yield what verdicts are written to: a file is there when all of them are in it."""
+    if name in (None, "-"):
+        yield sys.stdout
+    else:
+        with (
+            new_file(Path(str(name)), overwrite=overwrite) as new,
+            new.open("w", encoding="utf-8") as file,
+        ):
             yield file

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 import megaprune
 from megaprune.data.collect import BareProblem, Collection
 from megaprune.data.overlap import KINDS, NormalizedText, OverlapIndex, OverlapPair
@@ -105,6 +108,15 @@ def refuse_overlaps(overlaps: Sequence[Overlap]) -> None:
             f"problems overlap with sets of --against: {shown}; nothing was written. Give "
             f"--drop-overlap to leave them out"
         )
+
+
+def is_made(path: Path) -> bool:
+    """Say whether a file is one that `write` made, by its metadata."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return False
+    return METADATA.encode() in metadata
 
 
 def write(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megaprune import schema
 from megaprune.errors import InputError
-from megaprune.files import replace_bytes, replace_text
+from megaprune.files import write_files
 from megaprune.report.evaluations_page import evaluations_page
 from megaprune.report.page import Page
 from megaprune.report.prune_page import prune_page
@@ -93,10 +93,8 @@ def write(paths: Sequence[Path], out: Path | None, baseline: Path | None) -> Pat
                 )
     out = _default_folder(subjects) if out is None else out
     page = _make_page(kind, subjects, baseline, analyses)
-    out.mkdir(parents=True, exist_ok=True)
-    for picture in page.pictures:
-        replace_bytes(out / f"{picture.name}.png", picture.png)
-    replace_text(out / schema.PAGE_FILE, page.html)
+    pictures = {f"{picture.name}.png": picture.png for picture in page.pictures}
+    write_files(out, pictures | {schema.PAGE_FILE: page.html.encode()})
     return out / schema.PAGE_FILE
 
 
