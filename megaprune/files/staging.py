@@ -16,7 +16,10 @@ from megaprune.files.processes import is_gone, process_record
 NEW, OLD = "new", "old"
 """What a staging folder holds: what is being made, and what that replaces."""
 
-_OWNER, _FORMAT = "owner.json", "megaprune staging folder"
+_OWNER = "owner.json"
+
+STAGING_FORMAT = "megaprune staging folder"
+"""What the mark of a staging folder says that it is."""
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def staging(target: Path, purpose: str) -> Iterator[Path]:
     aside.mkdir()  # an error if anything has the name, a link included
     try:
         owner = {
-            "format": _FORMAT, "target": target.name, "purpose": purpose, **process_record(),
+            "format": STAGING_FORMAT, "target": target.name, "purpose": purpose, **process_record(),
         }  # fmt: skip
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(aside / _OWNER, flags, 0o644), "w", encoding="utf-8") as file:
@@ -65,7 +68,7 @@ def _clear_staging(staging: Path, owner: dict[str, Any], alone: bool) -> None:
     purpose = owner.get("purpose")
     if alone and not owner:
         _remove_unmarked(staging)
-    if owner.get("format") != _FORMAT or not isinstance(owner.get("target"), str):
+    if owner.get("format") != STAGING_FORMAT or not isinstance(owner.get("target"), str):
         return
     if not (is_gone(owner) or alone):
         return

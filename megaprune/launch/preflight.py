@@ -11,12 +11,11 @@ take longer than the job's own start.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import json
 import os
-import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,15 +119,10 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def _file_clock(shared: Path) -> float:
     """Measure by how many seconds the file system's clock is ahead of this node's."""
-    probe = shared / f".clock.{socket.gethostname()}.{os.getpid()}"
-    try:
-        before = time.time()
-        probe.write_bytes(b"")
+    before = time.time()
+    with tempfile.NamedTemporaryFile(dir=shared, prefix=".clock.") as probe:
         after = time.time()
-        return probe.stat().st_mtime - (before + after) / 2
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
+        return os.fstat(probe.fileno()).st_mtime - (before + after) / 2
 
 
 def _collect(

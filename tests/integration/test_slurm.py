@@ -135,7 +135,7 @@ def test_cancelled_while_it_saves(cluster, whole, tmp_path):
     words = ["train", *SMALL, "steps=4", "out=run"]
     job = submit(cluster, tmp_path, *words, "checkpoint.every=2")
     saving = tmp_path / "run" / "checkpoints"
-    wait(tmp_path, lambda: list(saving.glob("iter_*.partial")), every=0.005)
+    wait(tmp_path, lambda: list(saving.glob(".iter_*.megaprune-*")), every=0.005)
     cluster.call(f"scancel {job}")
     assert cluster.ended(job)["JobState"] == "CANCELLED"
     job = submit(cluster, tmp_path, *words)

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.records import LossOutput
 from megaprune.errors import InputError
+from megaprune.files import machine
+from megaprune.files.staging import STAGING_FORMAT
 from megaprune.recipes.tiny import FOLDER
 from megaprune.trainer.checkpoint import Checkpoints, Score, best, export, latest_step
 from megaprune.weights.files.hf_folder import HfFolder
@@ -113,10 +115,19 @@ def test_what_a_killed_run_left(checkpoints, trained):
     saved = checkpoints()
     saved.save(1, trained(), {})
     whole = saved.folder / "iter_0000001"
-    for name in ("iter_0000002.partial", "iter_0000000.replaced"):
-        shutil.copytree(whole, saved.folder / name)
+    for number, purpose in ((2, "folder"), (0, "removal")):
+        target = f"iter_{number:07}"
+        left = saved.folder / f".{target}.megaprune-{number:016x}"
+        left.mkdir()
+        owner = {"target": target, "purpose": purpose, "machine": machine(), "pid": 1, "started": 0}
+        (left / "owner.json").write_text(json.dumps({"format": STAGING_FORMAT, **owner}))
+        shutil.copytree(whole, left / ("new" if number else "old"))
+    stranger = saved.folder / "iter_0000003.partial"
+    stranger.mkdir()
     again = checkpoints()
-    assert {path.name for path in saved.folder.glob("iter_*")} == {"iter_0000001"}
+    assert {path.name for path in saved.folder.iterdir()} == {
+        "iter_0000001", "latest_checkpointed_iteration.txt", stranger.name
+    }  # fmt: skip
     assert again.load_latest(trained()).step == 1
 
 

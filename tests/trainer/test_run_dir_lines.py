@@ -73,5 +73,5 @@ def test_the_same_run_again_and_another(make):
 
 def test_two_at_once(make):
     make()
-    with pytest.raises(InputError, match="another process is running"):
+    with pytest.raises(InputError, match="is being written by process"):
         make()

@@ -549,7 +549,7 @@ def test_target_that_cannot_be_made(hf, megatron, tmp_path, refused, job):
     for out in (folder, file, hf, megatron):
         words = [str(out), "exists; give --overwrite" if out in (folder, file) else ""]
         refused(words, *arguments, out=out)
-    refused([str(file), "is not a model folder"], *arguments, "--overwrite", out=file)
+    refused([str(file), "is not a folder"], *arguments, "--overwrite", out=file)
     refused([f"cannot write in {file}"], *arguments, out=file / "out")
     refused(["cannot write in /proc/none"], *arguments, out=Path("/proc/none/out"))
     assert file.read_text() == "a file"

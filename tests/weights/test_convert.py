@@ -264,30 +264,17 @@ def test_a_killed_conversion_leaves_nothing_finished_and_runs_again(
         assert process.stdout.readline().startswith("reading")
     busy = convert(*arguments[1:])
     assert busy.status == 1
-    assert "is being written by another process" in busy.text
+    assert f"is being written by process {process.pid} of" in busy.text
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-9 if sent == signal.SIGKILL else 128 + sent)
     assert "Traceback" not in errors
     assert not out.exists()
-    assert (tmp_path / "out.partial").exists() == (sent == signal.SIGKILL)
+    assert bool(list(tmp_path.glob(".out.megaprune-*"))) == (sent == signal.SIGKILL)
     assert convert(*arguments[1:]).status == 0
     assert convert("verify", hf, out).status == 0
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"hf", "megatron", "out"}
-
-
-def test_a_model_that_was_about_to_be_replaced_is_put_back(hf, megatron, tmp_path, convert):
-    """As after a kill between the two renames of --overwrite."""
-    out, replaced = tmp_path / "out", tmp_path / "out.replaced"
-    shutil.copytree(hf, replaced)
-    refused = convert("to-hf", "--megatron", megatron, "--out", out)
-    assert "exists; give --overwrite" in refused.text
-    assert not replaced.exists()
-    assert convert("verify", hf, out).status == 0
-    shutil.copytree(hf, replaced)
-    assert convert("to-hf", "--megatron", megatron, "--out", out, "--overwrite").status == 0
-    assert not replaced.exists()
 
 
 def test_overwrite_replaces_a_model_and_nothing_else(hf, megatron, tmp_path, convert):
@@ -305,24 +292,44 @@ def test_overwrite_replaces_a_model_and_nothing_else(hf, megatron, tmp_path, con
     assert convert("verify", hf, out).status == 0
     link = tmp_path / "link"
     link.symlink_to(out)
-    assert convert("to-hf", "--megatron", megatron, "--out", link, "--overwrite").status == 0
+    refused = convert("to-hf", "--megatron", megatron, "--out", link, "--overwrite")
+    assert "is a link, which is not replaced" in refused.text
     assert link.is_symlink()
     assert convert("verify", hf, link).status == 0
+    # The manifest that verifying leaves is the program's too.
+    assert convert(*arguments, "--overwrite").status == 0
+
+
+def test_overwrite_leaves_what_others_made(hf, megatron, tmp_path, convert):
+    out = tmp_path / "out"
+    assert convert("to-hf", "--megatron", megatron, "--out", out).status == 0
+    (out / "thesis.txt").write_text("years of work")
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("years of work")
+    (home / "config.json").write_text("{}")
+    (home / "model.safetensors").write_text("")
     run = tmp_path / "run"
     shutil.copytree(megatron, run / "iter_0000010")
     (run / "latest_checkpointed_iteration.txt").write_text("10")
     project = tmp_path / "project"
     shutil.copytree(hf, project / "model")
     shutil.copy(hf / "config.json", project)
-    for folder in (home, run, project):
-        before = sorted(folder.rglob("*"))
+    beside = [tmp_path / "out.partial", tmp_path / "out.replaced", tmp_path / "out.lock"]
+    for path in beside:
+        shutil.copytree(hf, path)
+    for folder in (home, run, project, out):
+        before = sorted(tmp_path.rglob("*"))
         refused = convert("to-hf", "--megatron", megatron, "--out", folder, "--overwrite")
         assert refused.status == 1
-        assert "is not a model folder" in refused.text
-        assert sorted(folder.rglob("*")) == before
+        assert ("thesis.txt" if folder == out else "has no record") in refused.text
+        assert sorted(tmp_path.rglob("*")) == before
+    (out / "thesis.txt").unlink()
+    # Its input may even have the name that was once that of the output underway.
+    arguments = ("to-megatron", "--hf", beside[0], "--out", tmp_path / "new")
+    assert convert("to-hf", "--megatron", megatron, "--out", out, "--overwrite").status == 0
+    assert convert(*arguments).status == 0
+    assert all(path.is_dir() for path in beside)
     for place in (megatron, megatron.parent):
         result = convert("to-hf", "--megatron", megatron, "--out", place, "--overwrite")
         assert result.status == 1

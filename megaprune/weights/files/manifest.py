@@ -11,7 +11,7 @@ import torch
 
 import megaprune
 from megaprune.errors import InputError
-from megaprune.files import replace_text
+from megaprune.files import RECORD, replace_text, write_files
 from megaprune.weights.untrusted import are_whole, read_json_object
 
 MANIFEST = "megaprune_manifest.json"
@@ -48,10 +48,13 @@ class Manifest:
         return Manifest(str(source.resolve()), tensors, versions)
 
     def write(self, folder: Path) -> Path:
-        """Write it into a folder, whole or not at all."""
-        path = folder / MANIFEST
-        replace_text(path, json.dumps(asdict(self), indent=1) + "\n")
-        return path
+        """Write it into a folder, whole or not at all; into the folder's record, if it has one."""
+        text = json.dumps(asdict(self), indent=1) + "\n"
+        if (folder / RECORD).exists():
+            write_files(folder, {MANIFEST: text.encode()})
+        else:
+            replace_text(folder / MANIFEST, text)
+        return folder / MANIFEST
 
     @staticmethod
     def read(folder: Path) -> Manifest | None:
