@@ -190,7 +190,7 @@ def run_inspect(options: argparse.Namespace) -> int:
 def _add_output(job: argparse.ArgumentParser) -> None:
     job.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     _add_dtype(job, "convert elements to this (default: keep each tensor's type)")
-    job.add_argument("--overwrite", action="store_true", help="replace --out if it is a model")
+    job.add_argument("--overwrite", action="store_true", help="replace --out if megaprune made it")
     job.add_argument(
         "--no-verify",
         dest="verify",
