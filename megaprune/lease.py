@@ -9,6 +9,7 @@ as this process measures them.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import json
@@ -52,10 +53,12 @@ class Lease:
 
     def __init__(self, path: Path, place: Path):
         self._path, self._place, self._token = path, place, secrets.token_hex(8)
+        self._pid = os.getpid()
         self._ended = threading.Event()
         self._lost = False
         self._handle: int | None = self._take()
         self._remove_left()
+        _held.add(self)
         self._renewer = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._renewer.start()
 
@@ -74,8 +77,9 @@ class Lease:
 
     def close(self) -> None:
         """Let other processes have it."""
-        if self._handle is None:
+        if self._handle is None or self._pid != os.getpid():  # a fork has no say in it
             return
+        _held.discard(self)
         self._ended.set()
         self._renewer.join()
         if read_json(self._path).get("token") == self._token:
@@ -181,6 +185,18 @@ class Lease:
             if token != self._token:
                 self._lost = True
                 return
+
+
+_held: set[Lease] = set()
+
+
+def release_all() -> None:
+    """Give back all leases of this process, which is about to end."""
+    for lease in [*_held]:
+        lease.close()
+
+
+atexit.register(release_all)
 
 
 def holder_of(path: Path) -> str | None:

@@ -13,9 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "megaprune"
 # Lowest first. What stands in one row does not import its neighbours. A module belongs to the
 # longest name that fits, so that a room's lower part can stand apart.
 LAYERS = [
-    ["errors", "schema", "config.renamed", "foreign_text"],
-    ["files", "yaml_text"],
-    ["distributed", "config.fields", "lease"],
+    ["errors", "schema", "config.renamed"],
+    ["files", "foreign_text"],
+    ["lease", "yaml_text"],
+    ["distributed", "config.fields"],
     ["user_code"],
     ["algorithms", "weights", "grading"],
     ["config", "data"],

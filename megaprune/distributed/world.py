@@ -22,6 +22,7 @@ from megaprune.distributed.device import backend, device
 from megaprune.distributed.process import be_alone, prepare_process
 from megaprune.errors import InputError
 from megaprune.foreign_text import for_people, terminal
+from megaprune.lease import release_all
 
 _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _FIRST_RANK_SPEAKS_SECONDS = 10.0
@@ -200,6 +201,7 @@ def _take_device() -> None:
 
 
 def _leave(status: int) -> NoReturn:
+    release_all()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -226,6 +228,6 @@ def _watch_for_signals() -> None:
                     file=sys.stderr,
                     flush=True,
                 )
-                os._exit(128 + came)
+                _leave(128 + came)
 
     threading.Thread(target=watch, daemon=True).start()
