@@ -288,10 +288,10 @@ _SINGULAR: dict[Any, str] = {
 _PLURAL: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts"}
 
 _BOUNDS: dict[str, tuple[str, str]] = {
-    "gt": ("greater_than", "more than {:g}"),
-    "ge": ("greater_than_equal", "{:g} or more"),
-    "lt": ("less_than", "less than {:g}"),
-    "le": ("less_than_equal", "{:g} at most"),
+    "gt": ("greater_than", "more than {:.15g}"),
+    "ge": ("greater_than_equal", "{:.15g} or more"),
+    "lt": ("less_than", "less than {:.15g}"),
+    "le": ("less_than_equal", "{:.15g} at most"),
 }
 """Of each bound: pydantic's name for its error, and the words for it."""
 

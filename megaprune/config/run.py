@@ -134,7 +134,7 @@ class GradingConfig:
     )
     memory_bytes: int = field(
         default=2 << 30,
-        gt=0,
+        ge=128 << 20,  # Python and sympy alone take about 70 MB
         unit="bytes",
         may_change=True,
         doc="Memory limit of a grading process.",

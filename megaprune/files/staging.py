@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from megaprune.files.processes import is_gone, process_record
+from megaprune.files.processes import is_gone, machine, process_record
 
 NEW, OLD = "new", "old"
 """What a staging folder holds: what is being made, and what that replaces."""
@@ -29,11 +30,14 @@ def staging(target: Path, purpose: str) -> Iterator[Path]:
     Args:
         purpose: "file", "link", "folder" or "removal".
     """
-    aside = target.with_name(f".{target.name}.megaprune-{secrets.token_hex(8)}")
+    process = process_record()
+    # The name says whose it is even before the mark is in it.
+    maker = f"{_machine_hash()}-{process['pid']}-{process['started']}"
+    aside = target.with_name(f".{target.name}.megaprune-{maker}-{secrets.token_hex(4)}")
     aside.mkdir()  # an error if anything has the name, a link included
     try:
         owner = {
-            "format": STAGING_FORMAT, "target": target.name, "purpose": purpose, **process_record(),
+            "format": STAGING_FORMAT, "target": target.name, "purpose": purpose, **process,
         }  # fmt: skip
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(aside / _OWNER, flags, 0o644), "w", encoding="utf-8") as file:
@@ -66,7 +70,7 @@ def clear_up_inside(folder: Path) -> None:
 
 def _clear_staging(staging: Path, owner: dict[str, Any], alone: bool) -> None:
     purpose = owner.get("purpose")
-    if alone and not owner:
+    if not owner and (alone or _maker_is_gone(staging)):
         _remove_unmarked(staging)
     if owner.get("format") != STAGING_FORMAT or not isinstance(owner.get("target"), str):
         return
@@ -77,6 +81,18 @@ def _clear_staging(staging: Path, owner: dict[str, Any], alone: bool) -> None:
         return
     _put_back(staging, target, purpose)
     _remove_staging(staging)
+
+
+def _machine_hash() -> str:
+    return hashlib.sha256(machine().encode()).hexdigest()[:8]
+
+
+def _maker_is_gone(staging: Path) -> bool:
+    """Say whether a staging folder's name is of an ended process of this machine."""
+    parts = staging.name.rpartition(".megaprune-")[2].split("-")
+    if len(parts) != 4 or parts[0] != _machine_hash() or not parts[1].isdecimal():
+        return False
+    return is_gone({"machine": machine(), "pid": int(parts[1]), "started": parts[2]})
 
 
 def _remove_unmarked(staging: Path) -> None:

@@ -124,6 +124,7 @@ def check_output(
     Raises:
         InputError: it is a source, or something that is not to be replaced is there.
     """
+    clear_up(path)
     for source in sources:
         if path.exists() and source.exists() and os.path.samefile(path, source):
             raise InputError(f"{path} is the input {source}; choose another place for the output")
@@ -217,6 +218,7 @@ def check_folder_output(out: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: see `new_folder`.
     """
+    clear_up(out)
     if out.is_symlink():
         raise InputError(f"{out} is a link, which is not replaced; give the place that it leads to")
     if not out.exists():

@@ -100,7 +100,8 @@ def outcome(root):
         elif path.is_file() and path.name == "metrics.jsonl":
             content[name] = [without_times(json.loads(line)) for line in path.open()]
         elif path.is_file() and path.name in ("summary.json", "rounds.json"):
-            content[name] = without_times(json.loads(path.read_text()))
+            text = path.read_text().replace(str(root), "ROOT")
+            content[name] = without_times(json.loads(text))
         elif path.is_file() and path.suffix in (".safetensors", ".distcp", ".txt"):
             content[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
@@ -120,7 +121,7 @@ def test_killed_at_changes_of_files(name, inputs, tmp_path):
     whole = begin(name, tmp_path / "whole", inputs)
     status, text, changes = run(0, command, out=whole, **inputs)
     assert status == 0, text[-4000:]
-    assert changes > 10
+    assert changes > 5
     expected = outcome(tmp_path / "whole")
     if os.environ.get("MEGAPRUNE_KILLS") == "all":
         points = range(1, changes + 1)

@@ -36,10 +36,10 @@ def staged(out: Path, overwrite: bool, nbytes: int, *sources: Path) -> Iterator[
     for source in sources:
         if source.resolve().is_relative_to(out.resolve()):
             raise InputError(f"{out} is where the input {source} lies; choose another --out")
-    check_folder_output(out, overwrite=overwrite)
     try:
         with _leased(out):
             clear_up(out, alone=True)
+            check_folder_output(out, overwrite=overwrite)
             free = shutil.disk_usage(out.parent).free
             if free < nbytes:
                 raise InputError(
