@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -123,14 +124,31 @@ def test_a_source_of_ones_own(tmp_path, data):
 
 def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path, source, data):
     out = tmp_path / "o.parquet"
-    out.write_text("old")
-    (tmp_path / "bad.jsonl").write_text("{")
-    assert data("math500", "--input", "bad.jsonl", "--out", out)[0] == 1
-    assert out.read_text() == "old"
-    before = os.stat(out).st_ino
     assert data("math500", "--input", source, "--out", out)[0] == 0
+    before, content = os.stat(out).st_ino, out.read_bytes()
+    status, _, err = data("math500", "--input", source, "--out", out)
+    assert (status, "exists; give --overwrite" in err) == (1, True)
+    (tmp_path / "bad.jsonl").write_text("{")
+    assert data("math500", "--input", "bad.jsonl", "--out", out, "--overwrite")[0] == 1
+    assert out.read_bytes() == content
+    assert data("math500", "--input", source, "--out", out, "--overwrite")[0] == 0
     assert len(rows(out)) == 3
     assert os.stat(out).st_ino != before
+
+
+def test_a_file_of_anothers_is_not_replaced(tmp_path, source, data):
+    """Not even one in the same columns; and no file is written if one of several is refused."""
+    out, columns = tmp_path / "4000.parquet", tmp_path / "own.parquet"
+    out.write_text("years of work")
+    pq.write_table(pa.table({"prompt": ["mine"]}), columns)
+    for path, name in ((out, "{limit}.parquet"), (columns, columns)):
+        before, limits = path.read_bytes(), ["--limit", "2000,4000"] if "{" in str(name) else []
+        arguments = ("math500", "--input", source, "--out", name, "--overwrite", *limits)
+        status, _, err = data(*arguments)
+        assert status == 1
+        assert "is not what this command writes" in err
+        assert path.read_bytes() == before
+    assert not (tmp_path / "2000.parquet").exists()
 
 
 def against(tmp_path):
@@ -159,7 +177,7 @@ def test_overlap_is_told(tmp_path, source, data):
         "theirs": {"index": 0, "problem": f"{LONG}!"},
     }
     assert "pairs" in about(tmp_path / "o.parquet")["overlap"]
-    _, out, _ = data("math_train", "--input", source, "--out", "o.parquet", *report[:-2])
+    _, out, _ = data("math_train", "--input", source, "--out", "p.parquet", *report[:-2])
     words = [line.split() for line in out.splitlines()]
     assert ["aime25", "0", "1", "2"] in words
     assert ["near", "0.97", "3", "qa", "qe"] in [line[:5] for line in words]
@@ -219,7 +237,7 @@ def test_the_list(data):
         (["math500", "--input", "rows.jsonl"], "--out FILE must be given"),
         (["math500", "--limit", "2,3", "--out", "o"], "put {limit} into the name"),
         (["math500", "--out", "{limit}"], "--out {limit} holds {limit}, and there is no --limit"),
-        (["math500", "--input", "rows.jsonl", "--out", "rows.jsonl"], "rows.jsonl is read from, too"),
+        (["math500", "--input", "rows.jsonl", "--out", "rows.jsonl"], "rows.jsonl is the input rows.jsonl"),
         (["math500", "--input", "absent", "--out", "o"], "there is no absent"),
         (["math500", "--template", "x", "--out", "o"], "there is no template 'x'"),
         (["math500", "--input", "rows.jsonl", "--out", "rows.jsonl/o"], "cannot write"),

@@ -133,3 +133,23 @@ def test_ctrl_c(tmp_path):
     assert (child.returncode, err) == (130, "megaprune: interrupted\n")
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_an_output_that_is_there(lines, tmp_path, capsys):
+    """Neither the input nor anybody's file is replaced; verdicts are, if that is wanted."""
+    before = lines.read_bytes()
+    output, other = tmp_path / "out.jsonl", tmp_path / "thesis.txt"
+    other.write_text("years of work\n")
+    for path, words in ((lines, "is the input"), (other, "is not what this command writes")):
+        content = path.read_bytes()
+        arguments = ["grade", "--input", str(lines), "--output", str(path), "--overwrite"]
+        assert main(arguments) == 1
+        assert words in capsys.readouterr().err
+        assert path.read_bytes() == content
+    arguments = ["grade", "--input", str(lines), "--output", str(output)]
+    assert main(arguments) == 0
+    assert main(arguments) == 1
+    assert "exists; give --overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+    assert len(output.read_text().splitlines()) == 4
+    assert lines.read_bytes() == before

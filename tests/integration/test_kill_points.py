@@ -41,7 +41,17 @@ COMMANDS = {
     ),
     "evaluate": (2, ["evaluate", *EVALUATE, "out={out}"]),
     "train": (3, ["train", *TRAIN, "steps=2", "out={out}"]),
-    "prune": (1, ["prune", *TRAIN, "steps=1", "limits=[60,40]", "max_drop=100", "out={out}"]),
+    "prune": (
+        1,
+        [
+            "prune",
+            *(f for f in TRAIN if "rollout.max_response" not in f),
+            "steps=1",
+            "limits=[60,40]",
+            "max_drop=100",
+            "out={out}",
+        ],
+    ),
 }
 """How many points are tried, and the command."""
 

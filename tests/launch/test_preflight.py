@@ -118,8 +118,9 @@ def test_it_is_quick_and_imports_no_package():
     end = resource.getrusage(resource.RUSAGE_CHILDREN)
     *_, others, ours = done.stdout.splitlines()
     assert others == "others []"
-    names = ["megaprune", "megaprune.launch", "megaprune.launch.node_report"]
-    assert ours == f"ours {names}"
+    files = ["", ".processes", ".record", ".staging", ".write"]
+    names = ["", ".errors", *(f".files{name}" for name in files), ".launch", ".launch.node_report"]
+    assert ours == f"ours {[f'megaprune{name}' for name in names]}"
     assert end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime < 0.3
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from run_folders import AFTER, rows_of, text_of, write_long_run, write_rows
 
 from megaprune.cli import main as cli
+from megaprune.files import RECORD
 from megaprune.report import write_report
 from megaprune.report.markup import escape, plain, shorten
 from megaprune.report.run_page import choose
@@ -23,7 +24,7 @@ def test_the_command_writes_it(run, capsys):
     names = {path.name for path in (run / "report").iterdir()}
     pictures = {"length", "accuracy", "histogram", "trade_off", "cut_off", "no_signal", "entropy"}
     pictures |= {"kl", "grad_norm", "mismatch", "speed", "seconds"}
-    assert names == {"index.html", *(f"{name}.png" for name in pictures)}
+    assert names == {RECORD, "index.html", *(f"{name}.png" for name in pictures)}
     for name in pictures:
         content = (run / f"report/{name}.png").read_bytes()
         assert Image.open(io.BytesIO(content)).size > (600, 400)
@@ -69,6 +70,15 @@ def test_drawing_leaves_the_program_s_figures_alone(run):
     assert dict(mpl.rcParams) == before
 
 
+def test_a_page_of_anothers_is_not_replaced(run, tmp_path, capsys):
+    page = tmp_path / "index.html"
+    page.write_text("years of work")
+    assert cli.main(["report", str(run), "--out", str(tmp_path)]) == 1
+    assert "would be lost: index.html" in capsys.readouterr().err
+    assert page.read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".png"] == []
+
+
 def test_it_is_written_anew_and_leaves_other_files_alone(run, tmp_path):
     out = tmp_path / "a" / "b"
     out.mkdir(parents=True)
@@ -81,7 +91,7 @@ def test_it_is_written_anew_and_leaves_other_files_alone(run, tmp_path):
     assert "→ 300 tokens" in first
     assert "→ 100 tokens" in second
     assert (out / "mine.txt").read_text() == "mine"
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [RECORD]
     assert not (run / "report").exists()
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from megaprune.files import RECORD
 from megaprune.recipes.tiny_models import make_tiny
 from reference import TINY_MODELS
 
@@ -46,7 +47,9 @@ def test_there_and_back_gives_the_same_files(tiny_models, tmp_path, convert, nam
     assert result.status == 0
     assert "read back and equal to the input" in result.text
     names = sorted(path.name for path in hf.iterdir())
-    assert sorted(p.name for p in back.iterdir()) == sorted([*names, "megaprune_manifest.json"])
+    assert sorted(p.name for p in back.iterdir()) == sorted(
+        [*names, "megaprune_manifest.json", RECORD]
+    )
     # Not only the tensors: the files, as the safetensors library wrote them.
     assert filecmp.cmpfiles(hf, back, names, shallow=False) == (names, [], [])
 
