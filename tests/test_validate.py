@@ -1,12 +1,17 @@
 """What is asked before a run, besides what the command line's own tests refuse."""
 
+import os
+import pickle
 import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from megaprune import validate
+from megaprune.cli.main import main
 from megaprune.config.run import read_config
+from megaprune.data import ProblemRow, write_parquet
 from megaprune.errors import InputError
 
 RUN = ["recipe=tiny_overthinker", "processes=1"]
@@ -66,3 +71,75 @@ def test_stored_responses_that_no_micro_batch_holds(config, monkeypatch):
 def test_an_order_that_is_not_there(config):
     with pytest.raises(InputError, match="data.order=sorted; expected shuffled"):
         validate.check_run(config("data.order=sorted"), 1)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A tiny chat model, and a checkpoint of it; what either's pickles call would make `trace`."""
+    from megaprune.recipes.tiny_models import make_tiny
+    from megaprune.weights.convert import hf_to_megatron
+
+    hf = make_tiny(tmp_path / "hf")
+    (hf / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    checkpoint = tmp_path / "checkpoint"
+    hf_to_megatron(hf, checkpoint, lambda *_: lambda *_: None, check=False)
+    return hf, checkpoint
+
+
+class Attack:
+    """Pickles as a call that leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.fixture
+def check_evaluation(tmp_path, capsys):
+    """Run `megaprune evaluate --check` of a model; gives its status and what it printed."""
+    data, out = tmp_path / "data.parquet", tmp_path / "evaluation"
+    write_parquet(data, [ProblemRow("set", ({"role": "user", "content": "1+1?"},), "2")])
+
+    def check(model):
+        fields = [f"model={model}", f"data={data}", f"out={out}", "max_response_length=100"]
+        status = main(["evaluate", *fields, "max_prompt_length=100", "--check=1"])
+        captured = capsys.readouterr()
+        assert not out.exists()
+        return status, captured.out + captured.err
+
+    return check
+
+
+def test_checking_an_evaluation_runs_nothing_of_the_model(model, check_evaluation, tmp_path):
+    hf, checkpoint = model
+    assert check_evaluation(hf)[0] == 0
+    assert check_evaluation(checkpoint)[0] == 0
+    attack = Attack(tmp_path / "trace")
+    whole = (checkpoint / ".metadata").read_bytes()
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(attack))
+    status, said = check_evaluation(checkpoint)
+    assert status == 1
+    assert f"{checkpoint / '.metadata'} names posix.mkdir" in said
+    (checkpoint / ".metadata").write_bytes(whole)
+    torch.save({"args": attack}, checkpoint / "common.pt")
+    status, said = check_evaluation(checkpoint)
+    assert status == 1
+    assert f"{checkpoint / 'common.pt'} names posix.mkdir" in said
+    # The same beside a Hugging Face model: it is not looked at.
+    shutil.copy(checkpoint / "metadata.json", hf)
+    (hf / ".metadata").write_bytes(pickle.dumps(attack))
+    torch.save({"args": attack}, hf / "common.pt")
+    assert check_evaluation(hf)[0] == 0
+    assert not (tmp_path / "trace").exists()
+
+
+def test_checking_an_evaluation_ends_if_the_template_does_not(model, check_evaluation):
+    hf, _ = model
+    loop = "{% for i in range(99999) %}"
+    (hf / "chat_template.jinja").write_text(loop * 4 + "{% endfor %}" * 4 + "a")
+    status, said = check_evaluation(hf)
+    assert status == 1
+    assert "row 0" in said
+    assert "CPU time" in said
