@@ -119,7 +119,14 @@ def test_it_is_quick_and_imports_no_package():
     *_, others, ours = done.stdout.splitlines()
     assert others == "others []"
     files = ["", ".processes", ".record", ".staging", ".write"]
-    names = ["", ".errors", *(f".files{name}" for name in files), ".launch", ".launch.node_report"]
+    names = [
+        "",
+        ".errors",
+        *(f".files{name}" for name in files),
+        ".foreign_text",
+        ".launch",
+        ".launch.node_report",
+    ]
     assert ours == f"ours {[f'megaprune{name}' for name in names]}"
     assert end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime < 0.3
 
