@@ -129,6 +129,7 @@ def run_to_hf(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             check=options.verify,
             trust=options.trust,
+            digests="full" if options.verify else "off",
         )
     return _report(done, options.json)
 

@@ -259,6 +259,20 @@ class CheckpointConfig:
     wait: bool = field(
         default=False, may_change=True, doc="Whether training waits until a checkpoint is on disk."
     )
+    verify: str = field(
+        default="full",
+        choices=("full", "sample", "off"),
+        may_change=True,
+        doc="How much of a checkpoint is compared with its digests before it is used: all, about a "
+        "sixteenth, or nothing.",
+    )
+    on_damage: str = field(
+        default="previous",
+        choices=("previous", "stop"),
+        may_change=True,
+        doc="Whether a run whose checkpoint is damaged goes on from the whole one before it, or "
+        "stops.",
+    )
 
 
 @section("samples")

@@ -57,6 +57,24 @@ class Stopped(Exception):
     """Raised by a job that ends before it is done, as it was told to; says what was kept."""
 
 
+_goes_on: Callable[[], str] | None = None
+
+
+def say_when_interrupted(say: Callable[[], str] | None) -> None:
+    """Have the first rank say something when the job ends before it is done; None for no more.
+
+    Args:
+        say: returns from where the same command goes on. Called from any thread.
+    """
+    global _goes_on
+    _goes_on = say
+
+
+def _say_what_goes_on() -> None:
+    if _goes_on is not None and rank() == 0:
+        print(f"megaprune: {_goes_on()}", file=sys.stderr, flush=True)
+
+
 _stop_requested: bool | None = None
 """Whether SIGUSR1 came; None while nobody would ask."""
 
@@ -171,12 +189,14 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
         print(f"megaprune: error: {for_people(str(error))}", file=sys.stderr, flush=True)
+        _say_what_goes_on()
         # Not through the interpreter's end: engines would wait there for ranks that are gone.
         _leave(1)
     except KeyboardInterrupt as error:
         if os.environ["WORLD_SIZE"] == "1":  # among several, torchrun's parent says so
             where = _failed[1] if _failed and _failed[0] is error else _phase
             print(f"megaprune: interrupted in phase {where!r}", file=sys.stderr, flush=True)
+        _say_what_goes_on()
         _leave(128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001 (named, printed whole, and the job ends)
         where = _failed[1] if _failed and _failed[0] is error else _phase
@@ -185,6 +205,7 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             file=sys.stderr,
             flush=True,
         )
+        _say_what_goes_on()
         _leave(1)
 
 
@@ -228,6 +249,7 @@ def _watch_for_signals() -> None:
                     file=sys.stderr,
                     flush=True,
                 )
+                _say_what_goes_on()
                 _leave(128 + came)
 
     threading.Thread(target=watch, daemon=True).start()

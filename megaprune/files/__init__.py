@@ -24,6 +24,7 @@ from megaprune.files.write import (
     replace_bytes,
     replace_link,
     replace_text,
+    set_aside,
     write_files,
     writing,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "replace_bytes",
     "replace_link",
     "replace_text",
+    "set_aside",
     "write_files",
     "writing",
 ]

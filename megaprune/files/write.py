@@ -152,6 +152,23 @@ def remove_file(path: Path) -> None:
             path.unlink()
 
 
+def set_aside(path: Path, why: str) -> Path:
+    """Give a file, folder or link another name beside it, by which it is not used; returns that.
+
+    The caller has the lease of what it is in.
+
+    Args:
+        why: the first word of the new name.
+    """
+    number, aside = 1, path.with_name(f"{why}_{path.name}")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{why}_{path.name}_{number}")
+    os.rename(path, aside)
+    flush(path.parent)
+    return aside
+
+
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder that is shared with others', in place of the program's own.
 

@@ -78,7 +78,7 @@ class Rounds:
             try:
                 content = json.loads(self._file.read_text(encoding="utf-8"))
                 self._base, self._rounds = content["base"], content["rounds"]
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{self._file} cannot be read ({error!r}); remove it: it is made again from "
                     f"the rounds' folders"
@@ -125,18 +125,18 @@ class Rounds:
         Args:
             run: the configuration of a run that has ended.
         """
-        from megaprune.trainer.checkpoint import best, export
+        from megaprune.trainer.checkpoint import export
+        from megaprune.trainer.checkpoint_files import best_whole, checkpoint_path
 
         folder = Path(run.out)
         checkpoints = folder / schema.CHECKPOINTS_FOLDER
-        score = best(checkpoints)
+        score = best_whole(checkpoints, run.checkpoint)
         if score is None:
             raise InputError(f"nothing was validated in {folder}; give validation.every=STEPS")
-        checkpoint = checkpoints / f"iter_{score.step:07}"
         model = folder / schema.MODEL_FOLDER
         if score.step != run.steps:
             model = folder / schema.CHOSEN_FOLDER
-            export(checkpoint, model)
+            export(checkpoint_path(checkpoints, score.step), model, run.checkpoint.verify)
         if not self._rounds:
             self._base = _validation_at(folder, 0)
         self._rounds.append(
@@ -218,9 +218,16 @@ class Rounds:
 def _validation_at(folder: Path, step: int) -> dict[str, float] | None:
     """A run's accuracy and mean length in validation after a step; None if it has none."""
     accuracy, length = (schema.VALIDATION + name for name in (schema.ACCURACY, schema.LENGTH_MEAN))
-    for text in (folder / schema.METRICS_FILE).read_text(encoding="utf-8").splitlines():
-        line = {schema.metric_name(name): value for name, value in json.loads(text).items()}
-        if line["step"] == step and accuracy in line:
+    path = folder / schema.METRICS_FILE
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            stored = dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path} has a line that is not a step's numbers ({text[:60]!r}); mend or remove it"
+            ) from error
+        line = {schema.metric_name(name): value for name, value in stored.items()}
+        if line.get("step") == step and accuracy in line:
             return {"accuracy": line[accuracy], "length": line[length]}
     return None
 

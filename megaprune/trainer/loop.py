@@ -24,7 +24,8 @@ from megaprune.generation.worker import RolloutRequest, RolloutWorker
 from megaprune.report import steps_on_page, write_report
 from megaprune.report.progress import ProgressPage
 from megaprune.trainer.batch import RolloutBatch, sample_row
-from megaprune.trainer.checkpoint import Checkpoints, Score, export, latest_step
+from megaprune.trainer.checkpoint import Checkpoints, export
+from megaprune.trainer.checkpoint_files import Score, goes_on, latest_step
 from megaprune.trainer.engines import Engines
 from megaprune.trainer.learner import Learner, Unstable
 from megaprune.trainer.metrics import Clock, Reporter, batch_metrics, response_metrics
@@ -110,6 +111,8 @@ class TrainingRun:
         with self._starting("checkpoint"):
             progress = self.checkpoints.load_latest(self.engines.actor)
         self.step = progress.step
+        world.say_when_interrupted(lambda: goes_on(self.checkpoints.folder, config.steps))
+        self.checkpoints.check_places(self.step, config.steps)
         self._dir.rewind(self.step)
         self._page = ProgressPage(self._dir.path)
         self._reporter = Reporter(config, self.step, problems)
@@ -214,6 +217,7 @@ class TrainingRun:
         with self.clock("save"):
             self.checkpoints.finish()
         self._reporter.close()
+        world.say_when_interrupted(None)
         self._free()
 
     def _free(self) -> None:
@@ -250,7 +254,8 @@ class TrainingRun:
             self.checkpoints.finish()
         if self.step:
             self._show_progress(always=True)
-        raise world.Stopped(f"{self.step} of {self.config.steps} steps are done and saved")
+        saved = f", saved in {self.checkpoints.latest()}" if self.step else ""
+        raise world.Stopped(f"{self.step} of {self.config.steps} steps are done{saved}")
 
     def _export(self) -> None:
         """Make a Hugging Face model of the last checkpoint, and write the report."""
@@ -259,7 +264,7 @@ class TrainingRun:
         with self.clock("export"), world.raise_on_all_ranks():
             checkpoint, out = self.checkpoints.latest(), self._dir.path
             if dist.get_rank() == 0 and checkpoint is not None:
-                export(checkpoint, out / schema.MODEL_FOLDER)
+                export(checkpoint, out / schema.MODEL_FOLDER, self.config.checkpoint.verify)
                 self._reporter.say(f"model:  {out / schema.MODEL_FOLDER}")
             if dist.get_rank() == 0:
                 self._reporter.say(f"report: {write_report(out)}")

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
-from megaprune.files import append_line, new_file, remove_file, replace_text, writing
+from megaprune.files import append_line, new_file, remove_file, replace_bytes, set_aside, writing
+from megaprune.trainer.checkpoint_files import warn
 from megaprune.trainer.run_lock import RunLock
 
 _LARGE_COLUMNS = ("prompt_tokens", "tokens", "log_probs")
@@ -51,19 +52,42 @@ class RunDir:
         self._own.close()
 
     def rewind(self, step: int) -> None:
-        """Forget the metrics of later steps, which are to be done again; all of them for 0."""
-        if not self._first or not self._metrics.exists():
+        """Forget what later steps left, which are to be done again; all of it for 0.
+
+        Lines of metrics that cannot be read are left out, which is said; if they are not the last
+        one, which a killed run leaves, the file that has them is set aside.
+        """
+        if not self._first:
             return
-        kept = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                done = json.loads(line)["step"]
-            except ValueError:  # the last line of a run that was killed as it wrote it
-                continue
-            if 0 < step >= done:
-                kept.append(line + "\n")
+        with writing(self.path):
+            for kind in (schema.SAMPLES_FOLDER, schema.VALIDATION_FOLDER):
+                for path in (self.path / kind).glob("step_*.parquet"):
+                    if (written := schema.step_of_file(path.name)) is not None and written > step:
+                        remove_file(path)
+        if not self._metrics.exists():
+            return
+        lines = self._metrics.read_bytes().splitlines(keepends=True)
+        steps = [_step_of_line(line) for line in lines]
         with writing(self._metrics):
-            replace_text(self._metrics, "".join(kept))
+            if torn := [number for number, done in enumerate(steps, 1) if done is None]:
+                self._say_torn(torn, len(lines))
+            text = b"".join(
+                line.rstrip(b"\r\n") + b"\n"
+                for line, done in zip(lines, steps, strict=True)
+                if done is not None and 0 < step >= done
+            )
+            replace_bytes(self._metrics, text)
+        missing = [n for n in range(1, step + 1) if n not in steps]
+        if missing and step:
+            numbers = ", ".join(map(str, missing[:5])) + ", ..." * (len(missing) > 5)
+            warn(f"{self._metrics} has no line of step {numbers}: reports lack them")
+
+    def _say_torn(self, torn: list[int], count: int) -> None:
+        numbers = ", ".join(map(str, torn[:5])) + ", ..." * (len(torn) > 5)
+        text = f"{self._metrics}: line {numbers} cannot be read as a step's numbers: left out"
+        if torn != [count]:
+            text += f"; the file as it was is {set_aside(self._metrics, 'damaged').name}"
+        warn(text)
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -95,6 +119,15 @@ class RunDir:
                 written = schema.step_of_file(path.name)
                 if written is not None and written <= step - last_steps:
                     remove_file(path)
+
+
+def _step_of_line(line: bytes) -> int | None:
+    """The step that a line of metrics is of; None if it is torn, or no such line."""
+    try:
+        step = json.loads(line.decode("utf-8"))["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None
 
 
 def write_samples(

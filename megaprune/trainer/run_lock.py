@@ -17,6 +17,7 @@ from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.files import clear_up_inside, replace_text, writing
 from megaprune.lease import Lease, holder_of
+from megaprune.trainer.checkpoint_files import latest_step
 
 
 class RunLock:
@@ -28,7 +29,7 @@ class RunLock:
 
     Raises:
         InputError: the folder is another job's, or is no job's and not empty, or another process
-            is at it, or it cannot be written.
+            is at it, or it cannot be written, or it has done more steps than there are to be.
     """
 
     def __init__(self, path: Path, config: Any):
@@ -103,6 +104,12 @@ def _belongs(path: Path, config: Any) -> None:
         raise InputError(
             f"{path} is the folder of another run: {'; '.join(differing)}. Give another out=..., "
             f"or the run's own values to go on with it"
+        )
+    done, steps = latest_step(path / schema.CHECKPOINTS_FOLDER), getattr(config, "steps", None)
+    if steps is not None and done > steps:
+        raise InputError(
+            f"{path} has done {done} steps, more than steps={steps}: nothing was changed. Give "
+            f"steps={done} or more, or another out=... for a shorter run"
         )
 
 

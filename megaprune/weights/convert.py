@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from megaprune.errors import InputError
-from megaprune.weights.files.checkpoint_index import HF_FILES
+from megaprune.weights.files.checkpoint_index import HF_FILES, latest_checkpoint
+from megaprune.weights.files.digests import check_whole
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
 from megaprune.weights.files.hf_folder import HfFolder, copy_side_files
 from megaprune.weights.files.hf_writer import write_hf
@@ -90,13 +91,14 @@ def megatron_to_hf(
     overwrite: bool = False,
     check: bool = True,
     trust: bool = False,
+    digests: str = "full",
 ) -> Conversion:
     """Write a Megatron-core distributed checkpoint as a Hugging Face folder.
 
     Optimizer state and vocabulary padding stay behind.
 
     Args:
-        megatron: the checkpoint, or a run's folder with latest_checkpointed_iteration.txt.
+        megatron: the checkpoint, or a folder of checkpoints, of which the latest is taken.
         hf: where to take config.json and tokenizer files from if the checkpoint does not keep them;
             refused if it is of another model than the checkpoint.
         dtype: convert elements to this; as they are if None.
@@ -105,11 +107,16 @@ def megatron_to_hf(
         check: before `out` appears, read it back and compare every tensor with its source.
         trust: pass over what the checkpoint's pickles have of classes that are not known, instead
             of refusing it. Nothing of it is run either way.
+        digests: how much of a run's checkpoint is compared with the digests in it first: one of
+            `digests.VERIFY`. Only what is read is.
 
     Raises:
-        InputError: as for `hf_to_megatron`.
+        InputError: as for `hf_to_megatron`; or the checkpoint is damaged.
     """
-    folder = MegatronFolder(megatron, hf, trust)
+    checkpoint = latest_checkpoint(megatron)
+    check_whole(checkpoint, digests, ())  # the small files, before anything in them is believed
+    folder = MegatronFolder(checkpoint, hf, trust)
+    check_whole(checkpoint, digests, {parameter.name for parameter in folder.layout.ranks[0]})
     weights = Rearranged(folder, hf_layout(folder.model), dtype)
     with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())

@@ -154,7 +154,7 @@ def save(actor: Actor, step: int, work: Path, out: Path) -> None:
     """Write a checkpoint, and that as a Hugging Face folder."""
     side = HfFolder(work).side_files()
     checkpoints = Checkpoints(work / "checkpoints", side, CheckpointConfig(wait=True))
-    checkpoints.save(step, actor)
+    checkpoints.save(step, actor, {})
     if dist.get_rank() == 0:
         export(work / "checkpoints", out / "model")
         (out / "data").mkdir(exist_ok=True)

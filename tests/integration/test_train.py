@@ -161,8 +161,8 @@ def test_every_option_of_the_algorithm(tmp_path):
     )
     kept = {path.name for path in (out / "checkpoints").glob("iter_*")}
     assert kept == {f"iter_{best['step']:07}", "iter_0000003"}
-    said = json.loads((out / "checkpoints" / "best.json").read_text())
-    assert said["step"] == best["step"]
+    last = out / "checkpoints" / "iter_0000003" / "megaprune_checkpoint.json"
+    assert json.loads(last.read_text())["best"]["step"] == best["step"]
 
 
 def test_groups_without_signal_are_replaced(tmp_path):

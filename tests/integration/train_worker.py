@@ -12,7 +12,7 @@ import threading
 
 from megaprune.config.run import read_config
 from megaprune.distributed import world
-from megaprune.trainer.checkpoint import _Saving
+from megaprune.trainer.checkpoint_saving import Saving
 from megaprune.trainer.loop import TrainingRun, train
 from megaprune.trainer.metrics import Clock
 
@@ -37,14 +37,14 @@ def kill_in(phase, step, after, rank):
 
 def kill_in_mid_save(rank):
     """SIGKILL when a checkpoint's files are written and have no name yet."""
-    write = _Saving._write
+    write = Saving._write
 
     def written(self, buckets):
         write(self, buckets)
         if self.path.name == "iter_0000004" and world.rank() == rank:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _Saving._write = written
+    Saving._write = written
 
 
 def tell(run):

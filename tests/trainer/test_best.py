@@ -2,7 +2,7 @@
 
 import pytest
 
-from megaprune.trainer.checkpoint import Best, Score
+from megaprune.trainer.checkpoint_files import Best, Score
 
 
 def chosen(tie, *measured):

@@ -1,58 +1,18 @@
 """Checkpoints of a real tiny actor: what comes back, what stays, and what is never half there."""
 
-import json
 import shutil
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from megatron.core import dist_checkpointing
 from safetensors.torch import load_file
 
-from megaprune.actor.packing import Sample
-from megaprune.algorithms.records import LossOutput
 from megaprune.errors import InputError
 from megaprune.files import machine
 from megaprune.files.staging import STAGING_FORMAT
 from megaprune.recipes.tiny import FOLDER
-from megaprune.trainer.checkpoint import Checkpoints, Score, best, export, latest_step
-from megaprune.weights.files.hf_folder import HfFolder
-
-SAMPLES = [Sample(np.arange(1, 12), 4), Sample(np.arange(3, 20), 5)]
-
-
-def step(actor):
-    """One that changes all weights, and Adam's state."""
-    return actor.step(SAMPLES, _loss, lr=1e-3)
-
-
-def _loss(batch):
-    return LossOutput(-batch.log_probs.sum() / 20, {})
-
-
-@pytest.fixture
-def trained(make_actor):
-    """An actor that has made a step: before it, Adam has nothing to save."""
-
-    def make(*fields):
-        actor = make_actor(*fields)
-        step(actor)
-        return actor
-
-    return make
-
-
-@pytest.fixture
-def checkpoints(alone, tmp_path, configuration):
-    """Those of a folder; fields of `checkpoint` by name."""
-    side = HfFolder(FOLDER / "model").side_files()
-
-    def make(**fields):
-        config = replace(configuration().checkpoint, wait=True, **fields)
-        return Checkpoints(tmp_path / "checkpoints", side, config)
-
-    return make
+from megaprune.trainer.checkpoint import export
+from megaprune.trainer.checkpoint_files import Best, Score, best_whole, latest_step
 
 
 def test_none_yet(checkpoints, make_actor):
@@ -69,7 +29,7 @@ def test_none_yet(checkpoints, make_actor):
         ["actor.frozen_layers=3", "optimizer.distributed=true"],
     ],
 )
-def test_going_on_is_as_never_having_stopped(checkpoints, trained, make_actor, fields):
+def test_going_on_is_as_never_having_stopped(checkpoints, trained, make_actor, step, fields):
     """Weights, Adam's state, random numbers and the source, to the bit."""
     actor = trained(*fields)
     checkpoints().save(1, actor, {"cursor": [3, 4]})
@@ -85,9 +45,8 @@ def test_going_on_is_as_never_having_stopped(checkpoints, trained, make_actor, f
         assert weight.equal(other.parameters()[name]), name
 
 
-def test_what_is_saved_is_the_state_when_it_was_begun(checkpoints, trained):
-    actor, saved = trained(), checkpoints()
-    saved._config = replace(saved._config, wait=False)
+def test_what_is_saved_is_the_state_when_it_was_begun(checkpoints, trained, step):
+    actor, saved = trained(), checkpoints(wait=False)
     before = actor.weights()
     saved.save(1, actor, {})
     step(actor)
@@ -100,8 +59,7 @@ def test_what_is_saved_is_the_state_when_it_was_begun(checkpoints, trained):
 
 
 def test_it_has_no_name_before_it_is_whole(checkpoints, trained):
-    saved = checkpoints()
-    saved._config = replace(saved._config, wait=False)
+    saved = checkpoints(wait=False)
     saved.save(1, trained(), {})
     assert saved.latest() is None
     assert latest_step(saved.folder) == 0
@@ -140,10 +98,12 @@ def test_the_last_ones_and_the_best_stay(checkpoints, trained):
         saved.save(number, actor, {}, score)
         kept[number] = sorted(path.name[-1] for path in saved.folder.glob("iter_*"))
     assert kept == {1: ["1"], 2: ["2"], 3: ["2", "3"], 4: ["2", "4"]}
-    assert best(saved.folder) == scores[2]
-    assert json.loads((saved.folder / "best.json").read_text())["highest"] == 0.9
+    assert Best.of(saved.folder, 0.0) == Best(0.0, scores[2], 0.9)
+    assert best_whole(saved.folder, saved._config) == scores[2]
     # Remembered by whoever goes on.
-    assert not checkpoints(keep_last=1, tie=0.0).is_best(Score(5, 0.85, 5.0))
+    again = checkpoints(keep_last=1, tie=0.0)
+    assert again.load_latest(actor).step == 4
+    assert not again.is_best(Score(5, 0.85, 5.0))
 
 
 def test_one_that_does_not_know_its_source(checkpoints, trained):
@@ -153,14 +113,16 @@ def test_one_that_does_not_know_its_source(checkpoints, trained):
     path.mkdir()
     run = {"step": 2, "random_numbers": []}
     dist_checkpointing.save({**actor.state(), "run": run}, str(path))
-    with pytest.raises(InputError, match="does not say which problems its run has had"):
+    with pytest.raises(InputError, match="iter_0000002 has no digests"):
         checkpoints().load_latest(actor)
+    with pytest.raises(InputError, match="does not say which problems its run has had"):
+        checkpoints(verify="off").load_latest(actor)
 
 
-def test_it_is_a_model_of_hugging_faces(checkpoints, make_actor, tmp_path):
+def test_it_is_a_model_of_hugging_faces(checkpoints, make_actor, step, tmp_path):
     """Of an actor that was trained with lr 0: the files that it was built from."""
     actor, saved = make_actor(), checkpoints()
-    actor.step(SAMPLES, _loss, lr=0.0)
+    step(actor, lr=0.0)
     saved.save(1, actor, {})
     export(saved.latest(), tmp_path / "model")
     exported = load_file(tmp_path / "model" / "model.safetensors")

@@ -6,6 +6,7 @@ from megaprune import schema
 from megaprune.config.run import Config, DataConfig
 from megaprune.report import STEPS_META
 from megaprune.trainer.loop import finished
+from megaprune.weights.files.digests import CheckpointRecord
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,9 @@ from megaprune.trainer.loop import finished
     ],
 )
 def test_a_run_is_done_when_its_last_page_is_there(tmp_path, model, saved, page, steps, expected):
-    (tmp_path / schema.CHECKPOINTS_FOLDER / f"iter_{saved:07}").mkdir(parents=True)
+    checkpoint = tmp_path / schema.CHECKPOINTS_FOLDER / f"iter_{saved:07}"
+    checkpoint.mkdir(parents=True)
+    CheckpointRecord(saved).write(checkpoint)
     if model:
         (tmp_path / schema.MODEL_FOLDER).mkdir()
     if page is not None:

@@ -6,6 +6,7 @@ which byte of which file, as an archive that torch.save made. Nothing of them is
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
 from megaprune.weights.files.archive import elements_of, viewed
 from megaprune.weights.files.checkpoint_metadata import StoredTensor, check_tiled, read_metadata
-from megaprune.weights.files.kind import TRACKER as TRACKER
-from megaprune.weights.files.kind import check_checkpoint
+from megaprune.weights.files.digests import is_own
+from megaprune.weights.files.kind import METADATA, TRACKER, check_checkpoint, iterations
 from megaprune.weights.untrusted import check_stays_in, leads_out, named, read_json_object
 
 HF_FILES = "hf"
@@ -39,7 +40,7 @@ class CheckpointIndex:
     """What a distributed checkpoint holds, whatever its model.
 
     Args:
-        path: the checkpoint, or a run's folder with latest_checkpointed_iteration.txt.
+        path: the checkpoint, or a folder of checkpoints, of which the latest is taken.
         trust: pass over what is of classes that are not known (`read_metadata`).
 
     Raises:
@@ -100,15 +101,30 @@ def kept_config(path: Path) -> Path | None:
 
 
 def latest_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a Megatron-LM run names as its latest; else the path itself."""
+    """Return the latest checkpoint of a run's folder; the path itself if it is a checkpoint.
+
+    A run of megaprune has whole checkpoints only: the last one counts, whatever the tracker says.
+    Another program's may be half written, and its tracker says which one is not.
+
+    Raises:
+        InputError: the tracker names what is not there, and nothing else is.
+    """
     tracker = path / TRACKER
-    if (path / "metadata.json").exists() or not tracker.is_file():
+    if (path / METADATA).exists():
         return path
-    word = tracker.read_text().strip()
-    name = word if word == "release" else f"iter_{int(word):07}" if word.isdigit() else None
-    if name is None or not (path / name).is_dir():
-        raise InputError(f"{tracker} names {word!r}, which is not a checkpoint in {path}")
-    return path / name
+    found = iterations(path)
+    if own := [checkpoint for checkpoint in found if is_own(checkpoint)]:
+        return own[-1]
+    if not tracker.is_file():
+        return found[-1] if found else path
+    word = tracker.read_text(encoding="utf-8", errors="replace").strip()
+    number = re.fullmatch(r"[0-9]{1,18}", word)
+    name = word if word == "release" else number and f"iter_{int(word):07}"
+    if name and (path / name).is_dir():
+        return path / name
+    if not found:
+        raise InputError(f"{tracker} names {word[:40]!r}, which is not a checkpoint in {path}")
+    return found[-1]
 
 
 def locate(name: str, chunk: Chunk, dtype: torch.dtype) -> tuple[int, Shape]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import Enum
 from pathlib import Path
 
 from megaprune.errors import InputError
+from megaprune.files import RECORD
+from megaprune.weights.files.digests import DIGESTS
 
 TRACKER = "latest_checkpointed_iteration.txt"
-"""File beside the checkpoints of a run that says which is the latest."""
+"""File beside the checkpoints of a run that says which is the latest, for Megatron's own tools."""
+
+METADATA = "metadata.json"
+"""File in a checkpoint that says in which format it is."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 _OF_HUGGING_FACE = ("config.json", INDEX, SINGLE)
-_OF_CHECKPOINT = ("metadata.json", ".metadata", "common.pt")
+_OF_CHECKPOINT = (METADATA, ".metadata", "common.pt")
 
 
 class Kind(Enum):
@@ -41,10 +47,12 @@ def kind_of(path: Path) -> Kind:
         return Kind.OTHER
     if any(map(has, _OF_HUGGING_FACE)):
         return Kind.HUGGING_FACE
-    if has(TRACKER) and not has("metadata.json"):
+    if has(TRACKER) and not has(METADATA):
         return Kind.CHECKPOINTS
     if any(map(has, _OF_CHECKPOINT)):
         return Kind.CHECKPOINT
+    if iterations(path):
+        return Kind.CHECKPOINTS
     return Kind.OTHER
 
 
@@ -68,6 +76,20 @@ def check_checkpoint(path: Path) -> None:
             f"checkpoint lies there too, move it to a folder of its own"
         )
     if kind is Kind.OTHER:
-        raise InputError(
-            f"{path} is {kind.value}: {path / 'metadata.json'} is not there, nor {TRACKER}"
-        )
+        raise InputError(f"{path} is {kind.value}: {path / METADATA} is not there, nor {TRACKER}")
+
+
+def iterations(folder: Path) -> list[Path]:
+    """List the checkpoints in a run's folder by their steps; no other folder of such a name."""
+    found = {
+        step_of(path): path
+        for path in folder.glob("iter_*")
+        if re.fullmatch(r"iter_[0-9]{7,}", path.name) and path.name == f"iter_{step_of(path):07}"
+        if path.is_dir() and any(os.path.lexists(path / n) for n in (METADATA, DIGESTS, RECORD))
+    }
+    return [found[step] for step in sorted(found)]
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's name says."""
+    return int(checkpoint.name.removeprefix("iter_"))

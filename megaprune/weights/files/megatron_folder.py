@@ -25,7 +25,7 @@ class MegatronFolder:
     """A decoder in a Megatron-core distributed checkpoint; optimizer state is passed over.
 
     Args:
-        path: the checkpoint, or a run's folder with latest_checkpointed_iteration.txt.
+        path: the checkpoint, or a folder of checkpoints, of which the latest is taken.
         hf: a Hugging Face folder (or its config.json) of the same model. Needed where the
             checkpoint does not keep these files itself; else it must agree with what it keeps.
         trust: pass over what its pickles have of classes that are not known, instead of refusing
