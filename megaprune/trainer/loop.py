@@ -254,8 +254,8 @@ class TrainingRun:
             self.checkpoints.finish()
         if self.step:
             self._show_progress(always=True)
-        saved = f", saved in {self.checkpoints.latest()}" if self.step else ""
-        raise world.Stopped(f"{self.step} of {self.config.steps} steps are done{saved}")
+        place = f" in {self.checkpoints.latest()}" if self.step else ""
+        raise world.Stopped(f"{self.step} of {self.config.steps} steps are done and saved{place}")
 
     def _export(self) -> None:
         """Make a Hugging Face model of the last checkpoint, and write the report."""

@@ -13,6 +13,8 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
 from megaprune.weights.files import config_of, open_folder
+from megaprune.weights.files.checkpoint_index import latest_checkpoint
+from megaprune.weights.files.digests import CheckpointRecord, damage, is_own
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
 from megaprune.weights.files.manifest import MANIFEST, Digest, Manifest
 from megaprune.weights.files.mapped import BAND_BYTES
@@ -82,11 +84,13 @@ def verify(
 
 
 def verify_manifest(path: Path, begin: Begin, trust: bool = False) -> VerifyResult:
-    """Compare one folder with the manifest in it.
+    """Compare one folder with the manifest in it, or a run's checkpoint with its digests.
 
     Raises:
-        InputError: it has no manifest, or cannot be read at all.
+        InputError: it has neither, or cannot be read at all.
     """
+    if is_own(checkpoint := latest_checkpoint(path)):
+        return _against_digests(checkpoint)
     folder = open_folder(path, trust=trust)
     manifest = Manifest.read(folder.path)
     if manifest is None:
@@ -225,6 +229,14 @@ def _against_manifest(digests: dict[str, Digest], manifest: Manifest) -> list[st
                 f"{tensor}: the manifest has {_in_words(listed)}, the files hold {_in_words(seen)}"
             )
     return differences
+
+
+def _against_digests(checkpoint: Path) -> VerifyResult:
+    lines = damage(checkpoint)
+    record = None if lines else CheckpointRecord.read(checkpoint)
+    parts = [part for parts in record.parts.values() for part in parts] if record else []
+    names = {part.tensor for part in parts if part.tensor}
+    return VerifyResult(len(names), sum(part.length for part in parts), lines)
 
 
 def _in_words(digest: Digest) -> str:

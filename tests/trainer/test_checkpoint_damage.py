@@ -12,6 +12,7 @@ from megaprune.files import RECORD
 from megaprune.trainer.checkpoint import export
 from megaprune.trainer.checkpoint_files import Score, best_whole, damage_of, goes_on
 from megaprune.weights.files.digests import DIGESTS, CheckpointRecord, damage
+from megaprune.weights.verify import verify_manifest
 
 FLIPS = int(os.environ.get("MEGAPRUNE_FLIPS", "60"))
 """How many single bits are flipped; 1,000 by hand."""
@@ -250,3 +251,13 @@ def test_the_best_is_damaged(checkpoints, trained, capsys):
 def test_from_where_the_same_command_goes_on(two, tmp_path):
     assert goes_on(two[0], 8) == f"the same command goes on from {two[0] / SECOND} (step 2 of 8)"
     assert "begins with the first step" in goes_on(tmp_path / "nothing", 8)
+
+
+def test_convert_compares_a_checkpoint_with_its_digests(two):
+    folder = two[0]
+    done = verify_manifest(folder, lambda *_: lambda *_: None)
+    assert done.differences == []
+    assert done.nbytes == sum(path.stat().st_size for path in (folder / SECOND).glob("*.distcp"))
+    flip(tensor_file(folder / SECOND), 99)
+    (line,) = verify_manifest(folder, lambda *_: lambda *_: None).differences
+    assert line.startswith("__0_0.distcp: ")
