@@ -196,8 +196,8 @@ def _add_output(job: argparse.ArgumentParser) -> None:
         "--no-verify",
         dest="verify",
         action="store_false",
-        help="do not read the output back and compare it with the input, nor a run's checkpoint with "
-        "its digests",
+        help="do not read the output back and compare it with the input, nor compare a run's "
+        "checkpoint with its digests",
     )
     _add_json(job)
 
