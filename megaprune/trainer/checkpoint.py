@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megaprune.actor.actor import Actor
 from megaprune.actor.cpu import redirect_cuda
@@ -89,12 +90,12 @@ class Checkpoints:
         state = {"run": None, **actor.state(loading=True)}
         try:
             loaded = dist_checkpointing.load(state, str(path), validate_access_integrity=False)
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # torch's is no Exception
             if self._config.verify == "full":
-                raise  # the files are what was saved
+                raise RuntimeError(f"{path} is what was saved, and cannot be loaded") from error
             raise InputError(
-                f"{path} cannot be loaded ({error!r}); checkpoint.verify=full tells what in it is "
-                f"damaged"
+                f"{path} cannot be loaded ({in_short(str(error).splitlines()[-1:])}); "
+                f"checkpoint.verify=full tells what in it is damaged"
             ) from error
         actor.restore(loaded)
         states = loaded["run"]["random_numbers"]

@@ -172,6 +172,10 @@ def test_a_run_folder_means_its_latest_checkpoint(hf, megatron, tmp_path, conver
     (run / "latest_checkpointed_iteration.txt").write_text("20\n")
     assert convert("verify", hf, run).status == 0
     assert (run / "iter_0000020" / "megaprune_manifest.json").is_file()
+    for word in ("30", "what?", ""):
+        (run / "latest_checkpointed_iteration.txt").write_text(word)
+        assert str(run / "iter_0000020") in convert("inspect", run).text
+    (run / "iter_0000020").rename(run / "elsewhere")
     (run / "latest_checkpointed_iteration.txt").write_text("30")
     assert "names '30', which is not a checkpoint" in convert("inspect", run).text
 
