@@ -14,6 +14,7 @@ from megaprune.weights.files.digests import check_whole
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
 from megaprune.weights.files.hf_folder import HfFolder, copy_side_files
 from megaprune.weights.files.hf_writer import write_hf
+from megaprune.weights.files.kind import check_checkpoint
 from megaprune.weights.files.manifest import Manifest
 from megaprune.weights.files.megatron_folder import MegatronFolder
 from megaprune.weights.files.megatron_writer import write_megatron
@@ -113,6 +114,7 @@ def megatron_to_hf(
     Raises:
         InputError: as for `hf_to_megatron`; or the checkpoint is damaged.
     """
+    check_checkpoint(megatron)
     checkpoint = latest_checkpoint(megatron)
     check_whole(checkpoint, digests, ())  # the small files, before anything in them is believed
     folder = MegatronFolder(checkpoint, hf, trust)

@@ -16,6 +16,7 @@ from megaprune.weights.files import config_of, open_folder
 from megaprune.weights.files.checkpoint_index import latest_checkpoint
 from megaprune.weights.files.digests import CheckpointRecord, damage, is_own
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
+from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.manifest import MANIFEST, Digest, Manifest
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import hf_layout
@@ -89,7 +90,7 @@ def verify_manifest(path: Path, begin: Begin, trust: bool = False) -> VerifyResu
     Raises:
         InputError: it has neither, or cannot be read at all.
     """
-    if is_own(checkpoint := latest_checkpoint(path)):
+    if is_checkpoint(path) and is_own(checkpoint := latest_checkpoint(path)):
         return _against_digests(checkpoint)
     folder = open_folder(path, trust=trust)
     manifest = Manifest.read(folder.path)

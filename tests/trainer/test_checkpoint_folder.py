@@ -1,5 +1,7 @@
 """Latest and best are what the checkpoints say, whatever lies beside them; others' files stay."""
 
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -179,6 +181,34 @@ def test_one_without_digests(checkpoints, trained):
     with pytest.raises(InputError, match="has no digests .* checkpoint.verify=off takes it"):
         checkpoints().load_latest(actor)
     assert checkpoints(verify="off").load_latest(actor).step == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": "1"},
+        {"score": {"step": 1, "accuracy": "1", "length": 1.0}},
+        {"best": {"accuracy": 1}},
+        {"parts": {"/etc/passwd": []}},
+        {"parts": {"../../x": []}},
+        {"parts": {"a": [["t", None, -1, 5, ""]]}},
+        {"parts": {"a": [["t", None, 0.5, 5, ""]]}},
+        {"parts": {"a": [["t", None, 0, 1 << 70, ""]]}},
+        {"parts": {"a": [["t"]]}},
+        {"parts": [1]},
+        {"files": {"a": 3}},
+        {"files": {"..": [0, ""]}},
+        {"more": 1},
+    ],
+)
+def test_a_record_that_was_made_up(tmp_path, fields):
+    """With a digest of its own that is right."""
+    content = {"format": "megaprune checkpoint 1", "step": 1, "parts": {}, "files": {}, **fields}
+    text = json.dumps(content, sort_keys=True)
+    content["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / DIGESTS).write_text(json.dumps(content))
+    (line,) = damage(tmp_path)
+    assert line.startswith(f"{DIGESTS} is not what was written (")
 
 
 def test_a_record_is_what_was_written(tmp_path):

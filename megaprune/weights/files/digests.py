@@ -95,6 +95,22 @@ class CheckpointRecord:
         text = json.dumps(content, separators=(",", ":")) + "\n"
         (folder / DIGESTS).write_text(text, encoding="utf-8")
 
+    def check(self) -> None:
+        """Raise a ValueError if this cannot be what `write` wrote: the folder may be anybody's."""
+        for name in (*self.parts, *self.files):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"it names {name[:100]!r}, which is not in the checkpoint")
+        places = [(part.offset, part.length) for parts in self.parts.values() for part in parts]
+        places += [(0, size) for size, _ in self.files.values()]
+        if not all(type(n) is int and 0 <= n < 1 << 62 for place in places for n in place):
+            raise ValueError("it has places that are not in a file")
+        numbers = [self.highest]
+        for score in (self.score, self.best):
+            if score is not None:
+                numbers += [score["step"], score["accuracy"], score["length"]]
+        if type(self.step) is not int or not all(type(n) in (int, float) for n in numbers):
+            raise ValueError("it has a score that is not a number")
+
     @staticmethod
     def read(folder: Path) -> CheckpointRecord | None:
         """Read the record of a checkpoint; None if it was saved without one.
@@ -110,7 +126,9 @@ class CheckpointRecord:
             if content.pop("format") != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT!r}")
             parts = {n: [Part(*part) for part in parts] for n, parts in content["parts"].items()}
-            return CheckpointRecord(**{**content, "parts": parts})
+            record = CheckpointRecord(**{**content, "parts": parts})
+            record.check()
+            return record
         except FileNotFoundError:
             files = read_json(folder / RECORD).get("files")
             if isinstance(files, dict) and DIGESTS in files:
