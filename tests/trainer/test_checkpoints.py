@@ -1,5 +1,6 @@
 """Checkpoints of a real tiny actor: what comes back, what stays, and what is never half there."""
 
+import json
 import shutil
 
 import pytest
