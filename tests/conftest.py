@@ -53,6 +53,7 @@ def disk(tmp_path):
 SLOW = {
     "algorithms/test_losses.py::test_any_division_gives_the_same_loss_and_gradient": "many cases",
     "analyze/test_endpoint.py": "servers that do not answer are waited for",
+    "analyze/test_hostile_servers.py": "servers that do not answer are waited for",
     "analyze/test_vllm_judge.py": "vLLM's own server",
     "data/test_hub.py": "processes of their own",
     "data/test_rendering.py": "templates that loop are waited for",
@@ -60,6 +61,7 @@ SLOW = {
     "grading/test_equality.py": "answers that take all of their time",
     "grading/test_grade_cli.py": "processes of their own",
     "grading/test_pool.py": "graders that hang are waited for",
+    "grading/test_pool_deadlines.py": "workers that do not start are waited for",
     "launch/test_preflight.py": "processes that meet",
     "planner/test_plan_cli.py": "processes of their own",
     "planner/test_timing_estimate.py": "plans of large worlds",

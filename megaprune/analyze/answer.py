@@ -28,7 +28,7 @@ _MOST_TOKENS = 10**12
 _PACKED = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Names of packings, and zlib's `wbits` for each."""
 
-_SECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _REASON = re.compile(r"[A-Za-z_]{1,40}")
 
 

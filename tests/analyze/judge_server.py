@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 RULES = ((r"\bcheck\b", 7), (r"\banother\b", 9), (r"\banswer\b", 10))
@@ -44,12 +45,18 @@ def well_formed(body):
     return 200, {}, completion(json.dumps({"phases": phases_of(body)}))
 
 
+def body_of(said):
+    if isinstance(said, bytes):
+        return said
+    return json.dumps(said).encode() if isinstance(said, dict) else said.encode()
+
+
 class JudgeServer:
     """Serves until `close`.
 
     Args:
         answer: (body, number of the request from 0) -> (status, headers, body to send); a body
-            that is no dict is sent as it is.
+            that is no dict is sent as it is, an iterator's parts as they come.
     """
 
     def __init__(self, answer=lambda body, number: well_formed(body)):
@@ -65,12 +72,15 @@ class JudgeServer:
                     outer.bodies.append(body)
                     outer.headers.append(dict(self.headers))
                 status, headers, said = outer.answer(body, number)
-                content = json.dumps(said).encode() if isinstance(said, dict) else said.encode()
+                parts = said if isinstance(said, Iterator) else [body_of(said)]
+                length = {} if parts is said else {"Content-Length": str(len(parts[0]))}
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                for name, value in {**length, **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                for part in parts:
+                    self.wfile.write(part)
+                    self.wfile.flush()
 
             def log_message(self, *_):
                 pass
