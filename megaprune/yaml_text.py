@@ -24,8 +24,17 @@ def check_yaml(text: str) -> None:
 
     if len(text) > _MOST_CHARACTERS:
         raise InputError(f"{len(text)} characters; expected {_MOST_CHARACTERS} at most")
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise InputError(f"values more than {_DEEPEST} deep in others")
+        root = yaml.compose(text, Loader=loader)
+    except InputError:
+        raise
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"no YAML ({reason})") from error
@@ -36,7 +45,7 @@ def check_yaml(text: str) -> None:
 def _size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
     """How many values a node has in it, each as often as it is referred to."""
     if depth > _DEEPEST:
-        raise InputError(f"values more than {_DEEPEST} deep in others, or in themselves")
+        raise InputError(f"values more than {_DEEPEST} deep in others, by references (&, *)")
     if id(node) not in sizes:
         inner = [] if node.id == "scalar" else node.value
         if node.id == "mapping":
