@@ -1,5 +1,6 @@
 """Writing, replacing and removing: whole or not at all, and never what somebody else made."""
 
+import ast
 import json
 import os
 import signal
@@ -298,3 +299,33 @@ def test_a_process_is_told_from_another_with_its_number():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert files.is_gone(json.loads(child.stdout))
+
+
+REMOVES = {
+    "rmtree",
+    "unlink",
+    "rmdir",
+    "remove",
+    "rename",
+    "renames",
+    "replace",
+    "move",
+    "truncate",
+}
+
+
+def test_no_other_module_removes_or_replaces_anything():
+    package = Path(files.__file__).parents[1]
+    own = [*Path(files.__file__).parent.glob("*.py"), package / "lease.py"]
+    calls = []
+    for module in sorted(set(package.rglob("*.py")) - set(own)):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            of = ast.unparse(node.func.value)
+            # A text has `replace` too, with two arguments; a list has `remove`.
+            name, modules = node.func.attr, of in ("os", "shutil")
+            text = not modules and (name == "remove" or (name == "replace" and len(node.args) != 1))
+            if name in REMOVES and not text:
+                calls.append(f"{module.relative_to(package)}:{node.lineno}: {ast.unparse(node)}")
+    assert calls == []
