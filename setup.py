@@ -25,6 +25,8 @@ RUN = [
     "httpx>=0.27",  # judges of thoughts
 ]
 
+TENSORBOARD = "tensorboard>=2.16"  # tensorboard=true
+
 # Versions that are tested together on CPU; a GPU site brings its own torch and vLLM.
 CPU = [
     "torch==2.13.0",
@@ -69,7 +71,16 @@ setup(
             "transformer-engine[pytorch]",
             "vllm",
         ],
-        "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy"],
+        "tensorboard": [TENSORBOARD],
+        "dev": [
+            TENSORBOARD,
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+        ],
     },
     scripts=["slurm/megaprune-node"],  # what each node of a Slurm job runs
     entry_points={

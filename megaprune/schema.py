@@ -28,6 +28,7 @@ MODEL_FOLDER = "model"
 REPORT_FOLDER = "report"
 PAGE_FILE = "index.html"
 WANDB_ID_FILE = "wandb_id"
+TENSORBOARD_FOLDER = "tensorboard"
 LEASE_FILE = ".megaprune-lease"
 
 # Of a pruning, besides the runs of its rounds
@@ -54,6 +55,7 @@ FILES = {
     f"RUN/{MODEL_FOLDER}/": "the model that came out, in Hugging Face's format",
     f"RUN/{REPORT_FOLDER}/{PAGE_FILE}": "the report",
     f"RUN/{WANDB_ID_FILE}": "the id of the run on Weights & Biases",
+    f"RUN/{TENSORBOARD_FOLDER}/": "metrics for TensorBoard",
     f"RUN/{LEASE_FILE}": "which process writes in the folder, while one does",
     f"PRUNING/{ROUNDS_FILE}": "what was chosen in each round, and why the last one ended",
     "PRUNING/round_1_limit_4000/": "the run of a round",

@@ -8,7 +8,6 @@ model, its tokenizer, the data and the graders. Nothing is written.
 
 from __future__ import annotations
 
-import importlib
 import math
 import shutil
 import sys
@@ -20,7 +19,6 @@ from megaprune.config.run import Config, GradingConfig
 from megaprune.data import load_tokenizer, read_problems
 from megaprune.data.order import make_order
 from megaprune.distributed.device import gpu_memory_bytes
-from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.foreign_text import for_people
 from megaprune.generation.process import check_installed
@@ -45,6 +43,7 @@ from megaprune.rules import (
 )
 from megaprune.trainer.offline import read_rollouts
 from megaprune.trainer.run_lock import check_folder
+from megaprune.trainer.trackers import check_trackers
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.megatron_folder import MegatronFolder
@@ -86,6 +85,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
 
     refuse(evaluate_problems(config))
     check_installed()
+    check_trackers(config.wandb, config.tensorboard)
     check_folder(Path(config.out), config)
     read_baseline(config)
     path = Path(config.model)
@@ -118,8 +118,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
 def _check_files(config: Config, processes: int) -> None:
     """All of `check_run` but for the folder of the run and what fields say alone."""
     check_installed()
-    if config.wandb.mode != "disabled":
-        _check_wandb(config)
+    check_trackers(config.wandb, config.tensorboard)
     folder = HfFolder(Path(config.model))
     check_supported(folder.config)
     refuse(
@@ -186,16 +185,6 @@ def _disk_problems(config: Config, folder: HfFolder) -> Iterator[str]:
             f"out={config.out}: checkpoints may take {needed / GB:.1f} GB (checkpoint.keep_last="
             f"{config.checkpoint.keep_last}), and its disk has {free / GB:.1f} GB free"
         )
-
-
-def _check_wandb(config: Config) -> None:
-    try:
-        importlib.import_module("wandb")
-    except ImportError as error:
-        raise InputError(
-            f"wandb.mode={config.wandb.mode}, and wandb cannot be imported ({error}); install it "
-            f"with: pip install wandb, or do without it: wandb.mode=disabled"
-        ) from error
 
 
 def _check_graders(grading: GradingConfig) -> None:

@@ -308,6 +308,18 @@ class WandbConfig:
     name: str | None = field(
         default=None, may_change=True, doc="Name of the run. Null for the name of its folder."
     )
+    group: str | None = field(
+        default=None,
+        may_change=True,
+        doc="Group of runs that it is in. Null for none; in a pruning, for the name of its folder.",
+    )
+
+
+TENSORBOARD = field(
+    default=False,
+    may_change=True,
+    doc="Whether metrics go to files for TensorBoard too, in the folder's tensorboard/.",
+)
 
 
 @section()
@@ -357,6 +369,7 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     samples: SamplesConfig = SamplesConfig()
     wandb: WandbConfig = WandbConfig()
+    tensorboard: bool = TENSORBOARD
 
     def __post_init__(self) -> None:
         """Put the length limit into the names of files that stand for it with {limit}."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -19,13 +20,24 @@ import torch.distributed as dist
 from rich.text import Text
 
 from megaprune.distributed.device import backend, device
+from megaprune.distributed.launchers import Launchers
 from megaprune.distributed.process import be_alone, prepare_process
+from megaprune.distributed.stores import job_store, keep_to_host
 from megaprune.errors import InputError
+from megaprune.files import is_gone, process_record
 from megaprune.foreign_text import for_people, terminal
 from megaprune.lease import release_all
 
 _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _FIRST_RANK_SPEAKS_SECONDS = 10.0
+ORPHAN_SECONDS = 600.0
+"""How long a rank that has lost what launched it may take to end its step and save."""
+_PEER_SECONDS = 10.0
+"""How long such a rank goes on when another one of its host has ended."""
+_LEAVE_SECONDS = 10
+"""How long a rank that has decided to end may take to give back its folder and say its words."""
+_LOOK_SECONDS = 1.0
+"""Between two looks at whether what launched this rank still lives."""
 _phase = "starting"
 
 
@@ -57,6 +69,7 @@ class Stopped(Exception):
     """Raised by a job that ends before it is done, as it was told to; says what was kept."""
 
 
+_command: str | None = None
 _goes_on: Callable[[], str] | None = None
 
 
@@ -70,9 +83,15 @@ def say_when_interrupted(say: Callable[[], str] | None) -> None:
     _goes_on = say
 
 
-def _say_what_goes_on() -> None:
-    if _goes_on is not None and rank() == 0:
-        print(f"megaprune: {_goes_on()}", file=sys.stderr, flush=True)
+def _advice() -> str:
+    """Return what is said behind the news that the job has ended: from where what goes on."""
+    if rank() != 0:
+        return ""
+    try:
+        words = "the same command goes on" if _goes_on is None else _goes_on()
+    except OSError as error:
+        words = f"what is saved cannot be seen ({error}); the same command goes on"
+    return for_people(f"; {words}" + (f": {_command}" if _command else ""))
 
 
 _stop_requested: bool | None = None
@@ -140,8 +159,18 @@ def ensure_process_group(timeout: timedelta = timedelta(minutes=30)) -> None:
     if "RANK" not in os.environ:
         be_alone()
     _take_device()
-    dist.init_process_group(backend(), timeout=timeout)
+    _make_process_group(timeout)
     atexit.register(_destroy_process_group)
+
+
+def _make_process_group(timeout: timedelta) -> None:
+    keep_to_host()
+    store = job_store(timeout)
+    if store is None:
+        dist.init_process_group(backend(), timeout=timeout)
+        return
+    own, count = rank(), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend(), timeout=timeout, store=store, rank=own, world_size=count)
 
 
 def _destroy_process_group() -> None:
@@ -149,7 +178,11 @@ def _destroy_process_group() -> None:
         dist.destroy_process_group()
 
 
-def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> int:
+def run(
+    job: Callable[[], None],
+    timeout: timedelta = timedelta(minutes=30),
+    command: str | None = None,
+) -> int:
     """Run a job on this process, with the default process group; returns its exit status.
 
     Start it with torchrun, on every process alike. An error on one rank ends all: it is named with
@@ -159,7 +192,9 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
     Args:
         job: collective.
         timeout: of a collective operation.
+        command: that goes on where the job was, for users.
     """
+    global _command
     missing = [name for name in _REQUIRED if name not in os.environ]
     if missing:
         print(
@@ -168,15 +203,17 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             file=sys.stderr,
         )
         return 2
-    _watch_for_signals()
+    _command = command
+    watch = _Watch()
     status = 0
     try:
         _take_device()
-        dist.init_process_group(backend(), timeout=timeout)
+        _make_process_group(timeout)
+        watch.peers = all_gather_object(process_record())
         try:
             job()
         except Stopped as stopped:
-            say(f"stopped: {stopped}; the same command goes on")
+            say(f"stopped: {stopped}{_advice()}")
             status = os.EX_TEMPFAIL
         with phase("ending"):
             dist.barrier()
@@ -189,23 +226,22 @@ def run(job: Callable[[], None], timeout: timedelta = timedelta(minutes=30)) -> 
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
         print(f"megaprune: error: {for_people(str(error))}", file=sys.stderr, flush=True)
-        _say_what_goes_on()
         # Not through the interpreter's end: engines would wait there for ranks that are gone.
         _leave(1)
     except KeyboardInterrupt as error:
-        if os.environ["WORLD_SIZE"] == "1":  # among several, torchrun's parent says so
-            where = _failed[1] if _failed and _failed[0] is error else _phase
-            print(f"megaprune: interrupted in phase {where!r}", file=sys.stderr, flush=True)
-        _say_what_goes_on()
+        if not _is_alone():
+            time.sleep(_FIRST_RANK_SPEAKS_SECONDS)  # the watch says so, and ends this
+        where = _failed[1] if _failed and _failed[0] is error else _phase
+        print(f"megaprune: interrupted in phase {where!r}{_advice()}", file=sys.stderr, flush=True)
         _leave(128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001 (named, printed whole, and the job ends)
         where = _failed[1] if _failed and _failed[0] is error else _phase
         print(
-            f"megaprune: rank {rank()} failed in phase {where!r}:\n{traceback.format_exc()}",
+            f"megaprune: rank {rank()} failed in phase {where!r}:\n{traceback.format_exc()}"
+            f"megaprune: rank {rank()} has ended{_advice()}",
             file=sys.stderr,
             flush=True,
         )
-        _say_what_goes_on()
         _leave(1)
 
 
@@ -222,34 +258,96 @@ def _take_device() -> None:
 
 
 def _leave(status: int) -> NoReturn:
+    signal.alarm(_LEAVE_SECONDS)  # the kernel's, should the folder or a reader not answer
     release_all()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody reads it
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)
 
 
-def _watch_for_signals() -> None:
-    # From a thread: the main one may be inside a collective, where Python handles no signals.
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(write)
+class _Watch(threading.Thread):
+    """Hears signals, and sees whether what launched this rank has ended.
 
-    def watch() -> None:
+    It is a thread, since the main one may be inside a collective, where Python handles no signals.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="watch")
+        self.peers: list[dict[str, Any]] = []
+        """The ranks, as far as they are known."""
+        self._launchers = Launchers(wake=signal.SIGUSR1)
+        self._orphaned: float | None = None
+        self._alone: float | None = None
+        self._read, write = os.pipe()
+        os.set_blocking(write, False)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(write)
+        self.start()
+
+    def run(self) -> None:
+        """See base class."""
         global _stop_requested
         while True:
-            came = os.read(read, 1)[0]
-            if came == signal.SIGUSR1 and _stop_requested is not None:
+            ready, _, _ = select.select([self._read], [], [], _LOOK_SECONDS)
+            came = os.read(self._read, 1)[0] if ready else 0
+            if came == signal.SIGTERM or (came == signal.SIGINT and not _is_alone()):
+                self._end(came)
+            elif (launcher := self._launchers.gone()) is not None:
+                self._end_as_orphan(launcher)
+            elif came == signal.SIGUSR1 and _stop_requested is not None:
                 _stop_requested = True
-            elif came in (signal.SIGTERM, signal.SIGUSR1):
-                print(
-                    f"megaprune: rank {rank()} was ended by {signal.Signals(came).name} in phase "
-                    f"{_phase!r}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                _say_what_goes_on()
-                _leave(128 + came)
+            elif came == signal.SIGUSR1:
+                self._end(came)
 
-    threading.Thread(target=watch, daemon=True).start()
+    def _end(self, number: int) -> NoReturn:
+        _say_error(f"was ended by {signal.Signals(number).name} in phase {_phase!r}{_advice()}")
+        _leave(128 + number)
+
+    def _end_as_orphan(self, launcher: int) -> None:
+        """Have the job stop after its step, as for SIGUSR1; or end this rank, if it cannot."""
+        global _stop_requested
+        now = time.monotonic()
+        if self._orphaned is None:
+            self._orphaned = now
+            # The kernel's, for when Python does not get to run.
+            signal.alarm(int(ORPHAN_SECONDS + 2 * _PEER_SECONDS))
+            _forget_closed_streams()
+            can = "ends" if _stop_requested is None else "saves after this step, and ends"
+            _say_error(
+                f"has lost process {launcher}, which launched it, in phase {_phase!r}: it {can}"
+                f"{_advice() if _stop_requested is None else ''}"
+            )
+        if _stop_requested is None:
+            _leave(os.EX_TEMPFAIL)
+        _stop_requested = True
+        if self._alone is None and any(is_gone(peer) for peer in self.peers):
+            self._alone = now
+        if self._alone is not None and now > self._alone + _PEER_SECONDS:
+            _say_error(f"ends in phase {_phase!r}: another rank has ended{_advice()}")
+            _leave(os.EX_TEMPFAIL)
+        if now > self._orphaned + ORPHAN_SECONDS:
+            _say_error(
+                f"ends in phase {_phase!r}: it could not save within ORPHAN_SECONDS="
+                f"{ORPHAN_SECONDS:g}{_advice()}"
+            )
+            _leave(os.EX_TEMPFAIL)
+
+
+def _is_alone() -> bool:
+    return os.environ["WORLD_SIZE"] == "1"
+
+
+def _say_error(text: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        print(f"megaprune: rank {rank()} {text}", file=sys.stderr, flush=True)
+
+
+def _forget_closed_streams() -> None:
+    """Write to nobody where whoever read is gone: an error there would end the step."""
+    for stream in (1, 2):
+        poll = select.poll()
+        poll.register(stream, 0)
+        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from megaprune.config.fields import field, section
 from megaprune.config.read import read_fields
-from megaprune.config.run import EngineConfig, GradingConfig
+from megaprune.config.run import TENSORBOARD, EngineConfig, GradingConfig, WandbConfig
 
 
 @section()
@@ -83,6 +83,8 @@ class EvaluateConfig:
     )
     rollout: EngineConfig = EngineConfig()
     grading: GradingConfig = GradingConfig()
+    wandb: WandbConfig = WandbConfig()
+    tensorboard: bool = TENSORBOARD
 
 
 def read_evaluate_config(arguments: Sequence[str]) -> EvaluateConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.fields import leaves
 from megaprune.config.given import value_as_written
+from megaprune.config.read import as_written
 from megaprune.data import Problem, load_tokenizer, read_problems
 from megaprune.data.sets import SETS
 from megaprune.distributed import world
@@ -32,6 +33,7 @@ from megaprune.generation.generator import Generator, Progress, SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
 from megaprune.trainer.batch import sample_row
 from megaprune.trainer.run_lock import RunLock
+from megaprune.trainer.trackers import Tracked, Trackers
 from megaprune.weights.files.kind import is_checkpoint
 
 Key = tuple[str, int, int | None]
@@ -68,6 +70,7 @@ def evaluate(config: EvaluateConfig) -> None:
             if dist.get_rank() == 0:
                 _export(config)
         run = EvaluationRun(config)
+        world.say_when_interrupted(lambda: f"the same command goes on from what {config.out} has")
     with world.phase("generate"):
         run.draw()
     if config.force:
@@ -306,9 +309,27 @@ def _sum_up(config: EvaluateConfig) -> None:
     }
     with writing(folder / schema.SUMMARY_FILE):
         replace_text(folder / schema.SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
+    _track(config, sets)
     console = terminal(highlight=False, soft_wrap=True)
     console.print(summary.table(sets))
     console.print(f"summary: {folder / schema.SUMMARY_FILE}", style="dim")
+
+
+def _track(config: EvaluateConfig, sets: Mapping[str, Any]) -> None:
+    """Tell the trackers what came out, each set by its name."""
+    folder = Path(config.out)
+    tracked = Tracked(folder, "evaluate", as_written(config), config.wandb, config.tensorboard)
+    numbers = dict(_numbers({**sets, "average": summary.averages(sets)}))
+    Trackers(tracked, [{"step": 0, **numbers}]).close()
+
+
+def _numbers(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of nested dictionaries, by their keys with slashes between them."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{key}", value
 
 
 def read_baseline(config: EvaluateConfig) -> dict[str, Any] | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from math import lcm
 
+from megaprune.distributed.launchers import name_launcher
 from megaprune.distributed.process import be_alone, prepare_process
+from megaprune.foreign_text import for_people
 
 # torch takes seconds to import, and reads OMP_NUM_THREADS as it is: imported when a job starts.
 
@@ -44,7 +48,7 @@ def start(
         check(count)
         os.environ[_CHECKED] = "1"
         if count > 1:
-            return _torchrun(count, "-m", "megaprune.cli", *command)
+            return _torchrun(count, command)
         be_alone()
     from megaprune.distributed import world
 
@@ -55,7 +59,7 @@ def start(
                     check(int(os.environ["WORLD_SIZE"]))
         job()
 
-    return world.run(checked)
+    return world.run(checked, command=_typed(command))
 
 
 def smallest_world(*sizes: int) -> int:
@@ -65,19 +69,30 @@ def smallest_world(*sizes: int) -> int:
     return torch.cuda.device_count() or lcm(*sizes)
 
 
-def _torchrun(processes: int, *command: str) -> int:
+def _typed(command: Sequence[str]) -> str:
+    return for_people(shlex.join(["megaprune", *command]))
+
+
+def _torchrun(processes: int, command: Sequence[str]) -> int:
     """Run a command in several processes; returns the exit status. Each reports its own errors."""
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from megaprune.distributed.stores import LOOPBACK
+    from megaprune.launch import rendezvous
+
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the processes have a use for it
-    options = ["--standalone", "--nproc-per-node", str(processes), *command]
+    rendezvous.register()
+    name_launcher()
+    options = ["--nnodes", "1", "--nproc-per-node", str(processes)]
+    options += ["--rdzv-backend", rendezvous.NAME, "--rdzv-id", secrets.token_hex(16)]
+    options += ["--rdzv-endpoint", f"{LOOPBACK}:0", "--rdzv-conf", f"listen={LOOPBACK}"]
     try:
-        torchrun.run(torchrun.parse_args(options))
+        torchrun.run(torchrun.parse_args([*options, "-m", "megaprune.cli", *command]))
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
@@ -87,7 +102,7 @@ def _torchrun(processes: int, *command: str) -> int:
         if failure.exitcode < 0:  # it had no time to say anything
             print(
                 f"megaprune: rank {rank} was killed by {failure.signal_name()}, and the others "
-                f"were ended; the same command goes on from the last checkpoint",
+                f"were ended; the same command goes on from the last checkpoint: {_typed(command)}",
                 file=sys.stderr,
             )
         return os.EX_TEMPFAIL if failure.exitcode == os.EX_TEMPFAIL else 1

@@ -109,13 +109,19 @@ class Rounds:
             model: the model that it begins with.
         """
         shared, limit = self._config, self._config.limits[number - 1]
+        folder, wandb = schema.round_folder(number, limit), self._config.wandb
         own = {
             "model": model,
-            "out": str(self._folder / schema.round_folder(number, limit)),
+            "out": str(self._folder / folder),
             "seed": shared.seed + number - 1,
             "rollout": replace(shared.rollout, max_response_length=limit),
             # Losses are measured from the model before all rounds.
             "validation": replace(shared.validation, first=number == 1 or shared.validation.first),
+            "wandb": replace(
+                wandb,
+                name=wandb.name and f"{wandb.name} {folder}",
+                group=wandb.group or wandb.name or self._folder.resolve().name,
+            ),
         }
         return Config(**{field.name: getattr(shared, field.name) for field in fields(Config)} | own)
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from megaprune import schema
+from megaprune.config.given import hidden
 from megaprune.config.run import Config
 from megaprune.data import load_tokenizer, read_problems
 from megaprune.distributed import world
@@ -111,11 +112,11 @@ class TrainingRun:
         with self._starting("checkpoint"):
             progress = self.checkpoints.load_latest(self.engines.actor)
         self.step = progress.step
-        world.say_when_interrupted(lambda: goes_on(self.checkpoints.folder, config.steps))
+        world.say_when_interrupted(lambda: hidden(goes_on(self.checkpoints.folder, config.steps)))
         self.checkpoints.check_places(self.step, config.steps)
         self._dir.rewind(self.step)
         self._page = ProgressPage(self._dir.path)
-        self._reporter = Reporter(config, self.step, problems)
+        self._reporter = Reporter(config, self.step, problems, self._dir.history())
         self.source: Source = make_source(
             config,
             problems.problems,
@@ -152,6 +153,7 @@ class TrainingRun:
                 if world.stop_requested():
                     self._stop()
                 yield self.take_step()
+            self._reporter.close()  # the report is the last: a run that has it is done
             self._export()
             self.close()
         except (GeneratorExit, world.Stopped):  # on all ranks alike

@@ -1,11 +1,8 @@
-"""What is told of a step: numbers of its answers, a line on the console, Weights & Biases."""
+"""What is told of a step: numbers of its answers, a line on the console, lines to trackers."""
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,10 +22,10 @@ from megaprune.config.read import as_written
 from megaprune.config.run import Config
 from megaprune.data import Problems
 from megaprune.distributed import world
-from megaprune.files import replace_text
-from megaprune.foreign_text import for_people, terminal
+from megaprune.foreign_text import terminal
 from megaprune.generation.worker import Rollout
 from megaprune.trainer.batch import RolloutBatch
+from megaprune.trainer.trackers import Line, Tracked, Trackers
 
 
 class Clock:
@@ -108,7 +105,7 @@ _SHOWN = (
 
 
 class Reporter:
-    """Tells people: one line for a step on the console, all of it to Weights & Biases.
+    """Tells people: one line for a step on the console, all of it to the trackers.
 
     Ranks but the first say nothing.
 
@@ -116,16 +113,18 @@ class Reporter:
         config: of the run.
         done: steps that were done before.
         problems: that it trains on.
+        history: lines of metrics.jsonl, of those steps.
     """
 
-    def __init__(self, config: Config, done: int, problems: Problems):
+    def __init__(self, config: Config, done: int, problems: Problems, history: Sequence[Line] = ()):
         first = dist.get_rank() == 0
         self._console = terminal(highlight=False, soft_wrap=True, quiet=not first)
         self._steps = config.steps
         self._warned = False
         self._seconds: deque[float] = deque(maxlen=20)
-        wanted = first and config.wandb.mode != "disabled"
-        self._wandb = _start_wandb(config) if wanted else None
+        folder = Path(config.out)
+        tracked = Tracked(folder, "train", as_written(config), config.wandb, config.tensorboard)
+        self._trackers = Trackers(tracked, history) if first else None
         dropped = f" ({problems.too_long} dropped as too long)" if problems.too_long else ""
         self.say(
             f"{config.model} -> {config.out}: {len(problems.problems)} problems{dropped}, "
@@ -166,13 +165,13 @@ class Reporter:
             left = (self._steps - line["step"]) * float(np.median(self._seconds))
             text.append(f"  left {duration(left)}  {datetime.now():%H:%M:%S}", "dim not bold")
         self._console.print(text)
-        if self._wandb is not None:
-            self._wandb.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+        if self._trackers is not None:
+            self._trackers.log(line)
 
     def close(self) -> None:
-        """End what was begun."""
-        if self._wandb is not None:
-            self._wandb.finish()
+        """Close the trackers."""
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 def duration(seconds: float) -> str:
@@ -184,40 +183,3 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours = minutes // 60
     return f"{hours} h {minutes % 60} min" if hours < 36 else f"{hours // 24} d {hours % 24} h"
-
-
-def _start_wandb(config: Config) -> Any:
-    """The W&B run of a run's folder; without the server, one that can be uploaded later."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # it would ask for a key, and wait
-    import wandb
-
-    known = Path(config.out) / schema.WANDB_ID_FILE
-    if not known.exists():
-        replace_text(known, uuid.uuid4().hex[:8])
-    wanted: dict[str, Any] = {
-        "project": config.wandb.project,
-        "name": config.wandb.name or Path(config.out).resolve().name,
-        "id": known.read_text(),
-        "dir": config.out,
-        "config": as_written(config),
-    }
-    limits: dict[str, Any] = {}
-    if "WANDB_INIT_TIMEOUT" not in os.environ:
-        limits["init_timeout"] = 30.0
-    if "finish_timeout" in wandb.Settings.model_fields:
-        limits["finish_timeout"] = 60.0  # a server that went away does not hold the end
-    if config.wandb.mode == "online":
-        try:
-            settings = wandb.Settings(silent=True, **limits)
-            return wandb.init(mode="online", resume="allow", settings=settings, **wanted)
-        except (wandb.errors.Error, OSError) as error:
-            wandb.teardown()  # it would hold the run's id
-            words = for_people(" ".join(str(error).split()))
-            print(
-                f"megaprune: warning: W&B cannot be reached ({words}): the run goes on, and "
-                f"keeps what it would have sent in {config.out}/wandb; send it later with: wandb "
-                f"sync {config.out}/wandb/offline-*",
-                file=sys.stderr,
-                flush=True,
-            )
-    return wandb.init(mode="offline", settings=wandb.Settings(silent=True), **wanted)

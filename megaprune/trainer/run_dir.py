@@ -89,6 +89,13 @@ class RunDir:
             text += f"; the file as it was is {set_aside(self._metrics, 'damaged').name}"
         warn(text)
 
+    def history(self) -> list[dict[str, Any]]:
+        """Return the lines that there are, on the first rank."""
+        if not self._first or not self._metrics.exists():
+            return []
+        lines = self._metrics.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line."""
         if not self._first:

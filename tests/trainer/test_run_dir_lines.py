@@ -1,6 +1,7 @@
 """A run's folder: one line after another, tables that are whole, and whose it is."""
 
 import json
+import os
 
 import pyarrow.parquet as pq
 import pytest
@@ -156,5 +157,5 @@ def test_the_same_run_again_and_another(make):
 
 def test_two_at_once(make):
     make()
-    with pytest.raises(InputError, match="is being written by process"):
+    with pytest.raises(InputError, match=f"is being written by process {os.getpid()} of"):
         make()
