@@ -4,6 +4,7 @@ import json
 
 import pytest
 from rich.console import Console
+from wandb_files import segments
 
 from megaprune.evaluation import summary
 
@@ -30,6 +31,23 @@ ROWS = [
     row("b", 0, False, 80, budget=50, injected=12),
     row("b", 1, False, 90, budget=50, injected=10),
 ]
+
+
+def test_trackers_are_told_each_set(tmp_path):
+    """The numbers of each set and of their average, once."""
+    from megaprune.evaluation import run
+    from megaprune.evaluation.config import read_evaluate_config
+
+    fields = ["model=m", "data=[d]", f"out={tmp_path}", "wandb.mode=offline"]
+    found = {"first": summary.summarise(iter(ROWS), [200, 1000])}
+    run._track(read_evaluate_config(fields), found)
+    (segment,) = segments(tmp_path)
+    assert segment.run.job_type == "evaluate"
+    assert segment.config["max_response_length"] == 32000
+    (row_of_it,) = segment.steps.values()
+    assert row_of_it["first/accuracy"] == row_of_it["average/accuracy"]
+    assert row_of_it["first/accuracy"] == found["first"]["accuracy"]
+    assert row_of_it["first/at_budget/200/accuracy"] == 0.25
 
 
 def test_summary():

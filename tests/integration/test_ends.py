@@ -111,7 +111,7 @@ def start():
 
 
 def steps_said(text):
-    return [int(number) for number in re.findall(r"^step (\d+)/", text, re.M)]
+    return [int(number) for number in re.findall(r"^(?:\[\w+\]:)?step (\d+)/", text, re.M)]
 
 
 def saved(out):

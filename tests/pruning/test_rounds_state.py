@@ -36,6 +36,17 @@ def rounds(config, *measured, base=(0.98, 170.0)):
     return Rounds(config)
 
 
+def test_rounds_are_a_group_for_trackers(config):
+    own = Rounds(config).config(2, "model").wandb
+    assert (own.group, own.name) == (Path(config.out).name, None)
+    named = replace(config, wandb=replace(config.wandb, name="mine"))
+    own = Rounds(named).config(2, "model").wandb
+    assert (own.group, own.name) == ("mine", "mine round_2_limit_112")
+    grouped = replace(config, wandb=replace(config.wandb, group="all", mode="offline"))
+    own = Rounds(grouped).config(1, "model").wandb
+    assert (own.group, own.name, own.mode) == ("all", None, "offline")
+
+
 def test_a_round_is_a_run_of_its_own(config):
     run = Rounds(config).config(2, "the/chosen/model")
     assert run.model == "the/chosen/model"
