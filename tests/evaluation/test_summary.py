@@ -1,6 +1,7 @@
 """Summaries of rows that are written by hand."""
 
 import json
+import time
 
 import pytest
 from rich.console import Console
@@ -41,7 +42,11 @@ def test_trackers_are_told_each_set(tmp_path):
     fields = ["model=m", "data=[d]", f"out={tmp_path}", "wandb.mode=offline"]
     found = {"first": summary.summarise(iter(ROWS), [200, 1000])}
     run._track(read_evaluate_config(fields), found)
-    (segment,) = segments(tmp_path)
+    end = time.monotonic() + 60
+    while not (found_there := segments(tmp_path)) or not found_there[0].whole:
+        assert time.monotonic() < end  # W&B writes in a process of its own
+        time.sleep(0.2)
+    (segment,) = found_there
     assert segment.run.job_type == "evaluate"
     assert segment.config["max_response_length"] == 32000
     (row_of_it,) = segment.steps.values()
