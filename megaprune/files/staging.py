@@ -18,6 +18,7 @@ NEW, OLD = "new", "old"
 """What a staging folder holds: what is being made, and what that replaces."""
 
 _OWNER = "owner.json"
+_JSON_BYTES = 256 << 20
 
 STAGING_FORMAT = "megaprune staging folder"
 """What the mark of a staging folder says that it is."""
@@ -139,6 +140,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, encoding="utf-8") as file:
+            if os.fstat(handle).st_size > _JSON_BYTES:
+                return {}
             content = json.load(file)
     except (OSError, ValueError, RecursionError):
         return {}

@@ -47,18 +47,18 @@ def named(name: str) -> str:
     return name if len(name) <= 200 and name.isprintable() else shown(name)
 
 
-def parse_json(text: bytes, where: str) -> Any:
+def parse_json(text: bytes, where: str, limit: int = JSON_BYTES) -> Any:
     """Parse JSON in which no name is given twice and no number is infinite.
 
     Args:
-        text: of at most `JSON_BYTES`.
+        text: of at most `limit` bytes.
         where: names it in errors.
 
     Raises:
         InputError: it is longer, not JSON, nested too deeply, or ambiguous.
     """
-    if len(text) > JSON_BYTES:
-        raise InputError(f"{where} has {len(text)} bytes; expected at most {JSON_BYTES}")
+    if len(text) > limit:
+        raise InputError(f"{where} has {len(text)} bytes; expected at most {limit}")
     try:
         content = json.loads(
             text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse_constant

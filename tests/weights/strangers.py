@@ -118,3 +118,19 @@ def read_header(path):
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     return content[8 : 8 + size], content[8 + size :]
+
+
+def own_record(folder):
+    """Make a checkpoint one that a run has saved with its digests."""
+    from megaprune.weights.files.checkpoint_index import CheckpointIndex
+    from megaprune.weights.files.digests import CheckpointRecord, digest_parts
+
+    index = CheckpointIndex(folder)
+    places = {}
+    for name, stored in index.tensors.items():
+        for start, place in stored.places.items():
+            places.setdefault(place.file, []).append(
+                (name, list(start), place.offset, place.length)
+            )
+    parts = {file: digest_parts(folder / file, listed) for file, listed in places.items()}
+    CheckpointRecord(1, parts=parts).write(folder)

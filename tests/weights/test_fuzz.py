@@ -16,11 +16,11 @@ import zipfile
 
 import pytest
 import torch
-from strangers import Attack, archive, calls, read_header, write_header
+from strangers import Attack, archive, calls, own_record, read_header, write_header
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
-from megaprune.weights.files import HfFolder, MegatronFolder, open_folder
+from megaprune.weights.files import HfFolder, MegatronFolder, digests, open_folder
 from megaprune.weights.inspect import inspect
 from megaprune.weights.supported import check_supported
 from megaprune.weights.verify import verify_manifest
@@ -185,9 +185,22 @@ def changed_archive(draw, data):
         return archive(entries, draw.choice((zipfile.ZIP_STORED,) * 9 + (zipfile.ZIP_DEFLATED,)))
 
 
+def changed_record(draw, text):
+    """A record of digests that somebody made up, with its own digest right or not."""
+    changed = changed_json(draw, text)
+    try:
+        content = json.loads(changed)
+        content.pop("sha256")
+        content["sha256"] = digests._own_digest(content)
+        return json.dumps(content).encode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return changed
+
+
 def look(folder):
     """Read all of a folder that is read before a conversion, and the first elements."""
     inspect(folder)
+    digests.check_whole(folder, "full")
     opened = open_folder(folder)
     check_supported(opened.config)
     for parameter in opened.layout.ranks[0]:
@@ -205,6 +218,7 @@ KINDS = {
     "metadata.json": ("megatron", "metadata.json", changed_json),
     ".metadata": ("megatron", ".metadata", changed_metadata),
     "common.pt": ("megatron", "common.pt", changed_archive),
+    "digests": ("own", "megaprune_checkpoint.json", changed_record),
     "stored tensors": ("megatron", "__0_0.distcp", None),
 }
 
@@ -232,6 +246,9 @@ def folders(tiny_models, tmp_path_factory):
         "iteration": 3,
     }
     torch.save(state, made["megatron"] / "common.pt")
+    made["own"] = shutil.copytree(made["megatron"], root / "own")
+    (made["own"] / ".megaprune_files.json").unlink()
+    own_record(made["own"])
     for folder in made.values():
         look(folder)
     return made

@@ -8,12 +8,13 @@ import time
 
 import pytest
 import torch
-from strangers import edit_json, metadata, snapshot, write_header
+from strangers import edit_json, metadata, own_record, snapshot, write_header
 from strangers import read_header as header_of
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties
 
 from megaprune.errors import InputError
+from megaprune.weights.files import digests
 from megaprune.weights.files.hf_folder import HfFolder, read_header
 from megaprune.weights.model import Model, read_config
 
@@ -431,6 +432,16 @@ def test_side_files_that_are_not_copied(hf, megatron, tmp_path, convert, kind, n
         assert not any(b"secret" in p.read_bytes() for p in out.rglob("*") if p.is_file())
 
 
+@pytest.mark.parametrize("name", ["a\nb.json", "a\\b.json", "a\x1b[2J.txt"])
+def test_side_files_of_names_that_are_not_plain(hf, tmp_path, convert, name):
+    (hf / name).write_text("{}")
+    done = convert("to-megatron", "--hf", hf, "--out", tmp_path / "out", "--json")
+    assert done.status == 0
+    assert any(note.endswith("its name is not plain") for note in done.json["notes"])
+    assert all(note.isprintable() for note in done.json["notes"])
+    assert not (tmp_path / "out" / "hf" / name).exists()
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", INDEX])
 def test_pipes_are_not_waited_for(hf, refused, name):
     (hf / name).unlink(missing_ok=True)
@@ -472,3 +483,67 @@ def test_the_largest_models_are_taken():
 
 def test_a_folder_and_its_header_are_read(hf):
     assert read_header(hf / "model.safetensors").keys() == HfFolder(hf).tensors.keys()
+
+
+RECORDS = {
+    "a file of a terabyte": (
+        lambda f, r: (os.truncate(f / "common.pt", 1 << 40), r["files"].update({"common.pt": [1 << 40, ""]})),
+        "size of common.pt",
+    ),
+    "a file of a terabyte, whose size is not told": (
+        lambda f, r: os.truncate(f / "common.pt", 1 << 40), "common.pt has 1099511627776 bytes",
+    ),
+    "a link out": (
+        lambda f, r: link(f / "common.pt", f.parent / "outside" / "common.pt"), "common.pt is no ordinary",
+    ),
+    "tensors in a link out": (
+        lambda f, r: link(f / "__0_0.distcp", f.parent / "outside"), "__0_0.distcp is no ordinary",
+    ),
+    "a name above": (lambda f, r: r["files"].update({"../x": [1, ""]}), "names the file '..'"),
+    "an absolute name": (lambda f, r: r["files"].update({"/etc/passwd": [1, ""]}), "names the file ''"),
+    "a null in a name": (lambda f, r: r["files"].update({"a\0b": [1, ""]}), "names the file 'a"),
+    "half a pair in a name": (lambda f, r: r["parts"].update({"\ud800": []}), "names the file"),
+    "the same part very often": (
+        lambda f, r: r["parts"]["__0_0.distcp"].extend(r["parts"]["__0_0.distcp"][:1] * 50_000),
+        "overlap",
+    ),
+    "a part without numbers": (
+        lambda f, r: r["parts"]["__0_0.distcp"].append(["a", None, 0.5, 1, ""]), "that are none",
+    ),
+    "a tensor that is a list": (
+        lambda f, r: r["parts"]["__0_0.distcp"].append([["a"], None, 0, 1, ""]), "that are none",
+    ),
+    "commands in a name": (
+        lambda f, r: r["parts"]["__0_0.distcp"].__setitem__(0, ["\x1b[2J", None, 0, 1, "x"]), "\\x1b[2J",
+    ),
+    "no record at all": (lambda f, r: r.clear(), "megaprune_checkpoint.json is not what was written"),
+    "a step in words": (lambda f, r: r.update(step="1"), "not a number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_of_what_a_checkpoint_was(megatron, tmp_path, convert, name):
+    """The record's own digest keeps nobody from making one up."""
+    own_record(megatron)
+    change, says = RECORDS[name]
+    content = json.loads((megatron / digests.DIGESTS).read_text())
+    content.pop("sha256")
+    change(megatron, content)
+    content["sha256"] = digests._own_digest(content)
+    (megatron / digests.DIGESTS).write_text(json.dumps(content))
+    began = time.monotonic()
+    done = convert("verify", megatron)
+    assert time.monotonic() - began < 10
+    assert done.status == 1
+    assert says in done.text
+    assert "\x1b" not in done.text
+
+
+def test_a_record_of_a_terabyte(megatron, convert):
+    own_record(megatron)
+    for name in (digests.DIGESTS, ".megaprune_files.json"):
+        (megatron / name).touch()
+        os.truncate(megatron / name, 1 << 40)
+    done = convert("to-hf", "--megatron", megatron, "--out", megatron.parent / "out")
+    assert done.status == 1
+    assert "more than any that was saved" in done.text

@@ -23,6 +23,15 @@ from typing import Any, NamedTuple
 
 from megaprune.errors import InputError
 from megaprune.files import RECORD, read_json
+from megaprune.weights.untrusted import (
+    are_whole,
+    check_disjoint,
+    is_whole,
+    leads_out,
+    named,
+    parse_json,
+    plain_name,
+)
 
 DIGESTS = "megaprune_checkpoint.json"
 """The file in a run's checkpoint that says what the checkpoint is."""
@@ -31,6 +40,10 @@ VERIFY = ("full", "sample", "off")
 """How much of a checkpoint is compared with its digests: all, about a sixteenth, or nothing."""
 
 _FORMAT = "megaprune checkpoint 1"
+_RECORD_BYTES = 256 << 20
+_FILE_BYTES = 1 << 30
+"""How long the record may be, and each file that has no tensors."""
+
 _SAMPLED = 16
 _READ_BYTES = 4 << 20
 _THREADS = 4
@@ -60,7 +73,9 @@ class Part(NamedTuple):
         place = f"bytes {self.offset} to {self.offset + self.length}"
         if not self.tensor:
             return place
-        return f"{self.tensor}{'' if self.start is None else f' from {self.start}'} ({place})"
+        return (
+            f"{named(self.tensor)}{'' if self.start is None else f' from {self.start}'} ({place})"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,12 +113,20 @@ class CheckpointRecord:
     def check(self) -> None:
         """Raise a ValueError if this cannot be what `write` wrote: the folder may be anybody's."""
         for name in (*self.parts, *self.files):
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"it names {name[:100]!r}, which is not in the checkpoint")
-        places = [(part.offset, part.length) for parts in self.parts.values() for part in parts]
-        places += [(0, size) for size, _ in self.files.values()]
-        if not all(type(n) is int and 0 <= n < 1 << 62 for place in places for n in place):
-            raise ValueError("it has places that are not in a file")
+            for word in name.split("/"):
+                plain_name(word, "it")
+        for name, parts in self.parts.items():
+            if not all(map(_is_part, parts)):
+                raise ValueError(f"it has parts of {named(name)} that are none")
+            places = [(p.offset, p.offset + p.length, p.tensor) for p in parts if p.length]
+            check_disjoint(places, f"parts of {named(name)}")
+        for name, place in self.files.items():
+            if (
+                not isinstance(place, list | tuple)
+                or len(place) != 2
+                or not is_whole(place[0], 0, _FILE_BYTES)
+            ):
+                raise ValueError(f"it has no size of {named(name)}")
         numbers = [self.highest]
         for score in (self.score, self.best):
             if score is not None:
@@ -120,7 +143,8 @@ class CheckpointRecord:
             InputError: it cannot be read.
         """
         try:
-            content = json.loads(_content(folder / DIGESTS).decode("utf-8"))
+            data = _content(folder / DIGESTS, _RECORD_BYTES)
+            content = parse_json(data, DIGESTS, _RECORD_BYTES)
             if not isinstance(content, dict) or content.pop("sha256") != _own_digest(content):
                 raise ValueError("its content is not what was written")
             if content.pop("format") != _FORMAT:
@@ -136,6 +160,15 @@ class CheckpointRecord:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(f"{DIGESTS} is not what was written ({error})") from error
+
+
+def _is_part(part: Part) -> bool:
+    return (
+        isinstance(part.tensor, str)
+        and isinstance(part.sha256, str)
+        and (part.start is None or are_whole(part.start, 0, 1 << 62))
+        and are_whole((part.offset, part.length), 0, 1 << 62)
+    )
 
 
 def digest_parts(
@@ -247,7 +280,7 @@ def _file_damage(folder: Path, record: CheckpointRecord) -> list[str]:
     lines = []
     for name, (size, sha256) in record.files.items():
         try:
-            content = _content(folder / name)
+            content = _content(folder / name, _FILE_BYTES, folder)
         except FileNotFoundError:
             lines.append(f"{name} is missing")
         except Damaged as error:
@@ -266,11 +299,11 @@ def _size_damage(path: Path, name: str, parts: list[Part]) -> list[str]:
     try:
         mode, size = (status := path.stat()).st_mode, status.st_size
     except FileNotFoundError:
-        names = sorted({part.tensor for part in parts if part.tensor})
+        names = sorted({named(part.tensor) for part in parts if part.tensor})
         return [f"{name} is missing; it holds {len(names)} tensors, {', '.join(names[:2])} ..."]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) or leads_out(path, path.parent):
         return [f"{name} is no ordinary file"]
     if size != end:
         cut = [str(part) for part in parts if part.offset + part.length > size]
@@ -301,8 +334,8 @@ def _sha256(handle: int, start: int, stop: int) -> str:
     return digest.hexdigest()
 
 
-def _content(path: Path) -> bytes:
-    """Read a small file, which may have become anything.
+def _content(path: Path, limit: int, folder: Path | None = None) -> bytes:
+    """Read a small file, which may have become anything, and must lie in `folder` if that is given.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -310,8 +343,11 @@ def _content(path: Path) -> bytes:
         InputError: the system does not let it be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or (folder is not None and leads_out(path, folder)):
             raise Damaged(f"{path.name} is no ordinary file")
+        if status.st_size > limit:
+            raise Damaged(f"{path.name} has {status.st_size} bytes, more than any that was saved")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, f"{path.name} is missing") from error

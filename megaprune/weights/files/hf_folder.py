@@ -172,6 +172,8 @@ def _left_out(path: Path, folder: Path) -> str:
         return f"it is a link that leads out of {folder}"
     if not path.is_file():
         return "it is not a file"
+    if not path.name.isprintable() or "\\" in path.name:
+        return "its name is not plain"
     if path.stat().st_size > _SIDE_FILE_BYTES:
         return f"it has more than {_SIDE_FILE_BYTES} bytes"
     return ""
