@@ -310,7 +310,6 @@ REMOVES = {
     "renames",
     "replace",
     "move",
-    "truncate",
 }
 
 
