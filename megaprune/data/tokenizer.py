@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megaprune.errors import InputError
+from megaprune.weights.untrusted import check_stays_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+_READ = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -27,6 +30,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}; copy the tokenizer "
             f"files of the model into it"
         )
+    for path in [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]:
+        # A template that is somebody's key would be in every prompt.
+        if path.suffix in _READ:
+            check_stays_in(path, folder)
     from transformers import AutoTokenizer
 
     try:

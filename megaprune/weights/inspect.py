@@ -14,6 +14,7 @@ from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.manifest import MANIFEST, Manifest
 from megaprune.weights.files.megatron_folder import MegatronFolder
+from megaprune.weights.untrusted import named
 
 
 @dataclass(frozen=True)
@@ -101,4 +102,5 @@ def _manifest_note(path: Path) -> str:
     manifest = Manifest.read(path)
     if manifest is None:
         return f"not verified: there is no {MANIFEST}"
-    return f"{MANIFEST}: {len(manifest.tensors)} tensors were equal to those of {manifest.source}"
+    source = named(manifest.source)
+    return f"{MANIFEST}: {len(manifest.tensors)} tensors were equal to those of {source}"

@@ -21,6 +21,7 @@ from megaprune.weights.files.manifest import MANIFEST, Digest, Manifest
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import hf_layout
 from megaprune.weights.model import Model, config_differences
+from megaprune.weights.untrusted import named, shown
 
 Progress = Callable[[str, int, bool], None]
 """Called with (tensor, bytes, whether the tensor is complete) as work goes on."""
@@ -224,7 +225,7 @@ def _against_manifest(digests: dict[str, Digest], manifest: Manifest) -> list[st
         seen, listed = digests.get(tensor), manifest.tensors.get(tensor)
         if seen is None or listed is None:
             where = "the manifest" if listed is None else "the weights"
-            differences.append(f"{tensor}: missing from {where}")
+            differences.append(f"{named(tensor)}: missing from {where}")
         elif seen != listed:
             differences.append(
                 f"{tensor}: the manifest has {_in_words(listed)}, the files hold {_in_words(seen)}"
@@ -241,4 +242,5 @@ def _against_digests(checkpoint: Path) -> VerifyResult:
 
 
 def _in_words(digest: Digest) -> str:
-    return f"{digest.dtype} {digest.shape} sha256 {digest.sha256[:16]}..."
+    kind = named(digest.dtype)
+    return f"{kind} {shown(digest.shape)} sha256 {named(digest.sha256[:16])}..."

@@ -85,6 +85,22 @@ def test_broken_files(folder, name, content):
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+     "additional_chat_templates/tool.jinja", "config.json"],
+)  # fmt: skip
+def test_links_out_of_the_folder(folder, tmp_path, name):
+    """What they lead to would be in prompts, and in all that is made of them."""
+    (tmp_path / "secret").write_text("{}")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../" * (1 + name.count("/")) + "secret")
+    assert (folder / name).read_text() == "{}"
+    with pytest.raises(InputError, match=f"{name} is a link that leads out of .*model"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
     ("template", "messages", "says"),
     [
         (TEMPLATE, [{"role": "critic", "content": "x"}], r"refuses .*\['critic'\].*no role critic"),

@@ -471,6 +471,30 @@ def test_manifests(hf, refused, manifest):
     refused([str(hf / "megaprune_manifest.json")], "verify", hf)
 
 
+@pytest.mark.parametrize("word", ["9" * 5000, "²", "../x", "\x1b[2J", "", "-1", "1.5"])
+def test_a_tracker_that_names_no_checkpoint(tmp_path, convert, refused, word):
+    path = tmp_path / "latest_checkpointed_iteration.txt"
+    path.write_text(word)
+    refused([str(tmp_path)], "inspect", tmp_path)
+    os.truncate(path, 1 << 40)
+    assert "which is not a checkpoint" in convert("inspect", tmp_path).err
+
+
+def test_a_manifest_that_commands(hf, convert):
+    name = "\x1b]0;x\x07"
+    tensors = {name: {"sha256": name, "shape": [10**300] * 100, "dtype": name}}
+    manifest = {"tensors": tensors, "source": name, "versions": {}}
+    (hf / "megaprune_manifest.json").write_text(json.dumps(manifest))
+    assert convert("verify", hf).status == 1
+    manifest["tensors"] = {Q_PROJ: {"sha256": name, "shape": [1] * 100, "dtype": name}}
+    (hf / "megaprune_manifest.json").write_text(json.dumps(manifest))
+    for command in ("verify", "inspect"):
+        done = convert(command, hf)
+        assert Q_PROJ in done.out
+        assert "\x1b" not in done.out
+        assert "\x07" not in done.out
+
+
 def test_the_largest_models_are_taken():
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 126,

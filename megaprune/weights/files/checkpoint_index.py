@@ -117,7 +117,8 @@ def latest_checkpoint(path: Path) -> Path:
         return own[-1]
     if not tracker.is_file():
         return found[-1] if found else path
-    word = tracker.read_text(encoding="utf-8", errors="replace").strip()
+    with tracker.open("rb") as file:
+        word = file.read(100).decode(errors="replace").strip()
     number = re.fullmatch(r"[0-9]{1,18}", word)
     name = word if word == "release" else number and f"iter_{int(word):07}"
     if name and (path / name).is_dir():
