@@ -98,10 +98,12 @@ def test_the_terminal_shows_what_it_is_given():
     table = Table("name\x1b[31m", title="\x9b title")
     table.add_row(Text("row\x1b]0;x\x07", "red"))
     console.print(table)
+    console.print(Text("styled \x1b]0;x", "red"), soft_wrap=True)
     console.print("[bold]words[/] [/nothing] \x1b[2J", style="dim")
     shown = file.getvalue()
     assert r"\x1b[31m" in shown
     assert r"\x9b title" in shown
+    assert r"styled \x1b]0;x" in shown
     assert r"[bold]words[/] [/nothing] \x1b[2J" in shown
     assert "\x1b[31mrow" in shown  # that is ours
     assert "\x07" not in shown

@@ -58,10 +58,10 @@ def recipe(tmp_path):
 
 
 def assert_refused(action, *arguments):
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(InputError) as error:
         action(*arguments)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     return str(error.value)
 
 
@@ -124,7 +124,7 @@ def test_any_recipe_is_read_or_refused(recipe):
     outcomes = Counter()
     for rng in draws(150):
         path = recipe(damaged(rng, GOOD.encode()))
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             config = read_config([f"recipe={path}"])
         except InputError as error:
@@ -133,7 +133,7 @@ def test_any_recipe_is_read_or_refused(recipe):
             outcomes["read"] += 1
             assert from_yaml(Config, to_yaml(config)) == config
             assert differences(config, to_yaml(config)) == []
-        assert time.monotonic() - begin < 5
+        assert time.process_time() - begin < 5
     assert outcomes.keys() == {"read", "refused"}
     assert min(outcomes.values()) > sum(outcomes.values()) // 20
 
@@ -152,7 +152,7 @@ def test_any_override_is_read_or_refused():
             if rng.random() < 0.3:
                 value = damaged(rng, value.encode("utf-8", "replace")).decode("utf-8", "replace")
             given[name] = value
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             config = read_config([f"{key}={value}" for key, value in given.items()])
         except InputError as error:
@@ -160,7 +160,7 @@ def test_any_override_is_read_or_refused():
         else:
             outcomes["read"] += 1
             assert differences(config, to_yaml(config)) == []
-        assert time.monotonic() - begin < 5
+        assert time.process_time() - begin < 5
     assert outcomes.keys() == {"read", "refused"}
 
 

@@ -33,10 +33,10 @@ HALF = "\ud800"
 
 
 def refused(read, path, *more):
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(InputError) as error:
         read(path, *more)
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
     assert len(str(error.value)) < 2000
     return str(error.value)
 
@@ -263,7 +263,7 @@ def test_any_file_of_parquet_is_read_or_refused(tmp_path):
     good = path.read_bytes()
     for rng in draws(300):
         path.write_bytes(damaged(rng, good))
-        begin = time.monotonic()
+        begin = time.process_time()
         for read in (rows_of, collected):
             try:
                 read(path)
@@ -271,7 +271,7 @@ def test_any_file_of_parquet_is_read_or_refused(tmp_path):
                 outcomes["refused" if "a.parquet" in str(error) else "no place"] += 1
             else:
                 outcomes["read"] += 1
-        assert time.monotonic() - begin < 10
+        assert time.process_time() - begin < 10
     assert outcomes.keys() == {"read", "refused"}
 
 
@@ -289,7 +289,7 @@ def test_any_line_of_json_is_read_or_refused(tmp_path, name):
         if rng.random() < 0.2:
             content = damaged(rng, content)
         path.write_bytes(content)
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             found = collected(path, SETS.get(name))
         except InputError as error:
@@ -299,7 +299,7 @@ def test_any_line_of_json_is_read_or_refused(tmp_path, name):
             for question in found.questions:
                 question.problem.encode()
                 question.gold.encode()
-        assert time.monotonic() - begin < 10
+        assert time.process_time() - begin < 10
     assert "no place" not in outcomes
 
 
