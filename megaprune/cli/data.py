@@ -135,7 +135,7 @@ def run_data(options: argparse.Namespace) -> int:
     pairs = [pair for overlap in overlaps for pair in overlap.as_json()]
     if options.json:
         files = [{"path": str(out), "limit": limit} for limit, out in outs.items()]
-        print(json.dumps({**about, "pairs": pairs, "files": files}, ensure_ascii=False))
+        print(json.dumps({**about, "pairs": pairs, "files": files}))
     else:
         show.print_report(about, pairs, [str(out) for out in outs.values()])
     return 0

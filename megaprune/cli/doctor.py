@@ -42,7 +42,7 @@ def run_doctor(options: argparse.Namespace) -> int:
     findings = check(inspect_machine(options.quick, Path(options.out)))
     if options.json:
         report = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"findings": report, "summary": summarize(findings)}, ensure_ascii=False))
+        print(json.dumps({"findings": report, "summary": summarize(findings)}))
     else:
         print_findings(findings)
     return int(any(finding.stops for finding in findings))

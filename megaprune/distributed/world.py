@@ -237,7 +237,8 @@ def run(
     except Exception as error:  # noqa: BLE001 (named, printed whole, and the job ends)
         where = _failed[1] if _failed and _failed[0] is error else _phase
         print(
-            f"megaprune: rank {rank()} failed in phase {where!r}:\n{traceback.format_exc()}"
+            f"megaprune: rank {rank()} failed in phase {where!r}:\n"
+            f"{for_people(traceback.format_exc())}"
             f"megaprune: rank {rank()} has ended{_advice()}",
             file=sys.stderr,
             flush=True,

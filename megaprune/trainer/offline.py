@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from megaprune import schema
 from megaprune.data import Problem
+from megaprune.data.parquet import shown
+from megaprune.data.parquet_rows import read_parquet_rows
 from megaprune.errors import InputError
 from megaprune.generation.worker import Rollout
 from megaprune.grading import Verdict
+from megaprune.grading.verdict import WHY
 
 _COLUMNS = [
     "problem", "number", "budget", "prompt", "response", "gold", "finish", "match", "extracted",
     "why", "detail", "policy_version", "tokens", "log_probs",
 ]  # fmt: skip
+_NEEDED = ("number", "response", "finish", "match", "why", "tokens")
+_ROWS = 256
+"""How many rows are Python objects at once: responses are long."""
 
 
 def read_rollouts(
@@ -47,7 +53,7 @@ def read_rollouts(
     known = {problem.name: problem for problem in problems}
     rollouts: dict[str, dict[int, Rollout]] = {name: {} for name in known}
     for path in files:
-        for row in _read(path):
+        for where, row in read_parquet_rows(path, partial(_columns_of, path=path), _ROWS):
             problem = known.get(row["problem"])
             if problem is None or row["budget"] is not None:
                 continue
@@ -57,7 +63,7 @@ def read_rollouts(
                     f"{problem.name} than data.train has; they must be of the same data and "
                     f"chat template"
                 )
-            rollouts[problem.name].setdefault(row["number"], _rollout(row))
+            rollouts[problem.name].setdefault(row["number"], _rollout(row, where))
     complete = {
         name: [numbers[i] for i in sorted(numbers)[:n]]
         for name, numbers in rollouts.items()
@@ -70,20 +76,40 @@ def read_rollouts(
     return [problem for problem in problems if problem.name in complete], complete
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=_COLUMNS).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-    return rows
+def _columns_of(found: pa.Schema, path: Path) -> list[str]:
+    """Return the columns that are read; they have the types that the program gives them."""
+    names = [name for name in _COLUMNS if name in found.names]
+    missing = sorted(set(_COLUMNS) - set(names) - set(schema.OPTIONAL_COLUMNS))
+    if missing:
+        raise InputError(
+            f"{path} lacks the columns {missing}; expected responses as `megaprune evaluate` or "
+            f"`megaprune train` write them"
+        )
+    for name in names:
+        kind, expected = found.field(name).type, schema.samples_schema().field(name).type
+        if kind != expected:
+            raise InputError(f"{path}, column {name}: of type {kind}; expected {expected}")
+    return names
 
 
-def _rollout(row: Mapping[str, Any]) -> Rollout:
+def _rollout(row: Mapping[str, Any], where: str) -> Rollout:
     if row.get("log_probs") is None:
         raise InputError(
             f"the responses to {row['problem']} have no log-probs; draw them again with "
             f"`megaprune evaluate`, which keeps them"
         )
+    for name in _NEEDED:
+        if row[name] is None:
+            raise InputError(f"{where}, column {name}: null; remove the row")
+    if not row["tokens"] or len(row["tokens"]) != len(row["log_probs"]):
+        raise InputError(
+            f"{where}: {len(row['tokens'])} tokens and {len(row['log_probs'])} log-probs; expected "
+            f"one for each of one or more"
+        )
+    if row["why"] not in WHY:
+        raise InputError(f"{where}, column why: {shown(row['why'])}; expected a grader's reason")
+    if None in row["tokens"] or None in row["log_probs"]:
+        raise InputError(f"{where}: null among its tokens or log-probs; remove the row")
     return Rollout(
         request=0,
         number=row["number"],
