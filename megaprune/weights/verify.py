@@ -14,7 +14,7 @@ from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
 from megaprune.weights.files import config_of, open_folder
 from megaprune.weights.files.checkpoint_index import latest_checkpoint
-from megaprune.weights.files.digests import CheckpointRecord, damage, is_own
+from megaprune.weights.files.digests import CheckpointRecord, Damaged, damage, is_own
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
 from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.manifest import MANIFEST, Digest, Manifest
@@ -235,7 +235,10 @@ def _against_manifest(digests: dict[str, Digest], manifest: Manifest) -> list[st
 
 def _against_digests(checkpoint: Path) -> VerifyResult:
     lines = damage(checkpoint)
-    record = None if lines else CheckpointRecord.read(checkpoint)
+    try:
+        record = CheckpointRecord.read(checkpoint)
+    except Damaged:  # the only line says so
+        record = None
     parts = [part for parts in record.parts.values() for part in parts] if record else []
     names = {part.tensor for part in parts if part.tensor}
     return VerifyResult(len(names), sum(part.length for part in parts), lines)
