@@ -225,7 +225,9 @@ def run(
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
-        print(f"megaprune: error: {for_people(str(error))}", file=sys.stderr, flush=True)
+        # Before there is anything to go on with, the mistake is what is to be mended.
+        text = for_people(str(error)) + (_advice() if _goes_on is not None else "")
+        print(f"megaprune: error: {text}", file=sys.stderr, flush=True)
         # Not through the interpreter's end: engines would wait there for ranks that are gone.
         _leave(1)
     except KeyboardInterrupt as error:
