@@ -112,7 +112,7 @@ def test_templates_that_loop(tokenizer, soon, name):
     began = time.monotonic()
     with pytest.raises(InputError, match=r"row 7, column prompt: the chat template of .*model"):
         render(tokenizer, USER, "row 7")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 90
 
 
 def test_the_conversation_is_named_that_it_loops_for(tokenizer, soon):

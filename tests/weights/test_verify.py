@@ -323,7 +323,7 @@ def test_verify_writes_a_manifest_and_checks_it_from_then_on(hf, megatron, conve
         assert "wrote" not in again.text
     assert (megatron / MANIFEST).read_bytes() == written
     assert sorted(p.name for p in megatron.iterdir()) == [
-        ".metadata", "__0_0.distcp", "common.pt", "hf", MANIFEST, "metadata.json"
+        ".megaprune_files.json", ".metadata", "__0_0.distcp", "common.pt", "hf", MANIFEST, "metadata.json"
     ]  # fmt: skip
     alone = convert("verify", hf)
     assert alone.status == 1
