@@ -109,6 +109,7 @@ def slurm(
     image: str = "",
     mounts: str = "",
     hf_home: str = "",
+    interface: str = "",
     logs: str = "logs",
     restarts: int = 20,
 ) -> run.Config[run.SlurmExecutor]:
@@ -125,6 +126,7 @@ def slurm(
         image: container (pyxis) with megaprune in it; empty: none.
         mounts: host:container,...
         hf_home: Hugging Face's cache, on a disk that all nodes see; empty: their own.
+        interface: network that the nodes talk over, as `ip address` names it; empty: any.
         logs: a folder that all nodes see.
         restarts: how often a job may go back into the queue.
 
@@ -147,7 +149,11 @@ def slurm(
         additional_parameters={"requeue": True, "kill_on_invalid_dep": "yes"},
         container_image=image or None,
         container_mounts=mounts.split(",") if mounts else [],
-        env_vars={"HF_HUB_OFFLINE": "1", **({"HF_HOME": hf_home} if hf_home else {})},
+        env_vars={
+            "HF_HUB_OFFLINE": "1",
+            **({"HF_HOME": hf_home} if hf_home else {}),
+            **({"INTERFACE": interface} if interface else {}),
+        },
         setup_lines=_setup_lines(logs, restarts),
         packager=run.Packager(),
         tunnel=run.LocalTunnel(job_dir=str(Path(run.config.get_nemorun_home()) / "experiments")),
