@@ -171,6 +171,7 @@ def _setup_lines(logs: str, restarts: int) -> str:
     return (
         f'export LOGS="{folder}"\n'
         'export NODES="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)"\n'
+        'export MEETING="$(od -An -N16 -tx1 /dev/urandom | tr -d "[:space:]")"\n'
         'mkdir -p "$LOGS" || exit 1\n'
         f"trap '{again}' EXIT"
     )
