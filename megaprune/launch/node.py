@@ -19,6 +19,7 @@ from pathlib import Path
 from megaprune.distributed.launchers import name_launcher
 from megaprune.errors import InputError
 from megaprune.files import replace_text
+from megaprune.foreign_text import for_people
 
 _LOOPBACK = "127.0.0.1"
 _SIOCGIFADDR = 0x8915
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number = nodes.index(options.name)
         listen, meet = _addresses(options, number, nodes)
     except InputError as error:
-        print(f"megaprune: error: {options.name}: {error}", file=sys.stderr)
+        print(f"megaprune: error: {options.name}: {for_people(str(error))}", file=sys.stderr)
         return 1
     return _torchrun(options, number, len(nodes), listen, meet)
 

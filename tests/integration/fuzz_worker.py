@@ -41,6 +41,7 @@ CHOICES = {
     "grading.workers": [0, 1, 2],
     "grading.seconds": [0, 1e-9, 0.01, 5],
     "grading.memory_bytes": [0, 1, 1 << 20, 1 << 26, 1 << 27, 1 << 31],
+    "grading.environment": ["[]", "HOME", "[PATH,HOME]", "NOT_THERE"],
     "algorithm": ["grpo", "dler", "thinkprune", "dr_grpo", "dapo"],
     "algorithm.reward.name": ["truncate", "soft_overlong", "nope"],
     "algorithm.reward.cache": [0, 1, 8, 1000],
