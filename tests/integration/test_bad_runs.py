@@ -604,7 +604,7 @@ def interrupted(after, *fields):
     """Ctrl-C, a second after a line of these words: status, text, seconds to the end, and rest."""
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
-        megaprune("train", *fields), env={**environment(), "MARK": mark},
+        megaprune("train", *fields, "grading.environment=[MARK]"), env={**environment(), "MARK": mark},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         # A shell's background jobs ignore it, and so would this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
