@@ -25,7 +25,7 @@ pytestmark = [
 
 FIELDS = [
     "recipe=tiny_overthinker", "data.train_batch_size=8", "rollout.n=4", "rollout.max_response_length=120",
-    "validation.every=0", "checkpoint.every=100", "steps=400",
+    "validation.every=0", "checkpoint.every=100", "steps=400", "grading.environment=[MARK]",
 ]  # fmt: skip
 TWO = ["processes=2", "actor.tp=2"]
 START_SECONDS = 200
