@@ -8,6 +8,8 @@ from answer_rows import answer
 from megaprune.analyze.judge import BEHAVIOURS
 from megaprune.analyze.summary import behaviour_figure
 from megaprune.cli.main import main
+from megaprune.files import RECORD
+from megaprune.schema import ANALYSIS_FILE
 
 BEFORE = [
     answer("1", ["It is 4.", "Wait, let me check. Is that right?", "Hmm, another way: 4."]),
@@ -49,7 +51,7 @@ def test_numbers_by_hand(inputs, tmp_path, capsys):
     for words in ("before", "after", "2 of 3", "1.50 [1.00, 2.00]", "left out: not in every input"):
         assert words in said
     assert (out / "behaviours.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in out.iterdir()} == {"analysis.json", "behaviours.png"}
+    assert {path.name for path in out.iterdir()} == {"analysis.json", "behaviours.png", RECORD}
 
 
 def test_the_same_again_is_the_same(inputs, tmp_path, capsys):
@@ -58,7 +60,7 @@ def test_the_same_again_is_the_same(inputs, tmp_path, capsys):
         assert main(["analyze", *inputs, "--out", str(tmp_path / "out"), "--json"]) == 0
         files.append([path.read_bytes() for path in sorted((tmp_path / "out").iterdir())])
         printed = json.loads(capsys.readouterr().out)
-        assert printed == json.loads(files[-1][0])
+        assert printed == json.loads((tmp_path / "out" / ANALYSIS_FILE).read_text())
     assert files[0] == files[1]
 
 
