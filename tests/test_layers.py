@@ -144,3 +144,22 @@ def test_what_is_light_imports_nothing_heavy(brought, name):
     assert [module for module in modules if module.startswith(ENGINES)] == []
     assert "torch" not in modules
     assert len(modules) <= LIGHT[name]
+
+
+def test_no_two_classes_share_a_name():
+    owners = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                owners.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    assert {name: places for name, places in owners.items() if len(places) > 1} == {}
+
+
+def test_functions_fit_a_screen():
+    long = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = node.end_lineno - node.lineno + 1
+                long += [f"{path}:{node.lineno}: {node.name} has {lines} lines"] * (lines > 60)
+    assert long == []

@@ -220,32 +220,48 @@ def run(
             dist.destroy_process_group()
         return status
     except InputError as error:
-        if rank() != 0:
-            # All ranks have the same error: the first tells it, and its end ends the others.
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
-        # Before there is anything to go on with, the mistake is what is to be mended.
-        text = for_people(str(error)) + (_advice() if _goes_on is not None else "")
-        print(f"megaprune: error: {text}", file=sys.stderr, flush=True)
-        # Not through the interpreter's end: engines would wait there for ranks that are gone.
-        _leave(1)
+        _end_by_mistake(error)
     except KeyboardInterrupt as error:
-        if not _is_alone():
-            time.sleep(_FIRST_RANK_SPEAKS_SECONDS)  # the watch says so, and ends this
-        where = _failed[1] if _failed and _failed[0] is error else _phase
-        print(f"megaprune: interrupted in phase {where!r}{_advice()}", file=sys.stderr, flush=True)
-        _leave(128 + signal.SIGINT)
+        _end_by_interrupt(error)
     except Exception as error:  # noqa: BLE001 (named, printed whole, and the job ends)
-        where = _failed[1] if _failed and _failed[0] is error else _phase
-        print(
-            f"megaprune: rank {rank()} failed in phase {where!r}:\n"
-            f"{for_people(traceback.format_exc())}"
-            f"megaprune: rank {rank()} has ended{_advice()}",
-            file=sys.stderr,
-            flush=True,
-        )
-        _leave(1)
+        _end_by_failure(error)
+
+
+def _end_by_mistake(error: InputError) -> NoReturn:
+    if rank() != 0:
+        # All ranks have the same error: the first tells it, and its end ends the others.
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
+    # Before there is anything to go on with, the mistake is what is to be mended.
+    text = for_people(str(error)) + (_advice() if _goes_on is not None else "")
+    print(f"megaprune: error: {text}", file=sys.stderr, flush=True)
+    # Not through the interpreter's end: engines would wait there for ranks that are gone.
+    _leave(1)
+
+
+def _end_by_interrupt(error: KeyboardInterrupt) -> NoReturn:
+    if not _is_alone():
+        time.sleep(_FIRST_RANK_SPEAKS_SECONDS)  # the watch says so, and ends this
+    where = _phase_of(error)
+    print(f"megaprune: interrupted in phase {where!r}{_advice()}", file=sys.stderr, flush=True)
+    _leave(128 + signal.SIGINT)
+
+
+def _end_by_failure(error: Exception) -> NoReturn:
+    print(
+        f"megaprune: rank {rank()} failed in phase {_phase_of(error)!r}:\n"
+        f"{for_people(traceback.format_exc())}"
+        f"megaprune: rank {rank()} has ended{_advice()}",
+        file=sys.stderr,
+        flush=True,
+    )
+    _leave(1)
+
+
+def _phase_of(error: BaseException) -> str:
+    """Return the phase in which an error was raised."""
+    return _failed[1] if _failed and _failed[0] is error else _phase
 
 
 def _take_device() -> None:

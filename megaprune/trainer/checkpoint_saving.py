@@ -18,7 +18,7 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from megaprune.distributed.device import device
 from megaprune.distributed.world import all_gather_object, broadcast_from_rank0, raise_on_all_ranks
 from megaprune.weights.files.checkpoint_index import HF_FILES
-from megaprune.weights.files.digests import CheckpointRecord, Part, digest_parts
+from megaprune.weights.files.digests import CheckpointRecord, PartDigest, digest_parts
 from megaprune.weights.files.hf_folder import copy_side_files
 from megaprune.weights.files.staging import staged
 
@@ -46,7 +46,7 @@ class Saving:
         record: CheckpointRecord,
     ):
         self.path, self._record = path, record
-        self._parts: dict[str, list[Part]] = {}
+        self._parts: dict[str, list[PartDigest]] = {}
         self._staged = ExitStack()
         partial = path
         with raise_on_all_ranks():

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from megaprune.errors import InputError
 from megaprune.weights.files import config_of, pickled
-from megaprune.weights.files.kind import Kind, kind_of
+from megaprune.weights.files.kind import FolderKind, kind_of
 
 CALLS = calls("/nowhere")
 QKV = "decoder.layers.self_attention.linear_qkv.weight"
@@ -111,7 +111,7 @@ def test_a_folder_that_says_it_is_hugging_faces(hf, megatron, tmp_path, convert,
     torch.save({"args": Attack(tmp_path / "trace")}, hf / "common.pt")
     shutil.copytree(megatron, hf / "iter_0000001")
     SIGNS[sign](hf)
-    assert kind_of(hf) is Kind.HUGGING_FACE
+    assert kind_of(hf) is FolderKind.HUGGING_FACE
     assert config_of(hf) == (hf if (hf / "config.json").is_file() else None)
     whole = sign in ("config.json", "a tracker beside")
     for command in commands(hf, tmp_path / "out", other):
@@ -129,13 +129,13 @@ def test_a_folder_that_says_it_is_hugging_faces(hf, megatron, tmp_path, convert,
 
 
 def test_what_a_folder_is(hf, megatron, tmp_path):
-    assert kind_of(hf) is Kind.HUGGING_FACE
-    assert kind_of(megatron) is Kind.CHECKPOINT
-    assert kind_of(tmp_path) is Kind.OTHER
-    assert kind_of(tmp_path / "nowhere") is Kind.OTHER
-    assert kind_of(hf / "config.json") is Kind.OTHER
+    assert kind_of(hf) is FolderKind.HUGGING_FACE
+    assert kind_of(megatron) is FolderKind.CHECKPOINT
+    assert kind_of(tmp_path) is FolderKind.OTHER
+    assert kind_of(tmp_path / "nowhere") is FolderKind.OTHER
+    assert kind_of(hf / "config.json") is FolderKind.OTHER
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
-    assert kind_of(tmp_path) is Kind.CHECKPOINTS
+    assert kind_of(tmp_path) is FolderKind.CHECKPOINTS
 
 
 def test_a_run_whose_latest_checkpoint_is_a_hugging_face_folder(hf, tmp_path, convert):

@@ -8,7 +8,7 @@ from megaprune.errors import InputError
 from megaprune.weights.files.checkpoint_index import kept_config
 from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
-from megaprune.weights.files.kind import Kind, is_checkpoint, kind_of
+from megaprune.weights.files.kind import FolderKind, is_checkpoint, kind_of
 from megaprune.weights.files.megatron_folder import MegatronFolder
 
 
@@ -33,7 +33,7 @@ def open_folder(path: Path, hf: Path | None = None, trust: bool = False) -> Fold
         raise InputError(f"{path} is not a folder; expected a Hugging Face model or a checkpoint")
     if is_checkpoint(path):
         return MegatronFolder(path, None if kept_config(path) else hf, trust)
-    if kind_of(path) is Kind.HUGGING_FACE:
+    if kind_of(path) is FolderKind.HUGGING_FACE:
         return HfFolder(path)
     raise InputError(
         f"{path} holds neither config.json (a Hugging Face model) nor metadata.json (a "

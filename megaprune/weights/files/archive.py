@@ -53,7 +53,7 @@ class StoredElements:
     strides: Shape
 
 
-class Part(io.RawIOBase):
+class FilePart(io.RawIOBase):
     """A part of a file as a file of its own, of which a bounded number of bytes can be read."""
 
     def __init__(self, path: Path, offset: int, length: int, budget: int = _DIRECTORY_BYTES):
@@ -241,7 +241,7 @@ def elements_of(path: Path, offset: int, length: int, where: str) -> StoredEleme
     Raises:
         InputError: the part is not such an archive.
     """
-    with Part(path, offset, length) as part:
+    with FilePart(path, offset, length) as part:
         found = Archive(part, where).tensor()
     return StoredElements(offset + found.offset, found.dtype, found.shape, found.strides)
 

@@ -15,7 +15,7 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
 from megaprune.weights.files.archive import elements_of, viewed
-from megaprune.weights.files.checkpoint_metadata import StoredTensor, check_tiled, read_metadata
+from megaprune.weights.files.checkpoint_metadata import CheckpointTensor, check_tiled, read_metadata
 from megaprune.weights.files.digests import is_own
 from megaprune.weights.files.kind import METADATA, TRACKER, check_checkpoint, iterations
 from megaprune.weights.untrusted import check_stays_in, leads_out, named, read_json_object
@@ -63,7 +63,7 @@ class CheckpointIndex:
                 f"{path}: saved as {named(str(backend))}; expected torch_dist. Save it again with "
                 f"--ckpt-format torch_dist"
             )
-        self.tensors: dict[str, StoredTensor] = read_metadata(path, trust)
+        self.tensors: dict[str, CheckpointTensor] = read_metadata(path, trust)
 
     def chunks(self, tensor: str) -> list[Chunk]:
         """Return the stored parts of a tensor, checked to be in files that are long enough."""

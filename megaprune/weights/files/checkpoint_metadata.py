@@ -54,7 +54,7 @@ _CLASSES = {
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredPart:
     """Where a part of a tensor, or an object, is stored: a file beside the metadata, and bytes."""
 
     file: str
@@ -63,7 +63,7 @@ class Place:
 
 
 @dataclass
-class StoredTensor:
+class CheckpointTensor:
     """A tensor of a checkpoint: its type and shape, its parts, and where each of them is."""
 
     dtype: torch.dtype
@@ -71,7 +71,7 @@ class StoredTensor:
     parts: dict[Shape, Shape]
     """Shape of each part by its first element."""
 
-    places: dict[Shape, Place] = field(default_factory=dict)
+    places: dict[Shape, StoredPart] = field(default_factory=dict)
     transformed: str = ""
     """How a part was changed before it was stored, which cannot be read."""
 
@@ -81,7 +81,7 @@ def known_in_metadata(name: Name) -> bool:
     return name.name in _CLASSES.get(name.module, ()) or dtype_of(name) is not None
 
 
-def read_metadata(folder: Path, trust: bool = False) -> dict[str, StoredTensor]:
+def read_metadata(folder: Path, trust: bool = False) -> dict[str, CheckpointTensor]:
     """Return the tensors that a checkpoint's `.metadata` lists, by name.
 
     Args:
@@ -126,7 +126,7 @@ def _size(value: Any) -> Shape:
     return tuple(value)
 
 
-def _tensors(metadata: dict[str, Any]) -> dict[str, StoredTensor]:
+def _tensors(metadata: dict[str, Any]) -> dict[str, CheckpointTensor]:
     listed, storage = metadata.get("state_dict_metadata"), metadata.get("storage_data")
     if not isinstance(listed, dict) or not isinstance(storage or {}, dict):
         raise _Unexpected("it lists no tensors")
@@ -165,7 +165,7 @@ def _name(value: Any) -> str:
     return value
 
 
-def _tensor(name: str, entry: Any) -> StoredTensor:
+def _tensor(name: str, entry: Any) -> CheckpointTensor:
     state = _state(entry, "TensorStorageMetadata")
     properties = state.get("properties")
     written = properties.state if isinstance(properties, Made) else None
@@ -187,10 +187,10 @@ def _tensor(name: str, entry: Any) -> StoredTensor:
         if start in parts:
             raise _Unexpected(f"two parts of {named(name)} begin at {list(start)}")
         parts[start] = size
-    return StoredTensor(dtype, shape, parts)
+    return CheckpointTensor(dtype, shape, parts)
 
 
-def _place(name: str, entry: Any) -> tuple[Place, str]:
+def _place(name: str, entry: Any) -> tuple[StoredPart, str]:
     fields = _state(entry, "_StorageInfo")
     file, offset, length = fields.get("relative_path"), fields.get("offset"), fields.get("length")
     file = plain_name(file, f"the place of {named(name)}")
@@ -200,7 +200,7 @@ def _place(name: str, entry: Any) -> tuple[Place, str]:
             f"numbers"
         )
     transforms = fields.get("transform_descriptors")
-    return Place(file, offset, length), shown(transforms) if transforms else ""
+    return StoredPart(file, offset, length), shown(transforms) if transforms else ""
 
 
 def check_tiled(shape: Shape, parts: dict[Shape, Shape], where: str) -> None:

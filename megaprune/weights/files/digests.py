@@ -53,7 +53,7 @@ class Damaged(Exception):
     """Raised where a checkpoint is not what was saved; says which file, and what is wrong."""
 
 
-class Part(NamedTuple):
+class PartDigest(NamedTuple):
     """Bytes of a file that hold elements of a tensor.
 
     Args:
@@ -95,7 +95,7 @@ class CheckpointRecord:
     score: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
     highest: float = 0.0
-    parts: dict[str, list[Part]] = field(default_factory=dict)
+    parts: dict[str, list[PartDigest]] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -149,7 +149,9 @@ class CheckpointRecord:
                 raise ValueError("its content is not what was written")
             if content.pop("format") != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT!r}")
-            parts = {n: [Part(*part) for part in parts] for n, parts in content["parts"].items()}
+            parts = {
+                n: [PartDigest(*part) for part in parts] for n, parts in content["parts"].items()
+            }
             record = CheckpointRecord(**{**content, "parts": parts})
             record.check()
             return record
@@ -162,7 +164,7 @@ class CheckpointRecord:
             raise Damaged(f"{DIGESTS} is not what was written ({error})") from error
 
 
-def _is_part(part: Part) -> bool:
+def _is_part(part: PartDigest) -> bool:
     return (
         isinstance(part.tensor, str)
         and isinstance(part.sha256, str)
@@ -173,7 +175,7 @@ def _is_part(part: Part) -> bool:
 
 def digest_parts(
     path: Path, places: Iterable[tuple[str, list[int] | None, int, int]]
-) -> list[Part]:
+) -> list[PartDigest]:
     """Digest a file of a checkpoint as it is on the disk, part by part.
 
     Args:
@@ -187,13 +189,15 @@ def digest_parts(
         size = os.fstat(file.fileno()).st_size
         for tensor, start, offset, length in sorted(places, key=lambda place: place[2]):
             if offset > at:
-                parts.append(Part("", None, at, offset - at, _sha256(file.fileno(), at, offset)))
+                parts.append(
+                    PartDigest("", None, at, offset - at, _sha256(file.fileno(), at, offset))
+                )
             end = offset + length
             digest = _sha256(file.fileno(), offset, end)
-            parts.append(Part(tensor, start, offset, length, digest))
+            parts.append(PartDigest(tensor, start, offset, length, digest))
             at = max(at, end)
         if size > at:
-            parts.append(Part("", None, at, size - at, _sha256(file.fileno(), at, size)))
+            parts.append(PartDigest("", None, at, size - at, _sha256(file.fileno(), at, size)))
     return parts
 
 
@@ -229,7 +233,7 @@ def damage(
         )
     number, count = share
     lines = _file_damage(folder, record) if number == 0 else []
-    jobs: list[tuple[str, Part]] = []
+    jobs: list[tuple[str, PartDigest]] = []
     for name, parts in record.parts.items():
         wanted = [part for part in parts if tensors is None or part.tensor in tensors]
         if wanted and not (faults := _size_damage(folder / name, name, parts)):
@@ -293,7 +297,7 @@ def _file_damage(folder: Path, record: CheckpointRecord) -> list[str]:
     return lines
 
 
-def _size_damage(path: Path, name: str, parts: list[Part]) -> list[str]:
+def _size_damage(path: Path, name: str, parts: list[PartDigest]) -> list[str]:
     """Say what is missing of a file with tensors: all of it, or its end."""
     end = max(part.offset + part.length for part in parts)
     try:
@@ -312,7 +316,7 @@ def _size_damage(path: Path, name: str, parts: list[Part]) -> list[str]:
     return []
 
 
-def _part_damage(folder: Path, name: str, part: Part) -> str | None:
+def _part_damage(folder: Path, name: str, part: PartDigest) -> str | None:
     try:
         handle = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK)
         try:

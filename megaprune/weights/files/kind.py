@@ -24,7 +24,7 @@ _OF_HUGGING_FACE = ("config.json", INDEX, SINGLE)
 _OF_CHECKPOINT = (METADATA, ".metadata", "common.pt")
 
 
-class Kind(Enum):
+class FolderKind(Enum):
     """The kinds of folders that hold a model."""
 
     HUGGING_FACE = "a Hugging Face model"
@@ -33,7 +33,7 @@ class Kind(Enum):
     OTHER = "neither a Hugging Face model nor a Megatron-core checkpoint"
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> FolderKind:
     """Return what a folder is, by the names of what lies in it; nothing is read.
 
     A folder with anything of a Hugging Face model is that, whatever lies beside: files of
@@ -44,21 +44,21 @@ def kind_of(path: Path) -> Kind:
         return os.path.lexists(path / name)
 
     if not path.is_dir():
-        return Kind.OTHER
+        return FolderKind.OTHER
     if any(map(has, _OF_HUGGING_FACE)):
-        return Kind.HUGGING_FACE
+        return FolderKind.HUGGING_FACE
     if has(TRACKER) and not has(METADATA):
-        return Kind.CHECKPOINTS
+        return FolderKind.CHECKPOINTS
     if any(map(has, _OF_CHECKPOINT)):
-        return Kind.CHECKPOINT
+        return FolderKind.CHECKPOINT
     if iterations(path):
-        return Kind.CHECKPOINTS
-    return Kind.OTHER
+        return FolderKind.CHECKPOINTS
+    return FolderKind.OTHER
 
 
 def is_checkpoint(path: Path) -> bool:
     """Say whether a folder is a Megatron-core checkpoint, or one of several."""
-    return kind_of(path) in (Kind.CHECKPOINT, Kind.CHECKPOINTS)
+    return kind_of(path) in (FolderKind.CHECKPOINT, FolderKind.CHECKPOINTS)
 
 
 def check_checkpoint(path: Path) -> None:
@@ -69,13 +69,13 @@ def check_checkpoint(path: Path) -> None:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; expected a Megatron-core checkpoint")
     kind = kind_of(path)
-    if kind is Kind.HUGGING_FACE:
+    if kind is FolderKind.HUGGING_FACE:
         sign = next(name for name in _OF_HUGGING_FACE if os.path.lexists(path / name))
         raise InputError(
-            f"{path} is {kind.value}: it has {sign}; expected {Kind.CHECKPOINT.value}. If a "
+            f"{path} is {kind.value}: it has {sign}; expected {FolderKind.CHECKPOINT.value}. If a "
             f"checkpoint lies there too, move it to a folder of its own"
         )
-    if kind is Kind.OTHER:
+    if kind is FolderKind.OTHER:
         raise InputError(f"{path} is {kind.value}: {path / METADATA} is not there, nor {TRACKER}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune.errors import InputError
-from megaprune.weights.files.archive import Archive, Part, storage_type
+from megaprune.weights.files.archive import Archive, FilePart, storage_type
 from megaprune.weights.files.checkpoint_metadata import known_in_metadata
 from megaprune.weights.files.pickled import Made, Name
 from megaprune.weights.untrusted import shown
@@ -55,7 +55,7 @@ def training_arguments(common: Path, trust: bool = False) -> dict[str, Any] | No
     size = common.stat().st_size
     if size > _COMMON_BYTES:
         raise InputError(f"{common} has {size} bytes; expected at most {_COMMON_BYTES}")
-    with Part(common, 0, size, budget=2 * _COMMON_BYTES) as file:
+    with FilePart(common, 0, size, budget=2 * _COMMON_BYTES) as file:
         state = Archive(file, str(common)).content((lambda _: True) if trust else _known)
     args = state.get("args") if isinstance(state, dict) else None
     if not isinstance(args, Made) or args.maker not in _NAMESPACES:
