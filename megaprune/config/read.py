@@ -214,8 +214,9 @@ def _recipe(kind: type, name: str | None) -> dict[str, Any]:
         except OSError as error:
             raise InputError(f"recipe {name} cannot be read: {error.strerror}") from error
         except _NotYaml as error:
+            words = " is " if str(error).startswith("no YAML") else ": "
             raise InputError(
-                f"recipe {name}: {error}; expected what --print-config prints"
+                f"recipe {name}{words}{error}; expected what --print-config prints"
             ) from error
         except UnicodeDecodeError as error:
             raise InputError(
@@ -235,6 +236,9 @@ def _content(kind: type, text: str) -> dict[str, Any]:
     return content
 
 
+_LONGEST_REASON = 400
+
+
 class _NotYaml(InputError):
     """A text is no YAML that a configuration can be."""
 
@@ -249,7 +253,10 @@ def yaml_mapping(text: str) -> dict[str, Any]:
         check_yaml(text)
         content: Any = OmegaConf.to_container(OmegaConf.create(text))
     except _UNREADABLE as error:
-        raise _NotYaml(_first_line(error) or "no YAML mapping of fields to values") from error
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise _NotYaml(
+            reason if reason.startswith("no YAML") else f"no YAML mapping of fields ({reason})"
+        ) from error
     if not isinstance(content, Mapping):
         raise _NotYaml("a recipe is a YAML mapping of fields to values")
     strange = [key for key in _keys(content) if not isinstance(key, str)]

@@ -64,9 +64,10 @@ def clear_up(target: Path, *, alone: bool = False) -> None:
 
 
 def clear_up_inside(folder: Path) -> None:
-    """Do what `clear_up` does for all targets in a folder, whose lease this process has."""
-    for aside in _stagings(folder):
-        _clear_staging(aside, read_json(aside / _OWNER), True)
+    """Do what `clear_up` does for all targets below a folder, whose lease this process has."""
+    for place, _, _ in os.walk(folder):
+        for aside in _stagings(Path(place)):
+            _clear_staging(aside, read_json(aside / _OWNER), True)
 
 
 def _clear_staging(staging: Path, owner: dict[str, Any], alone: bool) -> None:

@@ -52,9 +52,9 @@ def tell(run):
     digest = hashlib.sha256()
     for name, parameter in sorted(run.engines.actor.parameters().items()):
         digest.update(name.encode() + parameter.numpy().tobytes())
-    print(
-        json.dumps({"rank": world.rank(), "step": run.step, "hash": digest.hexdigest()}), flush=True
-    )
+    line = {"rank": world.rank(), "step": run.step, "hash": digest.hexdigest()}
+    sys.stdout.write(json.dumps(line) + "\n")  # in one piece: other ranks write there too
+    sys.stdout.flush()
 
 
 def main():
