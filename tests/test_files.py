@@ -1,6 +1,7 @@
 """Writing, replacing and removing: whole or not at all, and never what somebody else made."""
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -285,6 +286,21 @@ def test_what_a_living_process_makes_is_left_alone(tmp_path):
         files.replace_text(path, "second")
         assert new.read_text() == "first"
     assert tree(tmp_path) == {"a": b"first"}
+
+
+@pytest.mark.parametrize("lease", ["inner/.megaprune-lease", "inner/.a.megaprune-lease", None])
+def test_what_has_a_lease_of_its_own_is_its_holders(tmp_path, lease):
+    """Else all that lies below is of dead processes: whoever clears up has the folder's lease."""
+    (tmp_path / "inner").mkdir()
+    if lease:
+        (tmp_path / lease).write_text("{}")
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(files.new_file(tmp_path / "inner" / "a"))
+        new.write_text("made")
+        files.clear_up_inside(tmp_path)
+        assert new.exists() == (lease is not None)
+        new.parent.mkdir(exist_ok=True)
+        new.write_text("made")
 
 
 def test_a_process_is_told_from_another_with_its_number():

@@ -11,7 +11,7 @@ No link is followed: neither into a removal nor out of a folder that is replaced
 
 from megaprune.files.processes import is_gone, machine, process_record
 from megaprune.files.record import RECORD, foreign
-from megaprune.files.staging import clear_up, clear_up_inside, read_json
+from megaprune.files.staging import LEASE_ENDING, clear_up, clear_up_inside, read_json
 from megaprune.files.write import (
     append_line,
     check_folder_output,
@@ -30,6 +30,7 @@ from megaprune.files.write import (
 )
 
 __all__ = [
+    "LEASE_ENDING",
     "RECORD",
     "append_line",
     "check_folder_output",

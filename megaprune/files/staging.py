@@ -20,6 +20,9 @@ NEW, OLD = "new", "old"
 _OWNER = "owner.json"
 _JSON_BYTES = 256 << 20
 
+LEASE_ENDING = ".megaprune-lease"
+"""What a lease in a folder is called, and what ends the name of one that is beside its place."""
+
 STAGING_FORMAT = "megaprune staging folder"
 """What the mark of a staging folder says that it is."""
 
@@ -64,10 +67,21 @@ def clear_up(target: Path, *, alone: bool = False) -> None:
 
 
 def clear_up_inside(folder: Path) -> None:
-    """Do what `clear_up` does for all targets below a folder, whose lease this process has."""
-    for place, _, _ in os.walk(folder):
+    """Do what `clear_up` does for all targets below a folder, whose lease this process has.
+
+    What is below and has a lease of its own is its holder's.
+    """
+    for place, names, _ in os.walk(folder):
+        names[:] = [
+            name
+            for name in names
+            if ".megaprune-" not in name
+            if not os.path.lexists(os.path.join(place, name, LEASE_ENDING))
+        ]
         for aside in _stagings(Path(place)):
-            _clear_staging(aside, read_json(aside / _OWNER), True)
+            target = aside.name.rpartition(".megaprune-")[0]
+            leased = os.path.lexists(aside.with_name(target + LEASE_ENDING))
+            _clear_staging(aside, read_json(aside / _OWNER), alone=not leased)
 
 
 def _clear_staging(staging: Path, owner: dict[str, Any], alone: bool) -> None:

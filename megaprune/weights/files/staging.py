@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from megaprune.errors import InputError
-from megaprune.files import check_folder_output, clear_up, disk_full, new_folder
+from megaprune.files import LEASE_ENDING, check_folder_output, clear_up, disk_full, new_folder
 from megaprune.lease import Lease
 
 
@@ -62,7 +62,7 @@ def _leased(out: Path) -> Iterator[None]:
     """Keep other conversions from writing the same output."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        lease = Lease(out.with_name(f".{out.name}.megaprune-lease"), out)
+        lease = Lease(out.with_name(f".{out.name}{LEASE_ENDING}"), out)
     except OSError as error:
         raise InputError(f"cannot write in {out.parent}: {error.strerror}") from error
     try:
