@@ -55,6 +55,7 @@ class Lease:
         self._path, self._place, self._token = path, place, secrets.token_hex(8)
         self._pid = os.getpid()
         self._ended = threading.Event()
+        self._closing = threading.Lock()
         self._lost = False
         self._handle: int | None = self._take()
         self._remove_left()
@@ -76,16 +77,19 @@ class Lease:
             )
 
     def close(self) -> None:
-        """Let other processes have it."""
-        if self._handle is None or self._pid != os.getpid():  # a fork has no say in it
+        """Let other processes have it. Any thread may call it, and more than once."""
+        if self._pid != os.getpid():  # a fork has no say in it
             return
-        _held.discard(self)
-        self._ended.set()
-        self._renewer.join()
-        if read_json(self._path).get("token") == self._token:
-            self._path.unlink(missing_ok=True)
-        os.close(self._handle)
-        self._handle = None
+        with self._closing:
+            if self._handle is None:
+                return
+            _held.discard(self)
+            self._ended.set()
+            self._renewer.join()
+            if read_json(self._path).get("token") == self._token:
+                self._path.unlink(missing_ok=True)
+            handle, self._handle = self._handle, None
+            os.close(handle)
 
     def _take(self) -> int:
         """Have the lease, or raise; returns the file's handle."""
@@ -220,7 +224,7 @@ class _Holder:
     @staticmethod
     def of(path: Path) -> _Holder | None:
         """Look at a file; None if it is not there."""
-        end = time.monotonic() + _MADE_SECONDS
+        start = time.monotonic()
         try:
             while True:
                 with _opened(path) as handle:
@@ -228,9 +232,15 @@ class _Holder:
                     # Shared: looking is no hindrance for others that look.
                     locks = _lock(handle, fcntl.LOCK_SH) is False
                     status = os.fstat(handle)
-                # Else it is being made just now, or another process replaces a dead one.
-                settled = status.st_size and not (locks and is_gone(content))
-                if settled or time.monotonic() > end:
+                if not status.st_size or (locks and is_gone(content)):
+                    # It is being made just now, or another process replaces a dead one.
+                    limit = _MADE_SECONDS
+                elif locks and content.get("machine") != machine():
+                    # It is replaced just now too, or its holder's lock reaches this machine.
+                    limit = _SETTLE_SECONDS
+                else:
+                    break
+                if time.monotonic() - start > limit:
                     break
                 time.sleep(0.05)
         except FileNotFoundError:

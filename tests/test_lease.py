@@ -1,12 +1,15 @@
 """One process has a place: those of this machine, of others, of file systems without locks."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -291,6 +294,28 @@ def test_what_killed_ones_left_is_removed(processes, path):
     assert mine.exists()
     assert far.exists()
     lease.close()
+
+
+def test_threads_that_close_it_at_the_same_moment(path):
+    """A signal's thread gives back all leases while the main one closes its own."""
+    for _ in range(20):
+        lease = Lease(path, path.parent)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _, lease=lease: lease.close(), range(8)))
+        assert not path.exists()
+
+
+def test_a_lock_that_is_held_for_a_moment(path):
+    """Whoever replaces the lease of a dead process locks it: that is no sign of life."""
+    of_another_machine(path)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        release = threading.Timer(0.3, fcntl.flock, (file, fcntl.LOCK_UN))
+        release.start()
+        assert holder_of(path) is None
+        release.join()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert holder_of(path) == "process 1234 of far"
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
