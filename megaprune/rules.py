@@ -123,9 +123,9 @@ def evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
     limit = config.max_response_length
     if any(budget < 1 for budget in config.budgets):
         yield f"budgets={config.budgets}; expected numbers of tokens above 0"
-    if any(not 0 < budget < limit for budget in config.force):
+    if any(not 0 < exit_at < limit for exit_at in config.exit_at):
         yield (
-            f"force={config.force}; expected numbers of tokens above 0 and less than "
+            f"exit_at={config.exit_at}; expected numbers of tokens above 0 and less than "
             f"max_response_length={limit}"
         )
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +110,11 @@ SAMPLE_COLUMNS = (
     Column("data_source", "string", "the problem's data source"),
     Column("prompt", "string", "the prompt, with the chat template's markers"),
     Column("number", "int64", "number of the response among those to this prompt, from 0"),
-    Column("budget", "int64", "tokens after which the thought was closed; null if it was not"),
+    Column(
+        "exit_at",
+        "int64",
+        "early exit: tokens after which the thought was closed; null if it was not",
+    ),
     Column("response", "string", "the text, without the token that ended it"),
     Column("gold", "string", "the right answer"),
     Column(
@@ -133,6 +137,27 @@ SAMPLE_COLUMNS = (
         "the engine's log-probs of `tokens`, in nats; NaN for injected ones; null if not kept",
     ),
 )
+
+OLD_COLUMNS = {"budget": "exit_at"}
+"""Names that tables may have instead: a reader takes these for those."""
+
+
+def stored_columns(columns: Sequence[str], there: Sequence[str]) -> dict[str, str]:
+    """The names that columns have in a table of any age: {today's name: the table's name}.
+
+    Args:
+        columns: names of today; those that the table lacks are left out.
+        there: the table's names.
+    """
+    old = {today: name for name, today in OLD_COLUMNS.items() if name in there}
+    names = {name: name if name in there else old.get(name) for name in columns}
+    return {name: stored for name, stored in names.items() if stored is not None}
+
+
+def renamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table of any age, with the names that its columns have today."""
+    return {OLD_COLUMNS.get(name, name): value for name, value in row.items()}
+
 
 OPTIONAL_COLUMNS = ("step", "reward", "advantage", "policy_version", "prompt_tokens", "log_probs")
 """Columns that an evaluation's tables may lack: a reader takes them for null."""

@@ -80,7 +80,7 @@ def check_pruning(config: PruneConfig, processes: int) -> None:
 
 def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     """Check an evaluation, as `check_run` does a run."""
-    from megaprune.evaluation.force import EarlyExit
+    from megaprune.evaluation.early_exit import EarlyExit
     from megaprune.evaluation.run import read_baseline, read_evaluation_problems
 
     refuse(evaluate_problems(config))

@@ -49,8 +49,11 @@ def test_fields_that_can_be_together():
 
 
 def test_an_evaluations_fields():
-    config = read_evaluate_config(["recipe=tiny_overthinker_test", "budgets=0", "force=600"])
-    assert [problem.split("=")[0] for problem in evaluate_problems(config)] == ["budgets", "force"]
+    config = read_evaluate_config(["recipe=tiny_overthinker_test", "budgets=0", "exit_at=600"])
+    assert [problem.split("=")[0] for problem in evaluate_problems(config)] == [
+        "budgets",
+        "exit_at",
+    ]
     config = read_evaluate_config(["recipe=tiny_overthinker_test", "data=[]"])
     assert list(evaluate_problems(config))[0].startswith("data must be given")
 

@@ -111,11 +111,11 @@ def pack(samples: Sequence[Sample], device: torch.device, multiple: int = 1) -> 
 
 
 def micro_batches(
-    lengths: Sequence[int], budget: int, dp: int, multiple: int = 1
+    lengths: Sequence[int], max_tokens: int, dp: int, multiple: int = 1
 ) -> list[list[list[int]]]:
-    """Divide samples into micro-batches of at most `budget` tokens, alike on every rank.
+    """Divide samples into micro-batches of at most `max_tokens`, alike on every rank.
 
-    As few as the budget allows, of about the same number of tokens each, and equally many on each
+    As few as `max_tokens` allows, of about the same number of tokens each, and equally many on each
     data-parallel rank, since the ranks of a pipeline take turns. A pure function: every rank finds
     the same answer.
 
@@ -130,16 +130,16 @@ def micro_batches(
         where there are fewer samples than micro-batches.
 
     Raises:
-        InputError: a sample is longer than the budget.
+        InputError: a sample is longer than `max_tokens`.
     """
-    if lengths and max(lengths) > budget:
+    if lengths and max(lengths) > max_tokens:
         raise InputError(
             f"a sample has {max(lengths)} tokens, which is more than a micro-batch may have "
-            f"({budget}); set max_tokens to at least that"
+            f"({max_tokens}); set max_tokens to at least that"
         )
     unit = dp * multiple
-    count = max(1, -(-sum(lengths) // (budget * unit))) * unit
-    while (bins := _balanced(lengths, count, budget)) is None:
+    count = max(1, -(-sum(lengths) // (max_tokens * unit))) * unit
+    while (bins := _balanced(lengths, count, max_tokens)) is None:
         count += unit
     # The fullest with the emptiest: ranks get about the same.
     bins.sort(key=lambda b: -sum(lengths[i] for i in b))
@@ -151,13 +151,13 @@ def micro_batches(
     return ranks
 
 
-def _balanced(lengths: Sequence[int], count: int, budget: int) -> list[list[int]] | None:
+def _balanced(lengths: Sequence[int], count: int, max_tokens: int) -> list[list[int]] | None:
     """Longest first, each into the emptiest bin; None if a bin overflows."""
     heap = [(0, number) for number in range(count)]
     bins: list[list[int]] = [[] for _ in range(count)]
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         held, number = heap[0]
-        if held + lengths[index] > budget:
+        if held + lengths[index] > max_tokens:
             return None
         heapq.heapreplace(heap, (held + lengths[index], number))
         bins[number].append(index)

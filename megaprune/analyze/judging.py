@@ -28,7 +28,7 @@ from megaprune.analyze.judge import (
     reply_schema,
     thought_digest,
 )
-from megaprune.analyze.settings import JudgeBudget, warn
+from megaprune.analyze.settings import JudgeLimits, warn
 from megaprune.analyze.thoughts import Thought
 from megaprune.errors import InputError
 
@@ -52,11 +52,11 @@ class Judging:
     Args:
         client: the connection to the judge.
         replies: the store of what the judge says.
-        budget: what asking may take.
+        limits: what asking may take.
     """
 
-    def __init__(self, client: Client, replies: ReplyStore, budget: JudgeBudget):
-        self._client, self._replies, self._budget = client, replies, budget
+    def __init__(self, client: Client, replies: ReplyStore, limits: JudgeLimits):
+        self._client, self._replies, self._limits = client, replies, limits
         self._asking = 0
         self._unanswered: set[str] = set()
         self._in_a_row = 0
@@ -71,7 +71,7 @@ class Judging:
             InputError: the endpoint will not answer. What it said until then is kept.
         """
         todo = iter({thought_digest(thought): thought for thought in thoughts}.items())
-        workers = [asyncio.create_task(self._work(todo)) for _ in range(self._budget.parallel)]
+        workers = [asyncio.create_task(self._work(todo)) for _ in range(self._limits.parallel)]
         # Requests on their way are paid for: when one worker fails, the others keep their replies.
         await asyncio.gather(*workers, return_exceptions=True)
         if self._failure is not None:
@@ -138,7 +138,7 @@ class Judging:
         steps = len(thought.steps)
         before = [_read([row], steps) for row in self._replies.of(thought_digest(thought))]
         asked = messages(thought, [str(fault) for fault in before])
-        tokens = self._budget.reply_tokens or 256 + 32 * steps
+        tokens = self._limits.reply_tokens or 256 + 32 * steps
         try:
             return asdict(await self._client.ask(asked, tokens, reply_schema(steps)))
         except TooLong as error:
@@ -148,7 +148,7 @@ class Judging:
     def _affordable(self) -> bool:
         """Tell whether one more reply, at the mean cost, and those underway stay in the limit."""
         rows = self._replies.all()
-        cost, limit = self._budget.cost(rows), self._budget.limit_cost
+        cost, limit = self._limits.cost(rows), self._limits.limit_cost
         if limit is None or cost is None:
             return True
         if any(row["tokens_in"] is None or row["tokens_out"] is None for row in rows):
@@ -179,7 +179,7 @@ class Judging:
         if time.monotonic() - self._said < _SAY_EVERY:
             return
         self._said, rows = time.monotonic(), self._replies.all()
-        cost = self._budget.cost(rows)
+        cost = self._limits.cost(rows)
         spent = "" if cost is None else f", {cost:.4f} spent"
         print(f"{len(rows)} replies{spent}", file=sys.stderr)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from megaprune import schema
 from megaprune.analyze.judge import prompt_digest, steps_of
-from megaprune.analyze.settings import AnalysisSettings, Endpoint, JudgeBudget, warn
+from megaprune.analyze.settings import AnalysisSettings, Endpoint, JudgeLimits, warn
 from megaprune.analyze.summary import behaviour_figure, summarise
 from megaprune.analyze.thoughts import AnalysisInput, ProblemKey, choose, read_inputs
 from megaprune.errors import InputError
@@ -23,7 +23,7 @@ PAIR = "left out of another input"
 
 
 def analyze(
-    settings: AnalysisSettings, endpoint: Endpoint | None = None, budget: JudgeBudget | None = None
+    settings: AnalysisSettings, endpoint: Endpoint | None = None, limits: JudgeLimits | None = None
 ) -> dict[str, Any]:
     """Count markers, and have a judge name behaviours if there is an endpoint; write the folder.
 
@@ -33,7 +33,7 @@ def analyze(
     Raises:
         InputError: an input, the folder or the endpoint cannot be used.
     """
-    budget = budget or JudgeBudget()
+    limits = limits or JudgeLimits()
     inputs = read_inputs(settings.paths, settings.close)
     paired = choose(inputs, settings.answers, settings.seed)
     if len(inputs) > 1 and not paired:
@@ -43,7 +43,7 @@ def analyze(
     behaviours: list[dict[ProblemKey, Counter[str]] | None] = [None] * len(inputs)
     cost: dict[str, Any] | None = None
     if endpoint is not None:
-        judged, cost = asyncio.run(_judge(settings, endpoint, budget, inputs))
+        judged, cost = asyncio.run(_judge(settings, endpoint, limits, inputs))
         if paired:
             _same_in_all(inputs)
         behaviours = [
@@ -56,7 +56,7 @@ def analyze(
             raise InputError(f"{group.path}: none of {group.problems} answers can be used ({why})")
     analysis = {
         "mode": "lexical" if endpoint is None else "judge",
-        "settings": _recorded_settings(settings, endpoint, budget) | {"paired": paired},
+        "settings": _recorded_settings(settings, endpoint, limits) | {"paired": paired},
         "inputs": [
             summarise(group, steps) for group, steps in zip(inputs, behaviours, strict=True)
         ],
@@ -75,7 +75,7 @@ def analyze(
 async def _judge(
     settings: AnalysisSettings,
     endpoint: Endpoint,
-    budget: JudgeBudget,
+    limits: JudgeLimits,
     inputs: Sequence[AnalysisInput],
 ) -> tuple[list[dict[ProblemKey, Counter[str]]], dict[str, Any]]:
     """Have a judge name behaviours: steps of each behaviour by input and problem; and the cost."""
@@ -92,7 +92,7 @@ async def _judge(
     try:
         client = Client(endpoint)
         try:
-            judging = Judging(client, replies, budget)
+            judging = Judging(client, replies, limits)
             await judging.ask(thoughts)
         finally:
             await client.close()
@@ -111,7 +111,7 @@ async def _judge(
             "tokens_in": sum(row["tokens_in"] or 0 for row in rows),
             "tokens_out": sum(row["tokens_out"] or 0 for row in rows),
             "without_usage": sum(row["tokens_in"] is None for row in rows),
-            "cost": budget.cost(rows),
+            "cost": limits.cost(rows),
         }
         return behaviours, cost
     finally:
@@ -127,14 +127,14 @@ def _same_in_all(inputs: Sequence[AnalysisInput]) -> None:
 
 
 def _recorded_settings(
-    settings: AnalysisSettings, endpoint: Endpoint | None, budget: JudgeBudget
+    settings: AnalysisSettings, endpoint: Endpoint | None, limits: JudgeLimits
 ) -> dict[str, Any]:
     recorded = asdict(settings) | {"out": str(settings.out), "paths": list(settings.paths)}
     if endpoint is None:
         del recorded["max_steps"]
         return recorded
     asked = {"endpoint": endpoint.place, "model": endpoint.model, "prompt": prompt_digest()}
-    return recorded | asked | asdict(budget)
+    return recorded | asked | asdict(limits)
 
 
 def _check_out(out: Path, endpoint: Endpoint | None) -> None:

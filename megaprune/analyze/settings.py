@@ -86,7 +86,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class JudgeBudget:
+class JudgeLimits:
     """What asking a judge may take.
 
     Args:

@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from megaprune import schema
 from megaprune.analyze.judge import BEHAVIOURS
 from megaprune.analyze.thoughts import MARKERS, AnalysisInput, ProblemKey, count_markers
 from megaprune.evaluation.metrics import bootstrap
+from megaprune.evaluation.summary import headline, truncated
 from megaprune.report.figures import BLUE, GREEN, ORANGE, PERCENT, PINK, SKY, STYLE, VERMILION
 
 if TYPE_CHECKING:
@@ -31,11 +33,14 @@ def summarise(
         behaviours: steps of each behaviour, by problem; None without a judge.
 
     Returns:
-        "problems" = "answers" + all of "left_out"; "tokens" of the response, "steps" of the
-        thought, "tokens_per_step" the ratio of these means (the answer's tokens are among them);
-        "right" the share; "lexical" means of markers, "lexical_interval" their 95 % intervals
-        (bootstrap over problems); "behaviours" {name: {"steps": in all, "share": of all steps,
-        "per_answer": mean, "interval": its own}}, {} without a judge.
+        "sets": of all answers by data source, as an evaluation has them: how many "samples",
+        "accuracy", "length", their intervals, and "truncated", the share that was cut off.
+        The rest is of the thoughts, one for each problem: "problems" = "answers" + all of
+        "left_out"; "open" how many of them the length limit ended; "tokens" of the response,
+        "steps" of the thought, "tokens_per_step" the ratio of these means (the answer's tokens are
+        among them); "right" the share; "lexical" means of markers, "lexical_interval" their 95 %
+        intervals (bootstrap over problems); "behaviours" {name: {"steps": in all, "share": of all
+        steps, "per_answer": mean, "interval": its own}}, {} without a judge.
     """
     thoughts = list(group.thoughts.values())
     counts = [count_markers(thought.text) for thought in thoughts]
@@ -45,8 +50,10 @@ def summarise(
     return {
         "name": group.name,
         "path": group.path,
+        "sets": {name: _of_all_answers(rows) for name, rows in sorted(group.outcomes.items())},
         "problems": group.problems,
         "answers": len(thoughts),
+        "open": sum(not thought.closed for thought in thoughts),
         "left_out": dict(group.left_out.most_common()),
         "tokens": tokens,
         "steps": steps,
@@ -55,6 +62,18 @@ def summarise(
         "lexical": {kind: _mean(values) for kind, values in lexical.items()},
         "lexical_interval": {kind: _interval(values) for kind, values in lexical.items()},
         "behaviours": {} if behaviours is None else _behaviours([*behaviours.values()]),
+    }
+
+
+def _of_all_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An evaluation's numbers of a set; those that the rows do not tell are None."""
+    ended = [row["finish"] for row in rows]
+    known = all(row[name] is not None for row in rows for name in ("match", "length"))
+    names = ("accuracy", "accuracy_interval", "length", "length_interval")
+    return {
+        "samples": len(rows),
+        **(headline(rows) if known else dict.fromkeys(names)),
+        schema.TRUNCATED: None if None in ended else truncated(rows),
     }
 
 
@@ -87,17 +106,30 @@ def table(analysis: Mapping[str, Any]) -> Table:
 
     inputs = analysis["inputs"]
     grid = Table()
-    grid.add_column("mean of each answer", no_wrap=True)
+    grid.add_column("mean over problems", no_wrap=True)
     for group in inputs:
         grid.add_column(group["name"], justify="right")
 
     def row(name: str, cells: Sequence[str]) -> None:
         grid.add_row(name, *cells)
 
-    row("answers", [f"{group['answers']} of {group['problems']}" for group in inputs])
+    names = dict.fromkeys(name for group in inputs for name in group["sets"])
+    for name in names:
+        sets = [group["sets"].get(name) or {} for group in inputs]
+        suffix = f", {name}" if len(names) > 1 else ""
+        row(f"all answers{suffix}", [_shown(part.get("samples"), ",") for part in sets])
+        row("  right", [_share(part) for part in sets])
+        row("  tokens", [_shown(part.get("length"), ",.0f") for part in sets])
+        row("  cut off", [_shown(part.get(schema.TRUNCATED), ".1%") for part in sets])
+    grid.add_section()
+    row(
+        "first answers' thoughts",
+        [f"{group['answers']:,} of {group['problems']:,} problems" for group in inputs],
+    )
+    row("  not closed, cut off", [f"{group['open']:,}" for group in inputs])
+    row("  right", [_shown(group["right"], ".1%") for group in inputs])
     for key, form in (("tokens", ",.0f"), ("steps", ".1f"), ("tokens_per_step", ".1f")):
-        row(key.replace("_", " "), [_shown(group[key], form) for group in inputs])
-    row("right", [_shown(group["right"], ".1%") for group in inputs])
+        row(f"  {key.replace('_', ' ')}", [_shown(group[key], form) for group in inputs])
     grid.add_section()
     for kind in MARKERS:
         cells = [_with(group["lexical"][kind], group["lexical_interval"][kind]) for group in inputs]
@@ -116,6 +148,14 @@ def table(analysis: Mapping[str, Any]) -> Table:
     for reason in reasons:
         row(f"left out: {reason}", [str(group["left_out"].get(reason, 0)) for group in inputs])
     return grid
+
+
+def _share(numbers: Mapping[str, Any]) -> str:
+    """Format a set's accuracy, with its interval in percent."""
+    if numbers.get("accuracy") is None:
+        return ""
+    low, high = numbers["accuracy_interval"]
+    return f"{numbers['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _with(value: float | None, interval: Sequence[float] | None) -> str:

@@ -35,12 +35,13 @@ NOT_DRAWN = "not drawn (--answers)"
 
 _TEXTS = ("problem", "data_source", "prompt", "response")
 _NEEDED = (*_TEXTS, "number")
-_OPTIONAL = ("budget", "length", "match")
+_OPTIONAL = ("exit_at", "length", "match", "finish")
 _KINDS: Mapping[str, tuple[type, str]] = {
-    **dict.fromkeys(_TEXTS, (str, "text")),
-    **dict.fromkeys(("number", "budget", "length"), (int, "a whole number")),
+    **dict.fromkeys((*_TEXTS, "finish"), (str, "text")),
+    **dict.fromkeys(("number", "exit_at", "length"), (int, "a whole number")),
     "match": (bool, "true or false"),
 }
+_OUTCOME = ("problem", "number", "match", "length", "finish")
 _ROWS = 256
 """How many rows are Python objects at once: responses are long."""
 
@@ -58,6 +59,7 @@ class Thought:
         steps: the parts of the thought between blank lines.
         length: tokens of the whole response; None if unknown.
         right: whether the answer was right; None if unknown.
+        closed: whether the model closed it; the length limit ended it otherwise.
     """
 
     key: ProblemKey
@@ -65,6 +67,7 @@ class Thought:
     steps: tuple[str, ...]
     length: int | None
     right: bool | None
+    closed: bool = True
 
     @property
     def text(self) -> str:
@@ -79,16 +82,22 @@ class AnalysisInput:
     Attributes:
         name: the name in tables and figures.
         path: the path, as the user gave it.
-        problems: how many problems there are.
+        outcomes: of all answers, those that nobody closed early: `problem`, `number`, and `match`,
+            `length` and `finish` where they are known; by data source.
         thoughts: the thoughts by problem, without those that were left out.
         left_out: how many problems were left out, by the reason.
     """
 
     name: str
     path: str
-    problems: int
+    outcomes: dict[str, list[Mapping[str, Any]]]
     thoughts: dict[ProblemKey, Thought]
     left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def problems(self) -> int:
+        """How many problems there are."""
+        return sum(len({row["problem"] for row in rows}) for rows in self.outcomes.values())
 
     def leave_out(self, key: ProblemKey, reason: str) -> None:
         """Leave out a problem's answer."""
@@ -97,7 +106,11 @@ class AnalysisInput:
 
 
 def read_inputs(arguments: Sequence[str], close: str) -> list[AnalysisInput]:
-    """Read the first answer with a closed thought to each problem.
+    """Read the outcomes of all answers, and the thought of the first answer to each problem.
+
+    An answer that the limit cut off within its thought is a thought too, up to there: without those
+    an analysis would be of other answers than an evaluation. One that ended by itself and closed no
+    thought has none, and is left out.
 
     Args:
         arguments: [NAME=]PATH of the folder of an evaluation, or of a run, which makes two inputs
@@ -175,36 +188,42 @@ def _files_of(argument: str) -> Iterator[tuple[str, Path, list[Path]]]:
 
 def _read(
     path: Path, files: Sequence[Path], close: str
-) -> tuple[int, dict[ProblemKey, Thought], Any]:
-    """Read how many problems there are, their thoughts, and how many have none."""
-    first: dict[ProblemKey, tuple[int, Thought]] = {}
-    keys: dict[ProblemKey, None] = {}
+) -> tuple[dict[str, list[Mapping[str, Any]]], dict[ProblemKey, Thought], Counter[str]]:
+    """Read the outcomes of all answers, the thoughts of the first ones, and how many have none."""
+    first: dict[ProblemKey, tuple[int, Thought | None]] = {}
+    outcomes: dict[str, list[Mapping[str, Any]]] = {}
+    any_closed = False
     for _, row in (row for file in files for row in _rows(file)):
-        if row.get("budget") is not None:  # its thought was closed for it
+        if row.get("exit_at") is not None:  # its thought was closed for it
             continue
         key = (row["data_source"], row["problem"])
-        keys[key] = None
-        if close in row["response"] and (key not in first or row["number"] < first[key][0]):
+        outcomes.setdefault(key[0], []).append({name: row.get(name) for name in _OUTCOME})
+        any_closed |= close in row["response"]
+        if key not in first or row["number"] < first[key][0]:
             first[key] = row["number"], _thought(key, row, close)
-    if not keys:
+    if not first:
         raise InputError(f"{path} has no answers that took their time; expected one or more")
-    thoughts = {key: first[key][1] for key in keys if key in first}
-    missing = len(keys) - len(thoughts)
-    return len(keys), thoughts, Counter({NOT_CLOSED: missing} if missing else {})
+    # Where no answer closes a thought, the tag is another: what is cut off is no thought either.
+    thoughts = {
+        key: thought for key, (_, thought) in first.items() if thought is not None and any_closed
+    }
+    missing = len(first) - len(thoughts)
+    return outcomes, thoughts, Counter({NOT_CLOSED: missing} if missing else {})
 
 
-def _columns_of(schema: pa.Schema, file: Path) -> list[str]:
+def _columns_of(found: pa.Schema, file: Path) -> list[str]:
     """Return the columns that are read, of those that there are."""
-    if missing := [name for name in _NEEDED if name not in schema.names]:
+    if missing := [name for name in _NEEDED if name not in found.names]:
         raise InputError(
-            f"{file} lacks the columns {missing}: it has {schema.names}; expected answers as "
+            f"{file} lacks the columns {missing}: it has {found.names}; expected answers as "
             f"`megaprune evaluate` writes them"
         )
-    return [name for name in (*_NEEDED, *_OPTIONAL) if name in schema.names]
+    return [*schema.stored_columns([*_NEEDED, *_OPTIONAL], found.names).values()]
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, row in read_parquet_rows(file, partial(_columns_of, file=file), _ROWS):
+    for where, stored in read_parquet_rows(file, partial(_columns_of, file=file), _ROWS):
+        row = schema.renamed(stored)
         for name, value in row.items():
             kind, words = _KINDS[name]
             right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -213,7 +232,11 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
 
 
-def _thought(key: ProblemKey, row: dict[str, Any], close: str) -> Thought:
+def _thought(key: ProblemKey, row: dict[str, Any], close: str) -> Thought | None:
+    """The thought of an answer; None if it ended by itself and closed none."""
+    closed = close in row["response"]
+    if not closed and row.get("finish") != "length":
+        return None
     # Some models write the opening tag themselves, with others it is the end of the prompt.
     opening = close.replace("/", "")
 
@@ -227,6 +250,7 @@ def _thought(key: ProblemKey, row: dict[str, Any], close: str) -> Thought:
         steps=tuple(step.strip() for step in re.split(r"\n\s*\n", thought) if step.strip()),
         length=row.get("length"),
         right=row.get("match"),
+        closed=closed,
     )
 
 

@@ -94,12 +94,12 @@ def run_analyze(options: argparse.Namespace) -> int:
     endpoint = _endpoint(options)
     from megaprune import schema
     from megaprune.analyze.run import analyze
-    from megaprune.analyze.settings import AnalysisSettings, JudgeBudget
+    from megaprune.analyze.settings import AnalysisSettings, JudgeLimits
     from megaprune.analyze.summary import table
     from megaprune.foreign_text import terminal
 
     answers = options.answers or (_JUDGED if endpoint else None)
-    budget = JudgeBudget(
+    limits = JudgeLimits(
         options.parallel,
         options.reply_tokens,
         options.price_in,
@@ -109,7 +109,7 @@ def run_analyze(options: argparse.Namespace) -> int:
     settings = AnalysisSettings(
         options.paths, options.out, answers, options.seed, options.close, options.max_steps
     )
-    analysis = analyze(settings, endpoint, budget)
+    analysis = analyze(settings, endpoint, limits)
     if options.json:
         print(json.dumps(analysis, indent=2))
         return 0

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from megaprune.cli.train import add_fields
+from megaprune.errors import InputError
 
 
 def add_parser(commands: Any) -> None:
@@ -19,8 +20,11 @@ def add_parser(commands: Any) -> None:
     )
     add_fields(command)
     command.add_argument(
-        "--budget", metavar="N,N,...", help="also exit thoughts early, at so many tokens (force=)"
+        "--exit-at",
+        metavar="N,N,...",
+        help="also close thoughts early, after so many tokens (exit_at=)",
     )
+    command.add_argument("--budget", help=argparse.SUPPRESS)  # its name until it was --exit-at
     command.set_defaults(run=run_evaluate)
 
 
@@ -32,7 +36,11 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from megaprune.launch.torchrun import smallest_world, start
     from megaprune.rules import evaluate_problems, refuse
 
-    fields = [*options.fields, *([f"force={options.budget}"] if options.budget else [])]
+    if options.budget is not None:
+        raise InputError(
+            f"there is no option --budget; its name is --exit-at, as in --exit-at {options.budget}"
+        )
+    fields = [*options.fields, *([f"exit_at={options.exit_at}"] if options.exit_at else [])]
     if options.help_fields is not None:
         show_fields(EvaluateConfig, options.help_fields)
         return 0

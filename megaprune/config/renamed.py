@@ -28,6 +28,7 @@ RENAMED = {
     "algorithm.importance_cap": "algorithm.loss.importance_cap",
     "limit": "max_response_length",
     "max_prompt": "max_prompt_length",
+    "force": "exit_at",
 }
 """Old names and new ones. A name counts as renamed only where the new one is a field."""
 

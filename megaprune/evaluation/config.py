@@ -48,15 +48,16 @@ class EvaluateConfig:
         may_change=True,
         doc="Accuracy is also given as if responses longer than each of these were wrong.",
     )
-    force: list[int] = field(
+    exit_at: list[int] = field(
         default=[],
         unit="tokens",
         may_change=True,
-        doc="Thoughts that are not closed after each of these are also made to end there.",
+        doc="Early exits: a thought that is still open after so many tokens is also closed there, "
+        "and the model answers.",
     )
     template: str = field(
         default="plain",
-        doc="Family, or file, whose end of a thought `force` uses.",
+        doc="Family, or file, whose end of a thought `exit_at` uses.",
     )
     baseline: str | None = field(
         default=None, may_change=True, doc="Folder of another evaluation, to compare with."

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -173,6 +174,66 @@ def bootstrap(
     )
     outside = (1 - level) / 2
     return float(np.quantile(means, outside)), float(np.quantile(means, 1 - outside))
+
+
+def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Score interval of a share of n independent cases (Wilson 1927): (low, high).
+
+    It has width at 0 and 1 too, where a bootstrap has none.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At 0 and 1 one end is the share itself, but for rounding.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+def share_interval(
+    values: ArrayLike, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of a mean of shares, one for each problem, [P]: `bootstrap`.
+
+    Where all problems have the same share, as at 0 and 100 %, draws of problems cannot differ, and
+    it is `wilson` of P cases.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    if known.size and np.ptp(known) == 0:
+        return wilson(float(known[0]), known.size, level)
+    return bootstrap(known, level=level, draws=draws, seed=seed)
+
+
+def difference_interval(
+    values: ArrayLike, baseline: ArrayLike, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean difference of shares on the same problems, [P] both: `paired_bootstrap`.
+
+    Where all problems have the same difference, it reaches as far to both sides as a share may be
+    of which P problems have no case (`wilson` of 0), and nowhere beyond -1 and 1.
+    """
+    differences = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
+    if differences.size and np.ptp(differences) == 0:
+        middle, reach = float(differences[0]), wilson(0.0, differences.size, level)[1]
+        return max(-1.0, middle - reach), min(1.0, middle + reach)
+    return paired_bootstrap(values, baseline, level, draws, seed)
+
+
+def independent_interval(
+    values: ArrayLike, baseline: ArrayLike, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the difference of means of shares on different problems, [P] and [Q].
+
+    From the ends of both means' `share_interval`s (Newcombe 1998, method 10).
+    """
+    ends = []
+    for shares in (values, baseline):
+        mean = float(np.mean(np.asarray(shares, np.float64)))
+        low, high = share_interval(shares, level, draws, seed)
+        ends.append((mean, max(0.0, mean - low), max(0.0, high - mean)))
+    (mean, below, above), (other, other_below, other_above) = ends
+    return (
+        max(-1.0, mean - other - math.hypot(below, other_above)),
+        min(1.0, mean - other + math.hypot(above, other_below)),
+    )
 
 
 def paired_bootstrap(

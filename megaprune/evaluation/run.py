@@ -26,7 +26,7 @@ from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.evaluation import samples, summary
 from megaprune.evaluation.config import EvaluateConfig
-from megaprune.evaluation.force import EarlyExit
+from megaprune.evaluation.early_exit import EarlyExit
 from megaprune.files import replace_text, writing
 from megaprune.foreign_text import terminal
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
@@ -37,7 +37,7 @@ from megaprune.trainer.trackers import Tracked, Trackers
 from megaprune.weights.files.kind import is_checkpoint
 
 Key = tuple[str, int, int | None]
-"""A response: problem, number, budget."""
+"""A response: problem, number, and where its thought was made to end; None if it was not."""
 
 _SAY_EVERY = 30.0  # seconds
 
@@ -54,7 +54,7 @@ class EvaluationProblem:
 class _Exit:
     """An early exit from a thought: after how many tokens, and how many closed it for the model."""
 
-    budget: int
+    exit_at: int
     injected: int
 
 
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> None:
         world.say_when_interrupted(lambda: f"the same command goes on from what {config.out} has")
     with world.phase("generate"):
         run.draw()
-    if config.force:
+    if config.exit_at:
         with world.phase("exit early"):
             run.exit_early()
     run.close()
@@ -154,15 +154,15 @@ class EvaluationRun:
         dist.barrier()
 
     def exit_early(self) -> None:
-        """For each budget, draw what the model answers when its thought is closed by then.
+        """For each early exit, draw what the model answers when its thought is closed by then.
 
-        A thought that the model closed in time needs no force: its response counts as it is.
+        A thought that the model closed in time stays as it is, and its response counts.
         """
         wanted = {
-            (name, number, budget)
+            (name, number, exit_at)
             for name, item in self._problems.items()
             for number in range(item.n)
-            for budget in self._config.force
+            for exit_at in self._config.exit_at
         }
         missing = sorted(wanted - self._done)
         if not missing:
@@ -170,32 +170,32 @@ class EvaluationRun:
         generator = self._start().generator
         mine = set(missing[generator.engine :: generator.engines])
         requests: list[tuple[RolloutRequest, _Exit | None]] = []
-        unforced = []
+        in_time = []
         for row in samples.read(self._folder, *schema.samples_schema().names):
-            for budget in self._config.force:
+            for exit_at in self._config.exit_at:
                 name, number = row["problem"], row["number"]
-                if row["budget"] is not None or (name, number, budget) not in mine:
+                if row["exit_at"] is not None or (name, number, exit_at) not in mine:
                     continue
-                closed = self._exit.of(row["tokens"], row["finish"] == "stop", budget)
+                closed = self._exit.of(row["tokens"], row["finish"] == "stop", exit_at)
                 if closed is None:
-                    unforced.append({**row, "budget": budget})
+                    in_time.append({**row, "exit_at": exit_at})
                     continue
                 prefix, injected = closed
                 request = RolloutRequest(
                     self._problems[name].problem,
-                    f"{name}@{budget}",
+                    f"{name}@{exit_at}",
                     [number],
                     prefix,
                     self._config.max_response_length - len(prefix),
                 )
-                requests.append((request, _Exit(budget, injected)))
-        if len(requests) + len(unforced) < len(mine):
+                requests.append((request, _Exit(exit_at, injected)))
+        if len(requests) + len(in_time) < len(mine):
             raise InputError(
                 f"{self._folder} does not show this host all responses that others have written; "
                 f"it must be on a file system that all share: run the same command again"
             )
         if self._writer is not None:
-            self._writer.add(unforced)
+            self._writer.add(in_time)
         self._answer(requests)
         dist.barrier()
 
@@ -245,7 +245,7 @@ class EvaluationRun:
         if dist.get_rank() != 0:
             return set()
         done: set[Key] = set()
-        for row in samples.read(self._folder, "problem", "number", "budget", "prompt", "gold"):
+        for row in samples.read(self._folder, "problem", "number", "exit_at", "prompt", "gold"):
             item = self._problems.get(row["problem"])
             if item is None or (item.problem.prompt, item.problem.gold) != (
                 row["prompt"],
@@ -256,7 +256,7 @@ class EvaluationRun:
                     f"data has now: a file of data={self._config.data} has changed; give another "
                     f"out=..., or the file as it was"
                 )
-            done.add((row["problem"], row["number"], row["budget"]))
+            done.add((row["problem"], row["number"], row["exit_at"]))
         return done
 
     def _progress(self, progress: Progress) -> None:
@@ -272,7 +272,7 @@ def _row(request: RolloutRequest, early: _Exit | None, rollout: Rollout) -> dict
     return {
         **sample_row(request.problem, rollout),
         "set": samples.file_name(request.problem.data_source),
-        "budget": early.budget if early else None,
+        "exit_at": early.exit_at if early else None,
         "injected": early.injected if early else 0,
     }
 

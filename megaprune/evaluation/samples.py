@@ -1,7 +1,7 @@
 """An evaluation's responses on disk: many small parquet files, written as responses finish.
 
 EVALUATION/samples/<set>/part_<engine>_<count>.parquet; each row is one response, each of
-(problem, number, budget) is there once.
+(problem, number, exit_at) is there once.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ def read(folder: Path, *columns: str) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.rglob(schema.PART_FILES)):
         try:
             with pq.ParquetFile(path) as file:
-                absent = set(schema.OPTIONAL_COLUMNS) - set(file.schema_arrow.names)
-            present = [name for name in columns if name not in absent]
-            empty = dict.fromkeys(name for name in columns if name in absent)
-            for row in pq.read_table(path, columns=present).to_pylist():
+                there = file.schema_arrow.names
+            stored = schema.stored_columns(columns, there)
+            empty = dict.fromkeys(set(columns) & set(schema.OPTIONAL_COLUMNS) - set(stored))
+            present = [name for name in columns if name not in empty]
+            table = pq.read_table(path, columns=[stored.get(name, name) for name in present])
+            for row in table.rename_columns(present).to_pylist():
                 yield row | empty
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(

@@ -1,7 +1,7 @@
 """What an evaluation came to: a summary of each set's rows, their average, a table.
 
-Rows have the columns of `schema.SAMPLE_COLUMNS`; only COLUMNS of them are needed. Rows with a
-budget, whose thoughts were closed early, are told apart under "forced".
+Rows have the columns of `schema.SAMPLE_COLUMNS`; only COLUMNS of them are needed. Rows with
+an `exit_at`, whose thoughts were closed early, are told apart under that name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Row: TypeAlias = Mapping[str, Any]
 
 COLUMNS = (
-    "problem", "number", "budget", "length", "injected", "finish", "match", "extracted", "why",
+    "problem", "number", "exit_at", "length", "injected", "finish", "match", "extracted", "why",
 )  # fmt: skip
 
 NO_ANSWER = frozenset({"thought not closed", "no answer", "unparsable"})
@@ -60,10 +60,10 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
         As JSON takes it; the functions of `metrics` say what the fields mean. Shares, lengths and
         accuracies are means over problems; "lengths" are of all samples alike.
     """
-    by_budget: dict[int | None, list[Row]] = {}
+    by_exit: dict[int | None, list[Row]] = {}
     for row in rows:
-        by_budget.setdefault(row["budget"], []).append(row)
-    own = _Samples(by_budget.pop(None, []))
+        by_exit.setdefault(row["exit_at"], []).append(row)
+    own = _Samples(by_exit.pop(None, []))
     right, lengths, answers = own.of("match"), own.of("length"), own.of("extracted")
     powers = _powers(max(map(len, right), default=0))
     return {
@@ -72,7 +72,7 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
         **_headline(own),
         "pass_at": {str(k): metrics.pass_at_k(right, k) for k in powers},
         "majority_at": {str(k): metrics.majority_at_k(answers, right, k) for k in powers},
-        schema.TRUNCATED: own.share(lambda row: row["finish"] == "length"),
+        schema.TRUNCATED: own.share(_cut_off),
         "unparsable": own.share(lambda row: row["finish"] != "length" and row["why"] in NO_ANSWER),
         schema.GRADING_FAILED: own.share(lambda row: row["why"] in FAILURES),
         "lengths": _lengths(own),
@@ -82,11 +82,32 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
                 right, lengths, budgets
             ).items()
         },
-        "forced": {
-            str(budget): _forced(_Samples(forced_rows))
-            for budget, forced_rows in sorted(by_budget.items(), key=lambda item: item[0] or 0)
+        "exit_at": {
+            str(exit_at): _early(_Samples(early_rows))
+            for exit_at, early_rows in sorted(by_exit.items(), key=lambda item: item[0] or 0)
         },
     }
+
+
+def headline(rows: Iterable[Row]) -> dict[str, Any]:
+    """How right and how long the responses of a set are, with intervals.
+
+    Args:
+        rows: only `problem`, `number`, `match` and `length` are needed.
+
+    Returns:
+        "accuracy", "accuracy_interval", "length" and "length_interval", as `summarise` has them.
+    """
+    return _headline(_Samples(rows))
+
+
+def truncated(rows: Iterable[Row]) -> float:
+    """The share of a set's responses that the limit ended: mean over problems."""
+    return _Samples(rows).share(_cut_off)
+
+
+def _cut_off(row: Row) -> bool:
+    return bool(row["finish"] == "length")
 
 
 def _headline(samples: _Samples) -> dict[str, Any]:
@@ -94,7 +115,7 @@ def _headline(samples: _Samples) -> dict[str, Any]:
     lengths = metrics.problem_means(samples.of("length"))
     return {
         "accuracy": float(right.mean()),
-        "accuracy_interval": list(metrics.bootstrap(right)),
+        "accuracy_interval": list(metrics.share_interval(right)),
         "length": float(lengths.mean()),
         "length_interval": list(metrics.bootstrap(lengths)),
     }
@@ -114,7 +135,7 @@ def _lengths(samples: _Samples) -> dict[str, dict[str, float] | None]:
     }
 
 
-def _forced(samples: _Samples) -> dict[str, Any]:
+def _early(samples: _Samples) -> dict[str, Any]:
     injected = metrics.problem_means(samples.of("injected")).mean()
     return {
         **_headline(samples),
@@ -131,7 +152,7 @@ def against(rows: Iterable[Row], baseline: Iterable[Row]) -> dict[str, Any] | No
         and "aes": {"signed", "absolute"}, or None where `metrics.aes` is.
     """
     ours, theirs = (
-        _Samples(row for row in table_rows if row["budget"] is None)
+        _Samples(row for row in table_rows if row["exit_at"] is None)
         for table_rows in (rows, baseline)
     )
     both = [name for name in ours.by_problem if name in theirs.by_problem]
@@ -146,7 +167,7 @@ def against(rows: Iterable[Row], baseline: Iterable[Row]) -> dict[str, Any] | No
     return {
         "problems": len(both),
         "accuracy_difference": float(right.mean() - base_right.mean()),
-        "interval": list(metrics.paired_bootstrap(right, base_right)),
+        "interval": list(metrics.difference_interval(right, base_right)),
         "length_ratio": float(length.mean() / base_length.mean()),
         "aes": score and {"signed": float(score[0]), "absolute": float(score[1])},
     }

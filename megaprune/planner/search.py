@@ -161,15 +161,15 @@ def _actor_candidates(
 ) -> Iterator[_Candidate]:
     """Yield the ways to divide the model in training that are possible."""
     need = -(-config.longest_trained // 1024) * 1024
-    budgets = {need, tokens := config.actor.max_tokens}
+    sizes = {need, tokens := config.actor.max_tokens}
     while (tokens := tokens // 2) >= need:
-        budgets.add(tokens)
+        sizes.add(tokens)
     ladders: dict[str, list[Any]] = {
         "actor.tp": _powers(hardware.on_a_node),
         "actor.pp": [n for n in range(1, hardware.gpus + 1) if hardware.gpus % n == 0],
         "actor.recompute": ["none", "core_attention", "full"],
         "actor.sequence_parallel": [False, True],
-        "actor.max_tokens": sorted(budgets),
+        "actor.max_tokens": sorted(sizes),
         "optimizer.distributed": [False, True],
     }
     for changes, far in _choices(config, ladders):

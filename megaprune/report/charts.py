@@ -92,12 +92,12 @@ def draw_lengths(
 
 
 def draw_budgets(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
-    """Draw accuracy over budgets of tokens; None if there are fewer than two budgets.
+    """Draw accuracy over budgets of tokens and at early exits; None of fewer than two numbers.
 
     Args:
         name: the name of the file.
-        lines: the models; solid: answers longer than a budget count as wrong; marks: thoughts were
-            closed at the budget.
+        lines: the models; solid: answers longer than a budget count as wrong; marks: early exits,
+            thoughts that were closed after so many tokens.
     """
     budgets = sorted({at for line in lines for at in (*line.solid, *line.marks)})
     if len(budgets) < 2:
@@ -111,17 +111,25 @@ def draw_budgets(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
                 axes.errorbar(
                     [*line.marks], values_of(estimates), error_bars(estimates), color=colour,
                     fmt=f"{marker}:", mfc="white", ms=7, lw=1, elinewidth=1.1, capsize=3,
-                    label=f"{label(line.name)}, closed early",
+                    label=f"{label(line.name)}, early exit",
                 )  # fmt: skip
-        _finish_numbers(axes, budgets, "budget, tokens (logarithmic)")
-    ends = "; ".join(f"{line.name} {_ends(line.solid)}" for line in lines if line.solid)
-    caption = f"Share right, if answers longer than a budget count as wrong: {ends or 'none'}."
-    if any(line.marks for line in lines):
-        caption += (
-            " Hollow marks, with 95 % intervals: thoughts were closed at the budget, and the model "
-            "answered."
+        _finish_numbers(axes, budgets, "tokens (logarithmic)")
+    solid = [f"{line.name} {_ends(line.solid)}" for line in lines if line.solid]
+    early = [line for line in lines if line.marks]
+    sentences = []
+    if solid:
+        sentences.append(
+            f"Share right, if answers longer than a budget count as wrong: {'; '.join(solid)}."
         )
-    return Picture(name, to_png(figure), "Accuracy within a budget", caption)
+    if early:
+        exits = "; ".join(f"{line.name} {_exits(line.marks)}" for line in early)
+        sentences.append(
+            "Hollow marks, with 95 % intervals: early exits, where thoughts were closed after so "
+            f"many tokens and the model answered: {exits}."
+        )
+    where = ["within a budget"] * bool(solid) + ["at early exits"] * bool(early)
+    title = f"Accuracy {' and '.join(where)}"
+    return Picture(name, to_png(figure), title, " ".join(sentences))
 
 
 def draw_samples(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
@@ -155,6 +163,12 @@ def _ends(values: Mapping[int, float]) -> str:
     """Say the first and the last: `31.5 % within 500 tokens and 68.2 % within 32,000 tokens`."""
     ends = dict.fromkeys((min(values), max(values)))
     return " and ".join(f"{number(values[at], '.1%')} within {at:,} tokens" for at in ends)
+
+
+def _exits(values: Mapping[int, Estimate]) -> str:
+    """Say the first and the last: `31.5 % at 500 tokens and 68.2 % at 4,000 tokens`."""
+    ends = dict.fromkeys((min(values), max(values)))
+    return " and ".join(f"{number(values[at].value, '.1%')} at {at:,} tokens" for at in ends)
 
 
 def _xy(values: Mapping[int, float]) -> tuple[list[int], list[float]]:

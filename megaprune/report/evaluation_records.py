@@ -46,7 +46,7 @@ class SetRecord:
         files: the files with its answers.
         pass_at, majority_at: by the number of samples k, where they are known.
         at_budget: (accuracy, mean tokens) by budget.
-        forced: accuracy by the number of tokens at which thoughts were closed.
+        exit_at: accuracy by the number of tokens at which thoughts were closed.
         against: the change from the baseline; None without a baseline, or if it has none of the
             problems.
     """
@@ -63,7 +63,7 @@ class SetRecord:
     pass_at: dict[int, float]
     majority_at: dict[int, float]
     at_budget: dict[int, tuple[float, float]]
-    forced: dict[int, Estimate]
+    exit_at: dict[int, Estimate]
     against: BaselineChange | None
 
 
@@ -90,6 +90,10 @@ class EvaluationRecord:
     sets: dict[str, SetRecord]
     config_text: str
     notes: tuple[str, ...]
+
+
+_OLD_NAMES = {"forced": "exit_at"}
+"""Names that a set's summary may have instead: they are read as these."""
 
 
 def read_evaluation(path: Path) -> EvaluationRecord:
@@ -126,7 +130,9 @@ def compare(measured: SetRecord, baseline: SetRecord) -> BaselineChange | None:
 
 
 def _read_set(path: Path, name: str, summary: Mapping[str, Any]) -> SetRecord:
-    numbers = {schema.metric_name(key): value for key, value in summary.items()}
+    numbers = {
+        schema.metric_name(_OLD_NAMES.get(key, key)): value for key, value in summary.items()
+    }
     files = [*(path / schema.SAMPLES_FOLDER).glob("*/*.parquet")]
     return SetRecord(
         name=name,
@@ -144,7 +150,7 @@ def _read_set(path: Path, name: str, summary: Mapping[str, Any]) -> SetRecord:
             int(at): (float(means["accuracy"]), float(means["length"]))
             for at, means in numbers["at_budget"].items()
         },
-        forced={int(at): _estimate(forced, "accuracy") for at, forced in numbers["forced"].items()},
+        exit_at={int(at): _estimate(early, "accuracy") for at, early in numbers["exit_at"].items()},
         against=_read_change(numbers["against"]) if numbers.get("against") else None,
     )
 

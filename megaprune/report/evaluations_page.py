@@ -263,8 +263,8 @@ def _budget_line(model: str, measured: SetRecord, limit: object) -> AccuracyLine
     solid = {at: measured.at_budget[at][0] for at in sorted(measured.at_budget)}
     if isinstance(limit, int) and all(limit > at for at in solid):
         solid[limit] = measured.accuracy.value
-    forced: dict[int, Estimate] = {at: measured.forced[at] for at in sorted(measured.forced)}
-    return AccuracyLine(model, solid, marks=forced)
+    early: dict[int, Estimate] = {at: measured.exit_at[at] for at in sorted(measured.exit_at)}
+    return AccuracyLine(model, solid, marks=early)
 
 
 def _examples(comparison: EvaluationComparison) -> str:

@@ -111,15 +111,18 @@ _FIRST = [*schema.OUTCOME_COLUMNS, "number"]
 
 
 def _read_table(path: Path, columns: Sequence[str], wanted: Sequence[Any] = ()) -> Any:
-    """Read columns of a file, without the answers whose thought was closed early (`budget`)."""
+    """Read columns of a file, without the answers whose thought was closed early."""
     try:
         # No partitioning: a folder named like `lr=1e-6` is not a column.
         file = pq.ParquetFile(path)
         chosen = pq.filters_to_expression([*wanted]) if wanted else None
-        if "budget" in file.schema_arrow.names:
-            own = pc.field("budget").is_null()
+        stored = schema.stored_columns([*columns, "exit_at"], file.schema_arrow.names)
+        if "exit_at" in stored:
+            own = pc.field(stored["exit_at"]).is_null()
             chosen = own if chosen is None else chosen & own
-        return pq.read_table(path, columns=[*columns], filters=chosen, partitioning=None)
+        names = [stored.get(name, name) for name in columns]
+        table = pq.read_table(path, columns=names, filters=chosen, partitioning=None)
+        return table.rename_columns([*columns])
     except (pa.ArrowException, OSError) as error:
         detail = " ".join(str(error).split())
         raise InputError(

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from megaprune.evaluation.metrics import bootstrap
+from megaprune.evaluation.metrics import (
+    bootstrap,
+    difference_interval,
+    independent_interval,
+    share_interval,
+)
 from megaprune.report.run_records import (
     AnswerTable,
     Array,
@@ -133,7 +138,10 @@ def describe(at: int, answers: AnswerTable) -> AnswerMeans:
     """Compute the means of a set of answers, with intervals."""
     means = _means(answers)
     tokens, accuracy, cut_off = (
-        Estimate(float(column.mean()), *bootstrap(column, draws=RESAMPLES)) for column in means.T
+        Estimate(float(column.mean()), *interval_of(column, draws=RESAMPLES))
+        for column, interval_of in zip(
+            means.T, (bootstrap, share_interval, share_interval), strict=True
+        )
     )
     return AnswerMeans(at, len(means), len(answers.problems), tokens, accuracy, cut_off)
 
@@ -153,14 +161,18 @@ def compare(
     for seed, (_, answers) in enumerate((before, after)):
         means = _means(answers)
         counts = _resamples(len(means), 0 if paired else seed)
-        ends.append((means.mean(axis=0), counts @ means / len(means)))
-    (old, old_resampled), (new, new_resampled) = ends
+        ends.append((means, means.mean(axis=0), counts @ means / len(means)))
+    (old_means, old, old_resampled), (new_means, new, new_resampled) = ends
     with np.errstate(divide="ignore", invalid="ignore"):  # no tokens before: no relative change
         relative = _estimate(
             new[TOKENS] / old[TOKENS] - 1, new_resampled[:, TOKENS] / old_resampled[:, TOKENS] - 1
         )
+    interval_of = difference_interval if paired else independent_interval
     accuracy, cut_off = (
-        _estimate(new[column] - old[column], new_resampled[:, column] - old_resampled[:, column])
+        Estimate(
+            float(new[column] - old[column]),
+            *interval_of(new_means[:, column], old_means[:, column], draws=RESAMPLES),
+        )
         for column in (RIGHT, CUT_OFF)
     )
     return MeansChange(describe(*before), describe(*after), relative, accuracy, cut_off)

@@ -20,7 +20,7 @@ from megaprune.grading import Verdict
 from megaprune.grading.verdict import WHY
 
 _COLUMNS = [
-    "problem", "number", "budget", "prompt", "response", "gold", "finish", "match", "extracted",
+    "problem", "number", "exit_at", "prompt", "response", "gold", "finish", "match", "extracted",
     "why", "detail", "policy_version", "tokens", "log_probs",
 ]  # fmt: skip
 _NEEDED = ("number", "response", "finish", "match", "why", "tokens")
@@ -53,9 +53,10 @@ def read_rollouts(
     known = {problem.name: problem for problem in problems}
     rollouts: dict[str, dict[int, Rollout]] = {name: {} for name in known}
     for path in files:
-        for where, row in read_parquet_rows(path, partial(_columns_of, path=path), _ROWS):
+        for where, stored in read_parquet_rows(path, partial(_columns_of, path=path), _ROWS):
+            row = schema.renamed(stored)
             problem = known.get(row["problem"])
-            if problem is None or row["budget"] is not None:
+            if problem is None or row["exit_at"] is not None:
                 continue
             if row["prompt"] != problem.prompt:
                 raise InputError(
@@ -78,18 +79,18 @@ def read_rollouts(
 
 def _columns_of(found: pa.Schema, path: Path) -> list[str]:
     """Return the columns that are read; they have the types that the program gives them."""
-    names = [name for name in _COLUMNS if name in found.names]
-    missing = sorted(set(_COLUMNS) - set(names) - set(schema.OPTIONAL_COLUMNS))
+    stored = schema.stored_columns(_COLUMNS, found.names)
+    missing = sorted(set(_COLUMNS) - set(stored) - set(schema.OPTIONAL_COLUMNS))
     if missing:
         raise InputError(
             f"{path} lacks the columns {missing}; expected responses as `megaprune evaluate` or "
             f"`megaprune train` write them"
         )
-    for name in names:
-        kind, expected = found.field(name).type, schema.samples_schema().field(name).type
+    for name, in_file in stored.items():
+        kind, expected = found.field(in_file).type, schema.samples_schema().field(name).type
         if kind != expected:
             raise InputError(f"{path}, column {name}: of type {kind}; expected {expected}")
-    return names
+    return [*stored.values()]
 
 
 def _rollout(row: Mapping[str, Any], where: str) -> Rollout:

@@ -11,9 +11,10 @@ def answer(problem, steps, *, number=0, closed=True, **more):
         "data_source": "sums",
         "prompt": PROMPT.format(problem),
         "number": number,
-        "budget": None,
+        "exit_at": None,
         "response": response + ("\n</think>\n\n\\boxed{1}" if closed else ""),
         "length": 10 * len(response.split()),
         "match": True,
+        "finish": "stop",
     }
     return row | more

@@ -5,7 +5,7 @@ import json
 import pytest
 from answer_rows import answer
 
-from megaprune.analyze.thoughts import choose, read_inputs
+from megaprune.analyze.thoughts import NOT_CLOSED, choose, read_inputs
 from megaprune.errors import InputError
 
 CLOSE = "</think>"
@@ -20,26 +20,38 @@ def accounted(one):
 
 
 def test_an_evaluation(write, tmp_path):
-    """All files of all sets; forced answers are left out; the first closed thought is taken."""
+    """All files of all sets; early exits are left out; the first answer's thought is taken."""
     write(
         "base/samples/sums/part_0_000001.parquet",
         [
             answer("1+1", ["third"], number=2),
-            answer("1+1", ["not closed"], number=0, closed=False),
-            answer("1+1", ["forced"], number=1, budget=50),
+            answer("1+1", ["cut", "off"], number=0, closed=False, finish="length"),
+            answer("1+1", ["early"], number=1, exit_at=50),
             answer("2+2", ["never"], number=0, closed=False),
-            answer("2+2", ["forced"], number=1, budget=50),
+            answer("2+2", ["closed"], number=1),
+            answer("2+2", ["early"], number=1, exit_at=50),
         ],
     )
     write("base/samples/sums/part_1_000001.parquet", [answer("1+1", ["second"], number=1)])
     write("base/samples/more/part_0_000001.parquet", [answer("3", ["a", "b"], data_source="more")])
     (one,) = read_inputs([str(tmp_path / "base")], CLOSE)
-    assert (one.name, one.problems, dict(one.left_out)) == ("base", 3, {"no closed thought": 1})
+    assert (one.name, one.problems, dict(one.left_out)) == ("base", 3, {NOT_CLOSED: 1})
     assert accounted(one)
-    assert {key: thought.steps for key, thought in one.thoughts.items()} == {
-        ("sums", "sums/1+1"): ("second",),
-        ("more", "sums/3"): ("a", "b"),
+    assert {key: (thought.steps, thought.closed) for key, thought in one.thoughts.items()} == {
+        ("sums", "sums/1+1"): (("cut", "off"), False),
+        ("more", "sums/3"): (("a", "b"), True),
     }
+    assert {name: len(rows) for name, rows in one.outcomes.items()} == {"sums": 5, "more": 1}
+
+
+def test_a_table_of_an_older_evaluation(write, tmp_path):
+    """Its column `budget` is `exit_at`: answers that were closed early are none of the model's."""
+    rows = [answer("1", ["own"]), answer("1", ["early"], exit_at=50)]
+    old = [{"budget" if name == "exit_at" else name: v for name, v in r.items()} for r in rows]
+    path = write("old.parquet", old)
+    (one,) = read_inputs([str(path)], CLOSE)
+    assert [thought.text for thought in one.thoughts.values()] == ["own"]
+    assert len(one.outcomes["sums"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,7 +116,7 @@ def test_the_same_problems_of_all(write):
         assert drawn[seed, 2] < drawn[seed, 4] < drawn[seed, None]
     assert any(drawn[0, n] != drawn[1, n] for n in (4, 2))
     assert inputs[1].left_out == {
-        "no closed thought": 15, "not in every input": 10, "not drawn (--answers)": 3,
+        NOT_CLOSED: 15, "not in every input": 10, "not drawn (--answers)": 3,
     }  # fmt: skip
 
 
@@ -118,7 +130,7 @@ def test_nothing_shared(write):
 def test_refused(write, tmp_path):
     good = write("good.parquet", [answer("1", ["x"])])
     (tmp_path / "torn.parquet").write_bytes(good.read_bytes()[:-20])
-    write("forced.parquet", [answer("1", ["x"], budget=9)])
+    write("early.parquet", [answer("1", ["x"], exit_at=9)])
     write("null.parquet", [answer("1", ["x"]), answer("2", ["x"]) | {"response": None}])
     write("messages.parquet", [answer("1", ["x"]) | {"prompt": [{"role": "user"}]}])
     row = answer("1", ["x"])
@@ -129,7 +141,7 @@ def test_refused(write, tmp_path):
         ("nothing", "is not there"),
         ("empty", "has no answers; expected the folder of an evaluation"),
         ("torn.parquet", "cannot be read as parquet"),
-        ("forced.parquet", "no answers that took their time"),
+        ("early.parquet", "no answers that took their time"),
         ("null.parquet", "row 1, column response: None; expected text"),
         ("messages.parquet", "row 0, column prompt: [{"),
         ("less.parquet", "lacks the columns ['response']"),

@@ -305,7 +305,7 @@ def test_any_line_of_json_is_read_or_refused(tmp_path, name):
 
 ANSWER = {
     "data_source": "sums", "problem": "sums/1", "prompt": "What?", "response": "a</think>b",
-    "number": 0, "budget": None, "length": 5, "match": True,
+    "number": 0, "exit_at": None, "length": 5, "match": True,
 }  # fmt: skip
 
 
@@ -314,7 +314,7 @@ ANSWER = {
     [
         ("data_source", 5), ("data_source", None), ("problem", [1]), ("problem", None),
         ("prompt", [{"role": "user"}]), ("prompt", None), ("response", b"\xff"), ("response", None),
-        ("number", "1"), ("number", None), ("number", 1.5), ("number", True), ("budget", "1"),
+        ("number", "1"), ("number", None), ("number", 1.5), ("number", True), ("exit_at", "1"),
         ("length", "5"), ("length", [5]), ("length", 5.5), ("match", "true"), ("match", 1),
     ],
 )  # fmt: skip

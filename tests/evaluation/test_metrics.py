@@ -115,6 +115,67 @@ def test_bootstrap_of_another_statistic_and_many_problems():
     assert high - low == pytest.approx(2 * 1.96 * 86.6, rel=0.3)
 
 
+# Newcombe (1998, Statistics in Medicine 17:857), table I: the score interval without correction; at
+# 0 and n it is 0 to z^2 / (n + z^2), and its mirror.
+WILSON = [
+    (81, 263, 0.2553, 0.3662),
+    (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0, 0.1611),
+    (1, 29, 0.0061, 0.1718),
+    (29, 29, 0.8830, 1.0),
+]
+
+
+@pytest.mark.parametrize(("right", "n", "low", "high"), WILSON)
+def test_wilson(right, n, low, high):
+    assert metrics.wilson(right / n, n) == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize("n", [1, 4, 30, 500])
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.5])
+def test_intervals_of_shares_have_width(n, share):
+    """Where all problems are alike, as at 0 and 100 %, a bootstrap would be certain."""
+    assert metrics.bootstrap([share] * n) == (share, share)
+    low, high = metrics.share_interval([share] * n)
+    assert (low, high) == metrics.wilson(share, n)
+    assert 0 <= low <= share <= high <= 1
+    assert high - low > 1 / (n + 4)
+    assert high - low < 4 / math.sqrt(n)
+
+
+def test_intervals_of_shares_that_differ_are_the_bootstrap_s():
+    values = [0.0, 1.0] * 20
+    assert metrics.share_interval(values) == metrics.bootstrap(values)
+    assert metrics.difference_interval(values, [0.5] * 40) == metrics.paired_bootstrap(
+        values, [0.5] * 40
+    )
+
+
+@pytest.mark.parametrize("n", [4, 30, 500])
+def test_intervals_of_differences_have_width(n):
+    reach = 1.96**2 / (n + 1.96**2)
+    same = [0.0, 1.0] * (n // 2)
+    for values in ([0.0] * n, [1.0] * n, same):
+        assert metrics.difference_interval(values, values) == pytest.approx(
+            (-reach, reach), abs=1e-4
+        )
+    assert metrics.difference_interval([1.0] * n, [0.0] * n) == pytest.approx(
+        (1 - reach, 1), abs=1e-4
+    )
+
+
+def test_independent_differences():
+    """Newcombe (1998, Statistics in Medicine 17:873), table II, method 10: 56/70 and 48/80, and
+    both at an end, 10/10 and 0/10; here of problems with one answer each."""
+    first, second = [1.0] * 56 + [0.0] * 14, [1.0] * 48 + [0.0] * 32
+    found = metrics.independent_interval(first, second)
+    assert found == pytest.approx((0.0524, 0.3339), abs=0.02)  # a bootstrap's ends, not Wilson's
+    found = metrics.independent_interval([1.0] * 10, [0.0] * 10)
+    assert found == pytest.approx((0.6075, 1.0), abs=6e-5)
+    found = metrics.independent_interval([0.0] * 10, [0.0] * 10)
+    assert found == pytest.approx((-0.2775, 0.2775), abs=6e-5)
+
+
 def test_paired_bootstrap_is_narrower():
     hard = np.linspace(0, 0.9, 40)
     assert metrics.paired_bootstrap(hard + 0.1, hard) == pytest.approx((0.1, 0.1))

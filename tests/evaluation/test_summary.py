@@ -10,11 +10,11 @@ from wandb_files import segments
 from megaprune.evaluation import summary
 
 
-def row(problem, number, match, length, *, budget=None, why=None, finish="stop", **more):
+def row(problem, number, match, length, *, exit_at=None, why=None, finish="stop", **more):
     why = why or ("right" if match else "wrong")
     extracted = "7" if match else {"wrong": "8", "unparsable": "?!"}.get(why)
     own = {"problem": problem, "number": number, "match": match, "length": length}
-    rest = {"budget": budget, "why": why, "finish": finish, "injected": 0, "extracted": extracted}
+    rest = {"exit_at": exit_at, "why": why, "finish": finish, "injected": 0, "extracted": extracted}
     return own | rest | more
 
 
@@ -27,10 +27,10 @@ ROWS = [
     row("b", 0, False, 300, why="timeout"),
     row("b", 2, False, 500, why="no answer"),
     row("b", 3, True, 600),
-    row("a", 0, True, 60, budget=50, injected=8),
-    row("a", 1, False, 70, budget=50, injected=10),
-    row("b", 0, False, 80, budget=50, injected=12),
-    row("b", 1, False, 90, budget=50, injected=10),
+    row("a", 0, True, 60, exit_at=50, injected=8),
+    row("a", 1, False, 70, exit_at=50, injected=10),
+    row("b", 0, False, 80, exit_at=50, injected=12),
+    row("b", 1, False, 90, exit_at=50, injected=10),
 ]
 
 
@@ -64,10 +64,10 @@ def test_summary():
     lengths = found.pop("lengths")
     assert [lengths[key]["count"] for key in ("all", "right", "wrong")] == [8, 3, 5]
     assert lengths["right"]["mean"] == 300
-    forced = found.pop("forced")["50"]
-    assert forced.pop("accuracy_interval") == [0, 0.5]
-    assert forced.pop("length_interval") == [65, 85]
-    assert forced == {"accuracy": 0.25, "length": 75, "injected": 10, "samples": 4}
+    early = found.pop("exit_at")["50"]
+    assert early.pop("accuracy_interval") == [0, 0.5]
+    assert early.pop("length_interval") == [65, 85]
+    assert early == {"accuracy": 0.25, "length": 75, "injected": 10, "samples": 4}
     majority = found.pop("majority_at")
     assert found == {
         "problems": 2,
@@ -92,7 +92,7 @@ def test_a_grader_that_does_not_say_what_it_found_has_no_majority():
     found = summary.summarise([row("a", 0, True, 1, extracted=None)], [])
     assert found["majority_at"] == {"1": None}
     assert found["lengths"]["wrong"] is None
-    assert (found["forced"], found["at_budget"]) == ({}, {})
+    assert (found["exit_at"], found["at_budget"]) == ({}, {})
 
 
 def test_without_rows():
@@ -104,7 +104,7 @@ def test_against_a_baseline():
     base = [
         row("a", 0, True, 1000),
         row("b", 0, True, 600),
-        row("b", 0, False, 10, budget=50),
+        row("b", 0, False, 10, exit_at=50),
         row("c", 0, False, 1),
     ]
     found = summary.against(ROWS, base)

@@ -1,4 +1,4 @@
-"""Evaluations with a real engine: killed, on other engines, forced to stop thinking."""
+"""Evaluations with a real engine: killed, on other engines, and with early exits."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-PROBLEMS, N, FORCE = 24, 4, (24, 60)
+PROBLEMS, N, EXITS = 24, 4, (24, 60)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def command(data, out, *fields):
     return [
         "evaluate", f"model={FOLDER / 'model'}", f"data={data}", f"out={out}", f"n={N}",
         "max_response_length=400", "max_prompt_length=64", "dtype=float32", "rollout.enforce_eager=true", "budgets=50,100,400",
-        "force=" + ",".join(map(str, FORCE)), "write_seconds=0", "rollout.max_num_seqs=8",
+        "exit_at=" + ",".join(map(str, EXITS)), "write_seconds=0", "rollout.max_num_seqs=8",
         "processes=1", *fields,
     ]  # fmt: skip
 
@@ -47,9 +47,9 @@ def whole(data, tmp_path_factory):
 
 
 def rows(out):
-    """All responses, by problem, number and budget."""
+    """All responses, by problem, number and early exit."""
     found = list(samples.read(out / "samples", *samples_schema().names))
-    keyed = {(row["problem"], row["number"], row["budget"]): row for row in found}
+    keyed = {(row["problem"], row["number"], row["exit_at"]): row for row in found}
     assert len(keyed) == len(found)  # each is there once
     return keyed
 
@@ -69,15 +69,15 @@ def summary(out):
 
 def test_every_response_is_there(whole):
     out, _ = whole
-    numbers = {(number, budget) for _, number, budget in rows(out)}
-    assert numbers == {(n, b) for n in range(N) for b in (None, *FORCE)}
-    assert len(rows(out)) == PROBLEMS * N * (1 + len(FORCE))
+    numbers = {(number, exit_at) for _, number, exit_at in rows(out)}
+    assert numbers == {(n, b) for n in range(N) for b in (None, *EXITS)}
+    assert len(rows(out)) == PROBLEMS * N * (1 + len(EXITS))
 
 
 def test_the_summary_is_of_the_responses(whole):
     out, said = whole
     (found,) = summary(out)["sets"].values()
-    plain = [row for (_, _, budget), row in rows(out).items() if budget is None]
+    plain = [row for (_, _, exit_at), row in rows(out).items() if exit_at is None]
     assert (found["problems"], found["samples"]) == (PROBLEMS, PROBLEMS * N)
     assert found["accuracy"] == pytest.approx(np.mean([row["match"] for row in plain]))
     assert found["length"] == pytest.approx(np.mean([row["length"] for row in plain]))
@@ -90,21 +90,21 @@ def test_the_summary_is_of_the_responses(whole):
 
 
 def test_killed_and_on_other_engines(whole, data, tmp_path):
-    """Twice, the second time while thoughts are forced; then on two engines: the same responses."""
+    """Twice, the second time while thoughts are closed early; then on two engines: the same."""
     reference, _ = whole
     out = tmp_path / "evaluation"
 
-    def forced():
+    def exits():
         return any(
-            budget is not None
+            exit_at is not None
             for path in out.rglob("part_*.parquet")
-            for budget in pq.read_table(path, columns=["budget"])["budget"].to_pylist()
+            for exit_at in pq.read_table(path, columns=["exit_at"])["exit_at"].to_pylist()
         )
 
     kill_when(lambda: len(list(out.rglob("part_*.parquet"))) > 2, *command(data, out))
     some = rows(out)
     assert 0 < len(some) < PROBLEMS * N
-    kill_when(forced, *command(data, out))
+    kill_when(exits, *command(data, out))
     assert set(some) < set(rows(out)) < set(rows(reference))
     ran_well(*command(data, out), ranks=2)
     assert_same(rows(out), rows(reference))
@@ -115,29 +115,29 @@ def test_early_exits(whole):
     """A thought that is not closed in time is closed once, and the injected tokens are counted."""
     out, _ = whole
     tokenizer, found = AutoTokenizer.from_pretrained(FOLDER / "model"), rows(out)
-    closed_in_time, forced = 0, 0
-    for (problem, number, budget), row in found.items():
-        if budget is None:
+    closed_in_time, early = 0, 0
+    for (problem, number, exit_at), row in found.items():
+        if exit_at is None:
             continue
         plain = found[problem, number, None]
-        begun = tokenizer.decode(plain["tokens"][:budget])
+        begun = tokenizer.decode(plain["tokens"][:exit_at])
         assert row["length"] == len(row["tokens"]) <= 400
         if "</think>" in begun:
             closed_in_time += 1
             assert row["injected"] == 0
             assert row["tokens"] == plain["tokens"]
         else:
-            forced += 1
-            assert row["tokens"][:budget] == plain["tokens"][:budget]
-            injected = tokenizer.decode(row["tokens"][budget : budget + row["injected"]])
+            early += 1
+            assert row["tokens"][:exit_at] == plain["tokens"][:exit_at]
+            injected = tokenizer.decode(row["tokens"][exit_at : exit_at + row["injected"]])
             assert injected.lstrip("\n").startswith("</think>")
             assert injected.count("</think>") == 1
     assert closed_in_time > 5
-    assert forced > 50
+    assert early > 50
     (sums,) = summary(out)["sets"].values()
-    for budget in FORCE:
-        some = [row for (_, _, b), row in found.items() if b == budget]
-        assert sums["forced"][str(budget)]["accuracy"] == np.mean([row["match"] for row in some])
+    for exit_at in EXITS:
+        some = [row for (_, _, b), row in found.items() if b == exit_at]
+        assert sums["exit_at"][str(exit_at)]["accuracy"] == np.mean([row["match"] for row in some])
 
 
 def test_the_same_again_builds_no_engine(whole, data):
@@ -177,8 +177,8 @@ def test_other_settings_in_its_folder(whole, data, capsys, fields, words):
     ("fields", "words"),
     [
         (["max_response_length=2000"], "context of 1024 tokens"),
-        (["force=500"], "less than max_response_length=400"),
-        (["force=398"], "no room for an answer"),
+        (["exit_at=500"], "less than max_response_length=400"),
+        (["exit_at=398"], "no room for an answer"),
         (["template=deepsek"], "deepseek"),
         (["rollout.tp=3"], "rollout.tp=3"),
         (["baseline=nowhere"], "nowhere/summary.json cannot be read"),
@@ -210,7 +210,7 @@ def test_a_checkpoint(data, whole, tmp_path):
     """Of Megatron: exported, and measured as the model that it is."""
     ran_well("convert", "to-megatron", "--hf", FOLDER / "model", "--out", tmp_path / "megatron")
     out = tmp_path / "evaluation"
-    fields = [f"model={tmp_path / 'megatron'}", "force=[]", "budgets=[]"]
+    fields = [f"model={tmp_path / 'megatron'}", "exit_at=[]", "budgets=[]"]
     ran_well(*command(data, out, *fields))
     plain = {key: row for key, row in rows(whole[0]).items() if key[2] is None}
     assert_same(rows(out), plain)

@@ -20,7 +20,7 @@ SETTINGS = {
 }
 
 
-def sample(name, problem, number, length, right, budget=None, **other):
+def sample(name, problem, number, length, right, exit_at=None, **other):
     """One response as an evaluation keeps it."""
     wrong = "cut off" if other.get("finish") == "length" else "wrong"
     made = {
@@ -29,11 +29,11 @@ def sample(name, problem, number, length, right, budget=None, **other):
         "data_source": name,
         "prompt": f"What is {problem}?",
         "number": number,
-        "budget": budget,
+        "exit_at": exit_at,
         "response": f"Sample {number} about {problem}, {length} tokens.",
         "gold": "4",
         "length": length,
-        "injected": 0 if budget is None else 3,
+        "injected": 0 if exit_at is None else 3,
         "finish": "stop",
         "match": right,
         "extracted": "4" if right else "5",
@@ -44,9 +44,9 @@ def sample(name, problem, number, length, right, budget=None, **other):
     return made | other
 
 
-def samples_of(name, answers, budget=None):
+def samples_of(name, answers, exit_at=None):
     """Of (problem, number): (length, right)."""
-    return [sample(name, *key, *value, budget=budget) for key, value in answers.items()]
+    return [sample(name, *key, *value, exit_at=exit_at) for key, value in answers.items()]
 
 
 def write_evaluation(folder, rows, budgets=(400, 800), baseline=None, config=CONFIG, **settings):
@@ -173,10 +173,10 @@ def write_long_evaluations(folder, sets=("aime24", "math500"), problems=(30, 120
                     }
                     rows.append(sample(name, problem, number, length, right, **made))
                     if model == "round_2" and name == sets[0]:
-                        for budget in (2000, 4000, 8000):
-                            used = min(length, budget + 20)
-                            early = bool(right and (length <= budget or rng.random() < 0.6))
-                            rows.append(sample(name, problem, number, used, early, budget=budget))
+                        for exit_at in (2000, 4000, 8000):
+                            used = min(length, exit_at + 20)
+                            early = bool(right and (length <= exit_at or rng.random() < 0.6))
+                            rows.append(sample(name, problem, number, used, early, exit_at=exit_at))
         budgets = (500, 1000, 2000, 4000, 8000, 16000)
         settings = {"max_response_length": 32000, "n": None}
         base = paths[0] if paths else None

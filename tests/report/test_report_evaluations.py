@@ -3,6 +3,7 @@
 import json
 import re
 
+import pyarrow.parquet as pq
 import pytest
 from evaluation_folders import (
     change_summary,
@@ -18,12 +19,12 @@ from megaprune.errors import InputError
 from megaprune.report import write_report
 from megaprune.report.evaluation_records import read_comparison, read_evaluation
 
-FORCED = {key: (min(length, 123), right) for key, (length, right) in BEFORE.items()}
+EARLY = {key: (min(length, 123), right) for key, (length, right) in BEFORE.items()}
 
 
 @pytest.fixture
 def base(tmp_path):
-    rows = samples_of("sums", BEFORE) + samples_of("sums", FORCED, budget=200)
+    rows = samples_of("sums", BEFORE) + samples_of("sums", EARLY, exit_at=200)
     return write_evaluation(tmp_path / "base", rows)
 
 
@@ -86,12 +87,27 @@ def test_numbers_are_those_of_the_summary(base):
     # Cut at 400 tokens, 5 of 8 answers are right and short enough: a0 and a1 no longer, b0, d0, d1
     # still: of a, b, c, d a share of 0, 0.5, 0, 1.
     assert measured.at_budget[400] == (0.375, (400 + (300 + 400) / 2 + (400 + 200) / 2 + 200) / 4)
-    assert measured.forced[200].value == 0.625
+    assert measured.exit_at[200].value == 0.625
+
+
+def test_an_older_evaluation_is_read_by_today_s_names(base, pruned, tmp_path):
+    """`forced` and `budget` are `exit_at`: answers closed early are told apart all the same."""
+    today = write_report(base, pruned, baseline=base, out=tmp_path / "today").read_text()
+    change_summary(
+        base, lambda s: s["sets"]["sums"].update(forced=s["sets"]["sums"].pop("exit_at"))
+    )
+    for path in base.glob("samples/*/*.parquet"):
+        table = pq.read_table(path)
+        names = ["budget" if name == "exit_at" else name for name in table.column_names]
+        pq.write_table(table.rename_columns(names), path)
+    assert read_evaluation(base).sets["sums"].exit_at[200].value == 0.625
+    before = write_report(base, pruned, baseline=base, out=tmp_path / "before").read_text()
+    assert before == today
 
 
 def test_answers_that_were_closed_early_are_drawn_and_nowhere_else(base, pruned, tmp_path):
     page = write_report(base, pruned, baseline=base, out=tmp_path / "out").read_text()
-    assert "closed at the budget" in page
+    assert "early exits, where thoughts were closed after so many tokens" in page
     assert "base: 500 and 1,000" in page  # lengths without those of 123 tokens
     assert ", 123 tokens." not in page  # responses that are shown
 
@@ -250,7 +266,7 @@ def damage(name, what):
         (damage("summary.json", lambda said: said.update(sets={})), "has no set"),
         (damage("summary.json", lambda s: s["sets"]["sums"].pop("accuracy_interval")), "interval"),
         (damage("summary.json", lambda s: s["sets"]["sums"].update(length="x")), "ValueError"),
-        (damage("summary.json", lambda s: s["sets"]["sums"].update(forced=[])), "AttributeError"),
+        (damage("summary.json", lambda s: s["sets"]["sums"].update(exit_at=[])), "AttributeError"),
         (damage("samples/sums/part_1_000001.parquet", None), "has 4 answers, but .* is of 8"),
         (damage("samples/sums/part_1_000001.parquet", "torn"), r"part_1_000001\.parquet: cannot be"),
     ],

@@ -74,7 +74,7 @@ def test_a_row(folder, changed, words):
         ("number", pa.array(["0"])), ("number", pa.array([0.5])), ("problem", pa.array([1])),
         ("tokens", pa.array([["a", "b"]])), ("tokens", pa.array([[[5], [6]]])),
         ("log_probs", pa.array([["a", "b"]])), ("match", pa.array([1])), ("why", pa.array([[1]])),
-        ("response", pa.array([b"\xff"])), ("budget", pa.array(["x"])), ("finish", pa.array([None])),
+        ("response", pa.array([b"\xff"])), ("exit_at", pa.array(["x"])), ("finish", pa.array([None])),
     ],
 )  # fmt: skip
 def test_a_column_of_another_type(folder, column, array):

@@ -1,9 +1,10 @@
-"""Budget forcing: a thought that is not closed after so many tokens is closed for the model.
+"""Early exits: a thought that is not closed after so many tokens is closed for the model.
 
-As in ThinkPrune's evaluation (arXiv 2504.01296), and s1's (arXiv 2501.19393) without its "Wait".
-Differences: the thought is the beginning of a response that took its time, so that all budgets and
-none share their samples; what is put in counts as tokens; and a thought that the model closed in
-time is left alone, where the original replaced its end by one of its own.
+This is the budget forcing of ThinkPrune's evaluation (arXiv 2504.01296), and of s1 (arXiv
+2501.19393) without its "Wait". Differences: the thought is the beginning of a response that took
+its time, so that all exits share their samples with the long run; what is put in counts as tokens;
+and a thought that the model closed in time is left alone, where the original replaced its end by
+one of its own.
 """
 
 from __future__ import annotations
@@ -24,37 +25,37 @@ class EarlyExit:
         tokenizer: of the model.
 
     Raises:
-        InputError: a budget leaves no room for an answer within the limit.
+        InputError: an exit leaves no room for an answer within the limit.
     """
 
     def __init__(self, config: EvaluateConfig, tokenizer: Any):
-        if not config.force:
+        if not config.exit_at:
             return
         template = load_template(config.template)
         self._tokenizer, self._close = tokenizer, template.thought.close
         self._end = template.thought.close + template.early_exit
         longest = len(self._encoded("\n" + self._end))
-        if max(config.force) + longest >= config.max_response_length:
+        if max(config.exit_at) + longest >= config.max_response_length:
             raise InputError(
-                f"force={config.force} and the {longest} tokens that close a thought leave no room "
-                f"for an answer within max_response_length={config.max_response_length}; "
+                f"exit_at={config.exit_at} and the {longest} tokens that close a thought leave no "
+                f"room for an answer within max_response_length={config.max_response_length}; "
                 f"raise max_response_length"
             )
 
     def of(
-        self, tokens: Sequence[int], finished: bool, budget: int
+        self, tokens: Sequence[int], finished: bool, exit_at: int
     ) -> tuple[tuple[int, ...], int] | None:
         """Where a response goes on from: its thought, closed; None if it closed that in time.
 
         Args:
             tokens: of a response, as the model wrote it.
             finished: its last token is the one that ended it.
-            budget: tokens of the thought.
+            exit_at: tokens of the thought, at most.
 
         Returns:
             Tokens, and how many of them were put in.
         """
-        thought = tokens[: min(budget, len(tokens) - finished)]
+        thought = tokens[: min(exit_at, len(tokens) - finished)]
         text = self._tokenizer.decode(thought, skip_special_tokens=False)
         if self._close in text:
             return None
