@@ -137,11 +137,11 @@ def summarize_sets(
 def describe(at: int, answers: AnswerTable) -> AnswerMeans:
     """Compute the means of a set of answers, with intervals."""
     means = _means(answers)
-    tokens, accuracy, cut_off = (
-        Estimate(float(column.mean()), *interval_of(column, draws=RESAMPLES))
-        for column, interval_of in zip(
-            means.T, (bootstrap, share_interval, share_interval), strict=True
-        )
+    length = means[:, TOKENS]
+    tokens = Estimate(float(length.mean()), *bootstrap(length, draws=RESAMPLES))
+    accuracy, cut_off = (
+        Estimate(float(share.mean()), *share_interval(share, draws=RESAMPLES))
+        for share in (means[:, RIGHT], means[:, CUT_OFF])
     )
     return AnswerMeans(at, len(means), len(answers.problems), tokens, accuracy, cut_off)
 
