@@ -7,13 +7,17 @@ each machine that it tries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from megaprune.algorithms.registry import name_of
-from megaprune.config.run import Config, EngineConfig
+from megaprune.config.run import Config, EngineConfig, GradingConfig
+from megaprune.data.instructions import BOX
+from megaprune.data.sets import graders as known_graders
 from megaprune.errors import InputError
+from megaprune.grading.verdict import BOX_GRADERS
 from megaprune.parallelism import Parallel, engine_layout
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.base import divisors
@@ -127,6 +131,61 @@ def evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
         yield (
             f"exit_at={config.exit_at}; expected numbers of tokens above 0 and less than "
             f"max_response_length={limit}"
+        )
+
+
+# Fields and data.
+
+
+def batch_problems(config: Config, problems: int) -> Iterator[str]:
+    """More prompts a step than there are problems."""
+    size = config.data.train_batch_size
+    if size > problems:
+        yield (
+            f"data.train_batch_size={size}, and data.train has {problems} problems: some come more "
+            f"than once in a step, as groups of their own; data.train_batch_size={problems} or "
+            f"less takes each once"
+        )
+
+
+def duplicate_problems(
+    name: str, count: int, contradicting: int, duplicates: str | None = None
+) -> Iterator[str]:
+    """Problems that repeat an earlier one.
+
+    Args:
+        name: of the file, with its field.
+        count: how many do; `contradicting` of them with another answer.
+        duplicates: the field data.duplicates; None where there is none.
+    """
+    if count and duplicates != "drop":
+        others = f", {contradicting} of them with another answer" if contradicting else ""
+        drop = "; data.duplicates=drop leaves them out" if duplicates else ""
+        yield f"{name}: {count} problems have the prompt of an earlier one{others}{drop}"
+
+
+def format_problems(
+    name: str, asked: Mapping[tuple[str, str], int], grading: GradingConfig
+) -> Iterator[str]:
+    """Prompts that ask for an answer in a form that their grader does not read.
+
+    Args:
+        name: of the file, with its field.
+        asked: problems by data source and the form that their prompt asks for.
+        grading: the graders.
+    """
+    chosen = known_graders() | grading.graders
+    unread: Counter[tuple[str, str]] = Counter()
+    for (source, form), count in asked.items():
+        grader = chosen.get(source, grading.default)
+        if form != BOX and grader in BOX_GRADERS:
+            unread[form, grader] += count
+    for (form, grader), count in unread.items():
+        yield (
+            f"{name}: {count} prompts ask for the answer as {form!r} and none of them for a box, "
+            f"which the grader {grader} reads: such answers count as wrong; make the file anew "
+            f"with `megaprune data --instructions drop --family NAME`, or choose a grader of your "
+            f"own that reads them (grading.default=file.py:function)"
         )
 
 

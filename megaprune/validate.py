@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from megaprune.config.run import Config, GradingConfig
-from megaprune.data import load_tokenizer, read_problems
+from megaprune.data import Problem, Problems, load_tokenizer
+from megaprune.data.on_node import check_problems
 from megaprune.data.order import make_order
 from megaprune.distributed.device import gpu_memory_bytes
 from megaprune.evaluation.config import EvaluateConfig
@@ -28,10 +30,13 @@ from megaprune.planner.request import ModelShape, PlanConfig
 from megaprune.planner.total_memory import memory_problems
 from megaprune.pruning.config import PruneConfig
 from megaprune.rules import (
+    batch_problems,
     cache_problems,
     context_problems,
+    duplicate_problems,
     engine_problems,
     evaluate_problems,
+    format_problems,
     frozen_problems,
     length_problems,
     longest_sequence,
@@ -110,7 +115,15 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     )
     # A checkpoint's model is not made yet; its tokenizer is there.
     tokenizer = load_tokenizer(folder.side_files()["config.json"].parent)
-    read_evaluation_problems(config, tokenizer)
+
+    def read(file: Path, tokenizer: Any, max_prompt_length: int) -> Problems:
+        problems = check_problems(file, tokenizer, max_prompt_length)
+        name = f"data={file}"
+        _warn(duplicate_problems(name, problems.duplicates, problems.contradicting))
+        _warn(format_problems(name, problems.asked_formats, config.grading))
+        return problems
+
+    read_evaluation_problems(config, tokenizer, read)
     EarlyExit(config, tokenizer)
     _check_graders(config.grading)
 
@@ -134,18 +147,26 @@ def _check_files(config: Config, processes: int) -> None:
     lacking = [*_memory_problems(config, folder, processes), *_disk_problems(config, folder)]
     if config.strict:
         refuse(f"strict=true, and {problem}" for problem in lacking)
-    for problem in lacking:
-        print(
-            f"megaprune: warning: {for_people(problem)} (strict=true refuses it)", file=sys.stderr
-        )
+    _warn(f"{problem} (strict=true refuses it)" for problem in lacking)
+
+
+def _warn(problems: Iterable[str]) -> None:
+    for problem in problems:
+        print(f"megaprune: warning: {for_people(problem)}", file=sys.stderr)
 
 
 def _check_data(config: Config) -> None:
     """The problems, their order, and stored responses if those are learned from."""
     data, tokenizer = config.data, load_tokenizer(Path(config.model))
-    problems = list(read_problems(Path(data.train), tokenizer, data.max_prompt_length).problems)
-    if data.validation is not None:
-        read_problems(Path(data.validation), tokenizer, data.max_prompt_length)
+    problems: Sequence[Problem] = ()
+    for field, file in (("validation", data.validation), ("train", data.train)):
+        if file is not None:
+            found = check_problems(Path(file), tokenizer, data.max_prompt_length, data.duplicates)
+            name = f"data.{field}={file}"
+            _warn(duplicate_problems(name, found.duplicates, found.contradicting, data.duplicates))
+            _warn(format_problems(name, found.asked_formats, config.grading))
+            problems = found.problems
+    _warn(batch_problems(config, len(problems)))
     if data.rollouts is not None:
         problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
         longest = max(

@@ -143,3 +143,31 @@ def test_checking_an_evaluation_ends_if_the_template_does_not(model, check_evalu
     assert status == 1
     assert "row 0" in said
     assert "CPU time" in said
+
+
+def write_problems(path, *texts, source="set"):
+    rows = [ProblemRow(source, [{"role": "user", "content": text}], "2") for text in texts]
+    write_parquet(path, rows)
+    return path
+
+
+def test_what_is_said_of_the_problems(config, tmp_path, capsys):
+    texts = ["1+1?", "1+2?", " 1+1? ", '1+3? End with a line "Answer: N".']
+    path = write_problems(tmp_path / "p.parquet", *texts)
+    fields = [f"data.train={path}", "data.max_prompt_length=200", "data.train_batch_size=8"]
+    validate.check_run(config(*fields), 1)
+    said = capsys.readouterr().err
+    assert f"data.train={path}: 1 problems have the prompt of an earlier one; data.dup" in said
+    assert "data.train_batch_size=8, and data.train has 4 problems: some come more" in said
+    assert "1 prompts ask for the answer as 'Answer:' and none of them for a box" in said
+    fields += ["data.duplicates=drop", "grading.default=lenient"]
+    validate.check_run(config(*fields), 1)
+    said = capsys.readouterr().err
+    assert "an earlier one" not in said
+    assert "ask for the answer" not in said
+    assert "data.train has 3 problems" in said
+    fields = [f"data.train={path}", f"data.validation={path}", "data.train_batch_size=4"]
+    validate.check_run(config(*fields, "data.max_prompt_length=200"), 1)
+    said = capsys.readouterr().err
+    assert f"data.validation={path}: 1 problems" in said
+    assert "train_batch_size" not in said

@@ -61,6 +61,16 @@ def add_parser(commands: Any) -> None:
     own.add_argument("--source", metavar="NAME", help="its data_source")
     own.add_argument("--problem-column", metavar="COLUMN", help="COLUMN.FIELD for a field of it")
     own.add_argument("--answer-column", metavar="COLUMN", help="the same for the answer")
+    for what, chosen, doc in (
+        ("duplicates", "drop", "of problems that come again: the first is taken, or all"),
+        ("instructions", "keep", "around problems, that ask for a form of the answer"),
+    ):
+        own.add_argument(
+            f"--{what}",
+            choices=("keep", "drop"),
+            default=chosen,
+            help=f"{doc} (default {chosen})",
+        )
     own.add_argument("--split", metavar="WORD", help="train or test, say (default: the set's)")
     _add_overlap(command.add_argument_group("problems that are in evaluation sets too"))
     command.add_argument(
@@ -77,6 +87,11 @@ def _add_overlap(group: Any) -> None:
         default=[],
         metavar="[SET=]SOURCE",
         help="sets that are measured on; a set's name alone is fetched",
+    )
+    group.add_argument(
+        "--against-column",
+        metavar="COLUMN",
+        help="where their problems stand, if it is none of the usual columns",
     )
     group.add_argument(
         "--near",
@@ -113,8 +128,18 @@ def run_data(options: argparse.Namespace) -> int:
     read = [file for files in inputs for file in files.files]
     for out in outs.values():
         check_output(out, *read, overwrite=options.overwrite, is_ours=make.is_made)
-    ours = collect(source, known, options.problem_column, options.answer_column)
-    measured = {name: collect(other, its) for name, (other, its) in others.items()}
+    ours = collect(
+        source,
+        known,
+        options.problem_column,
+        options.answer_column,
+        keep_duplicates=options.duplicates == "keep",
+        keep_instructions=options.instructions == "keep",
+    )
+    measured = {
+        name: collect(other, its, options.against_column, compared_only=True)
+        for name, (other, its) in others.items()
+    }
     overlaps = make.find_overlaps(ours, measured, options.near)
     if options.refuse_overlap:
         make.refuse_overlaps(overlaps)
@@ -127,6 +152,8 @@ def run_data(options: argparse.Namespace) -> int:
         "rows": ours.rows,
         "written": len(ours.questions),
         "dropped": dict(ours.dropped),
+        "kept_duplicates": dict(ours.kept_duplicates),
+        "instructions": {"kept": options.instructions == "keep", "rows": dict(ours.instructions)},
         "overlap": {"near": options.near, "pairs": {o.name: o.counts() for o in overlaps}},
     }
     split = options.split or (known.split if known else "train")

@@ -41,6 +41,11 @@ class DataConfig:
         unit="tokens",
         doc="Problems with longer prompts are dropped, and counted.",
     )
+    duplicates: str = field(
+        default="keep",
+        choices=("keep", "drop"),
+        doc="What becomes of problems whose prompt an earlier one has; they are counted always.",
+    )
 
 
 @section("rollout")

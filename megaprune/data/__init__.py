@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from megaprune.data.order import batch
     from megaprune.data.parquet import ProblemRow, read_parquet, write_parquet
-    from megaprune.data.problems import Problem, Problems, read_problems
+    from megaprune.data.problem_table import Problem
+    from megaprune.data.problems import Problems, read_problems
     from megaprune.data.tokenizer import load_tokenizer
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Problem": "problems",
+    "Problem": "problem_table",
     "Problems": "problems",
     "ProblemRow": "parquet",
     "batch": "order",

@@ -7,9 +7,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from megaprune.data.instructions import STEPS, asked_format, without_instructions
 from megaprune.data.overlap import NormalizedText
 from megaprune.data.parquet import check_text, shown
 from megaprune.data.sets import ANSWER_COLUMNS, PROBLEM_COLUMNS, ProblemSet, SourceRow
@@ -46,11 +47,22 @@ class BareProblem:
 
 @dataclass(frozen=True)
 class Collection:
-    """The questions of a source, how many rows it has, and why the others were dropped."""
+    """The questions of a source, and what became of its rows.
+
+    Args:
+        questions: those that are kept.
+        rows: how many rows the source has.
+        dropped: why the others were dropped, and how many for each reason.
+        kept_duplicates: the questions that repeat an earlier one, where those are kept.
+        instructions: how many rows asked for each form of answer in words around the problem (see
+            `instructions.asked_format`).
+    """
 
     questions: tuple[BareProblem, ...]
     rows: int
     dropped: Counter[str]
+    kept_duplicates: Counter[str] = field(default_factory=Counter)
+    instructions: Counter[str] = field(default_factory=Counter)
 
 
 def collect(
@@ -58,50 +70,98 @@ def collect(
     known: ProblemSet | None = None,
     problem_column: str | None = None,
     answer_column: str | None = None,
+    *,
+    keep_duplicates: bool = False,
+    keep_instructions: bool = True,
+    compared_only: bool = False,
 ) -> Collection:
     """Read a source; of a problem that comes twice (see `overlap`: exact), the first is taken.
 
     Args:
         known: the set that it is; None for one without a name.
         problem_column, answer_column: where they stand; None: see `sets`.
+        keep_duplicates: whether problems that come again stay, and are only counted.
+        keep_instructions: whether words around a problem stay that ask for a form of the answer.
+        compared_only: whether other problems are compared with these, and no more: then
+            problem_column is but the first that is looked for, and no answers are needed.
 
     Raises:
         InputError: the source cannot be read or lacks a column; or nothing is left of it.
     """
-    problems = (problem_column,) if problem_column else PROBLEM_COLUMNS
-    answers = (answer_column,) if answer_column else ANSWER_COLUMNS
-    questions: dict[str, BareProblem] = {}
-    dropped: Counter[str] = Counter()
+    problems: tuple[str, ...] = (problem_column,) if problem_column else PROBLEM_COLUMNS
+    answers: tuple[str, ...] = (answer_column,) if answer_column else ANSWER_COLUMNS
+    if compared_only:
+        problems, answers = (*problems, *PROBLEM_COLUMNS), ()
+    collector = _Collector(keep_duplicates, keep_instructions)
     rows = 0
     for number, (where, row) in enumerate(source.rows()):
         rows = number + 1
         try:
-            question = _question(number, row, known, problems, answers)
+            collector.add(bare_problem(number, row, known, problems, answers))
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         except RecursionError as error:
             raise InputError(f"{where}: lists in lists, too deep for a problem") from error
+    if not collector.questions:
+        why = ", ".join(f"{count} {reason}" for reason, count in collector.dropped.items())
+        raise InputError(f"{source.name}: none of {rows} rows can be used ({why or 'it is empty'})")
+    return Collection(
+        tuple(collector.questions),
+        rows,
+        collector.dropped,
+        collector.kept_duplicates,
+        collector.instructions,
+    )
+
+
+class _Collector:
+    """Takes the problems of a source one after another; see `collect` for the arguments."""
+
+    def __init__(self, keep_duplicates: bool, keep_instructions: bool):
+        self._keep_duplicates, self._keep_instructions = keep_duplicates, keep_instructions
+        self._first: dict[str, BareProblem] = {}
+        self.questions: list[BareProblem] = []
+        self.dropped: Counter[str] = Counter()
+        self.kept_duplicates: Counter[str] = Counter()
+        self.instructions: Counter[str] = Counter()
+
+    def add(self, question: BareProblem | str) -> None:
+        """Take a problem, or the reason why a row has none."""
         if isinstance(question, str):
-            dropped[question] += 1
-            continue
-        first = questions.setdefault(NormalizedText(question.problem).normal, question)
+            self.dropped[question] += 1
+            return
+        bare = without_instructions(question.problem)
+        if bare != question.problem:
+            self.instructions[asked_format(question.problem) or STEPS] += 1
+            if not self._keep_instructions:
+                question = replace(question, problem=bare)
+        first = self._first.setdefault(NormalizedText(bare).normal, question)
         if first is not question:
             same = normal_form(first.gold) == normal_form(question.gold)
-            dropped[DUPLICATE if same else OTHER_ANSWER] += 1
-    if not questions:
-        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise InputError(f"{source.name}: none of {rows} rows can be used ({why or 'it is empty'})")
-    return Collection(tuple(questions.values()), rows, dropped)
+            reasons = self.kept_duplicates if self._keep_duplicates else self.dropped
+            reasons[DUPLICATE if same else OTHER_ANSWER] += 1
+            if not self._keep_duplicates:
+                return
+        self.questions.append(question)
 
 
-def _question(
+def bare_problem(
     number: int,
     row: SourceRow,
-    known: ProblemSet | None,
-    problems: Sequence[str],
-    answers: Sequence[str],
+    known: ProblemSet | None = None,
+    problems: Sequence[str] = PROBLEM_COLUMNS,
+    answers: Sequence[str] = ANSWER_COLUMNS,
 ) -> BareProblem | str:
-    """Read the question of a row, or say why there is none."""
+    """Read the problem of a row, or say why there is none.
+
+    Args:
+        number: of the row.
+        known: the set that it is of.
+        problems, answers: the columns to look in; without any for answers, they are not needed.
+
+    Raises:
+        InputError: a column is missing, or what it has cannot be used.
+    """
     if known and known.wanted and not known.wanted(row):
         return NOT_OF_THE_SET
     _, value = _first(row, problems, "problem")
@@ -110,12 +170,14 @@ def _question(
         problem = problem.removesuffix(known.suffix.strip()).strip()
     if not problem:
         return EMPTY
+    check_text(problem, "the problem")
+    if not answers:
+        return BareProblem(number, problem, "")
     gold = _answer(*_first(row, answers, "answer")).strip()
     if not gold:
         return NO_ANSWER
     if known and known.gold:
         gold = known.gold(row, gold)
-    check_text(problem, "the problem")
     check_text(gold, "the answer")
     return BareProblem(number, problem, gold, _kept(row, known))
 
@@ -140,7 +202,7 @@ def _first(row: SourceRow, columns: Sequence[str], what: str) -> tuple[str, Any]
             return column, row[name][inner]
     raise InputError(
         f"no column for the {what}: expected {' or '.join(columns)}; there are {', '.join(row)}: "
-        f"name it with --{what}-column"
+        f"name it with --{what}-column (in a set of --against: --against-column)"
     )
 
 

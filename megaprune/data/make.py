@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def drop_overlaps(ours: Collection, overlaps: Sequence[Overlap]) -> Collection:
             f"all {len(ours.questions)} problems are in the sets of --against too; is the input "
             f"one of them?"
         )
-    return Collection(left, ours.rows, dropped)
+    return replace(ours, questions=left, dropped=dropped)
 
 
 def refuse_overlaps(overlaps: Sequence[Overlap]) -> None:

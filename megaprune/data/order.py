@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,9 @@ from megaprune import user_code
 from megaprune.errors import InputError
 
 
+@lru_cache(maxsize=2)  # a step takes several times from an epoch, or from two
 def epoch(count: int, number: int, seed: int) -> NDArray[np.int64]:
-    """Return the order of an epoch: a permutation of `count` problems, [count] int64.
+    """Return the order of an epoch: a permutation of `count` problems, [count] int64, read-only.
 
     Problems are sorted by the raw 64-bit outputs of PCG64 seeded by SeedSequence([seed, number]).
     Numpy promises that these never change, which it does not of `Generator.permutation`.
@@ -30,7 +32,9 @@ def epoch(count: int, number: int, seed: int) -> NDArray[np.int64]:
     if seed < 0:
         raise InputError(f"seed={seed}; expected 0 or more")
     raw = np.random.PCG64(np.random.SeedSequence([seed, number])).random_raw(count)
-    return np.argsort(raw, kind="stable")
+    order = np.argsort(raw, kind="stable")
+    order.flags.writeable = False
+    return order
 
 
 def batch(count: int, size: int, step: int, seed: int) -> list[int]:

@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megaprune.data import remedy
 from megaprune.data.parquet_rows import read_parquet_rows
 from megaprune.errors import InputError
 from megaprune.files import new_file
@@ -75,10 +76,14 @@ def read_parquet(path: Path) -> Iterator[tuple[str, ProblemRow]]:
             has what cannot be used; the message names file, row and column.
     """
     is_empty = True
-    for file in _files(path):
+    for file in problem_files(path):
         for where, row in read_parquet_rows(file, partial(_columns_of, file=file)):
             is_empty = False
-            yield where, _row(row, where)
+            try:
+                problem = _row(row, where)
+            except InputError as error:
+                raise InputError(f"{error}{remedy.of_row(file, row)}") from error
+            yield where, problem
     if is_empty:
         raise InputError(f"{path} has no rows; expected one problem or more: write it again")
 
@@ -126,14 +131,23 @@ def _columns(row: ProblemRow) -> dict[str, Any]:
     }
 
 
-def _files(path: Path) -> list[Path]:
+def problem_files(path: Path) -> list[Path]:
+    """Return the files of a data set, in order.
+
+    Raises:
+        InputError: there are none.
+    """
     if path.is_dir():
         files = sorted(path.glob("*.parquet"))
         if not files:
-            raise InputError(f"{path} has no *.parquet files; give a folder that has, or a file")
+            instead = remedy.of_format(path) or "give a folder that has, or a file"
+            raise InputError(f"{path} has no *.parquet files; {instead}")
         return files
     if not path.exists():
-        raise InputError(f"there is no {path}; expected a parquet file or a folder of them")
+        instead = remedy.of_format(path) or "expected a parquet file or a folder of them"
+        raise InputError(f"there is no {path}; {instead}")
+    if other := remedy.of_format(path):
+        raise InputError(other)
     return [path]
 
 
@@ -143,7 +157,7 @@ def _columns_of(schema: pa.Schema, file: Path) -> list[str]:
         if column not in schema.names:
             raise InputError(
                 f"{file} lacks the column {column!r}: it has {schema.names}; expected "
-                f"{list(_NEEDED)}: rename or add it"
+                f"{list(_NEEDED)}: rename or add it{remedy.of_columns(file, schema.names)}"
             )
     return [column for column in _SCHEMA.names if column in schema.names]
 

@@ -18,8 +18,8 @@ from megaprune.grading import wire
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ALL_CHARACTERS = 1 << 30
-"""Of all prompts of a data set together."""
+_ALL_CHARACTERS, _MEAN_CHARACTERS = 1 << 30, 1 << 13
+"""Of all prompts of a data set together: so many, and so many more for each."""
 
 _AT_ONCE = 64
 """Conversations to a message: waiting for each alone would take twice as long."""
@@ -33,56 +33,82 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, where: str) -> str:
-    """Write one conversation as `render_all` does."""
-    return render_all(tokenizer, [messages], [where])[0]
+    """Write one conversation as the text that the model answers to; see `ChatRenderer`."""
+    with ChatRenderer(tokenizer, where) as renderer:
+        return renderer.render([messages], [where])[0]
 
 
-def render_all(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], places: Sequence[str]
-) -> list[str]:
-    """Write conversations as the texts that the model answers to.
+class ChatRenderer:
+    """Writes conversations as the texts that the model answers to.
 
-    The template runs in a process of its own, with limits to CPU time, memory and output.
+    The template runs in a process of its own, with limits to CPU time, memory and output. To be
+    used as a context manager.
 
     Args:
-        places: the words for where each conversation is from.
+        tokenizer: with the template.
+        where: the words for where the conversations are from.
 
     Raises:
-        InputError: the template refuses a conversation, makes nothing of it, or reaches a limit.
+        InputError: the tokenizer has several templates, and none that is meant here.
     """
-    name = tokenizer.name_or_path
-    try:
-        template = tokenizer.get_chat_template()
-    except ValueError as error:
-        raise InputError(f"{places[0]}, column prompt: {error}") from error
-    texts: list[str] = []
-    total = 0
-    with _worker({"template": template, "tokens": dict(tokenizer.special_tokens_map)}) as ask:
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, where: str):
+        self._name = tokenizer.name_or_path
+        try:
+            template = tokenizer.get_chat_template()
+        except ValueError as error:
+            raise InputError(f"{where}, column prompt: {error}") from error
+        setup = {"template": template, "tokens": dict(tokenizer.special_tokens_map)}
+        self._opened = _worker(setup)
+        self._prompts = self._characters = 0
+
+    def __enter__(self) -> ChatRenderer:
+        self._ask = self._opened.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
+
+    def render(self, conversations: Sequence[Messages], places: Sequence[str]) -> list[str]:
+        """Return the texts of some conversations.
+
+        Args:
+            places: the words for where each conversation is from.
+
+        Raises:
+            InputError: the template refuses a conversation, makes nothing of it, or reaches a
+                limit.
+        """
+        texts: list[str] = []
         for first in range(0, len(conversations), _AT_ONCE):
             some = conversations[first : first + _AT_ONCE]
-            answers = ask([[dict(message) for message in messages] for messages in some])
+            answers = self._ask([[dict(message) for message in messages] for messages in some])
             for messages, place in zip(some, places[first : first + _AT_ONCE], strict=True):
-                answer = next(answers)
-                roles = [message["role"] for message in messages]
-                start = f"{place}, column prompt: the chat template of {name}"
-                if "error" in answer:
-                    raise InputError(
-                        f"{start} refuses messages of roles {roles} ({answer['error']}); change "
-                        f"the roles to those that it expects, or fix chat_template.jinja"
-                    )
-                if not answer["text"]:
-                    raise InputError(
-                        f"{start} makes no text of messages of roles {roles}; change the roles, "
-                        f"or fix chat_template.jinja"
-                    )
-                texts.append(answer["text"])
-                total += len(answer["text"])
-                if total > _ALL_CHARACTERS:
-                    raise InputError(
-                        f"{start} makes more than {_ALL_CHARACTERS} characters of the data set's "
-                        f"first {len(texts)} prompts; fix chat_template.jinja"
-                    )
-    return texts
+                texts.append(self._checked(next(answers), messages, place))
+        return texts
+
+    def _checked(self, answer: Mapping[str, str], messages: Messages, place: str) -> str:
+        roles = [message["role"] for message in messages]
+        start = f"{place}, column prompt: the chat template of {self._name}"
+        if "error" in answer:
+            raise InputError(
+                f"{start} refuses messages of roles {roles} ({answer['error']}); change "
+                f"the roles to those that it expects, or fix chat_template.jinja"
+            )
+        if not answer["text"]:
+            raise InputError(
+                f"{start} makes no text of messages of roles {roles}; change the roles, "
+                f"or fix chat_template.jinja"
+            )
+        self._prompts += 1
+        self._characters += len(answer["text"])
+        most = _ALL_CHARACTERS + _MEAN_CHARACTERS * self._prompts
+        if self._characters > most:
+            raise InputError(
+                f"{start} makes more than {most} characters of the data set's "
+                f"first {self._prompts} prompts; fix chat_template.jinja"
+            )
+        return answer["text"]
 
 
 @contextmanager

@@ -45,11 +45,27 @@ def print_report(
     for reason, count in about["dropped"].items():
         table.add_row(f"  {reason}", f"-{count}")
     table.add_row("written", str(about["written"]), style="bold")
+    for reason, count in about["kept_duplicates"].items():
+        table.add_row(f"  {reason}, kept", str(count))
     console.print(table)
+    _print_instructions(console, about["instructions"])
     if about["overlap"]["pairs"]:
         _print_overlap(console, about["overlap"], pairs)
     for file in files:
         console.print(f"wrote {file}", style="dim")
+
+
+def _print_instructions(console: Console, instructions: Mapping[str, Any]) -> None:
+    """Say how many problems have words around them that ask for a form of the answer."""
+    if not instructions["rows"]:
+        return
+    forms = ", ".join(f"{count} for {form}" for form, count in instructions["rows"].items())
+    words = (
+        "kept; --instructions drop leaves these words out"
+        if instructions["kept"]
+        else "these words are left out"
+    )
+    console.print(f"instructions beside problems, which ask {forms}: {words}", markup=False)
 
 
 def _print_overlap(

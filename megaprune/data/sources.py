@@ -1,6 +1,6 @@
 """Rows of problem sets as they are published: local files, and repositories on the hub.
 
-A source is a file (parquet, JSON lines, a JSON list, CSV), a folder of parquet files, or
+A source is a file (parquet, JSON lines, JSON, CSV), a folder of parquet files, or
 
     hub:OWNER/NAME              a repository of data sets with one data file
     hub:OWNER/NAME:PATTERN      its files whose path the shell pattern fits, as main/test-*.parquet
@@ -8,22 +8,15 @@ A source is a file (parquet, JSON lines, a JSON list, CSV), a folder of parquet 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megaprune.data.hub import fetch
+from megaprune.data.json_rows import PlacedRow, read_json_rows, text_lines
 from megaprune.errors import InputError
 
 HUB = "hub:"
-
-_LONGEST_LINE = 1 << 28
-"""Bytes; a list of problems may be all in one line."""
-
-PlacedRow = tuple[str, dict[str, Any]]
-"""Where a row stands, in words ("x.jsonl, line 3"), and its columns."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def _csv(file: Path) -> Iterator[PlacedRow]:
 
     number = 0
     try:
-        for number, row in enumerate(csv.DictReader(_lines(file), strict=True), 1):
+        for number, row in enumerate(csv.DictReader(text_lines(file), strict=True), 1):
             if None in row:
                 raise InputError(f"{file}, row {number}: more values than the first line names")
             yield f"{file}, row {number}", dict(row)
@@ -101,55 +94,9 @@ def _csv(file: Path) -> Iterator[PlacedRow]:
         raise InputError(f"{file}, row {number + 1}: cannot be read as CSV ({error})") from error
 
 
-def _json(file: Path) -> Iterator[PlacedRow]:
-    """Read JSON lines, or one list."""
-    first = next((line.lstrip() for line in _lines(file) if line.strip()), "")
-    if first.startswith("["):
-        rows = _parsed("".join(_lines(file)), str(file), "one list of objects")
-        for number, row in enumerate(rows):
-            yield _object(row, f"{file}, row {number}")
-        return
-    for number, line in enumerate(_lines(file), 1):
-        if line.strip():
-            where = f"{file}, line {number}"
-            yield _object(_parsed(line, where, "one object a line"), where)
-
-
-def _lines(file: Path) -> Iterator[str]:
-    """Yield the lines of a text file; what is not UTF-8 is refused by its line."""
-    with file.open("rb") as lines:
-        number = 0
-        while line := lines.readline(_LONGEST_LINE + 1):
-            number += 1
-            if len(line) > _LONGEST_LINE:
-                raise InputError(
-                    f"{file}, line {number}: more than {_LONGEST_LINE} bytes; expected a problem a "
-                    f"line"
-                )
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{file}, line {number}: not UTF-8 text ({error.reason}); convert it to UTF-8"
-                ) from error
-
-
-def _parsed(text: str, where: str, expected: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); expected {expected}") from error
-
-
-def _object(row: Any, where: str) -> PlacedRow:
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {type(row).__name__}; expected an object of columns and values")
-    return where, row
-
-
 _READERS: Mapping[str, Callable[[Path], Iterator[PlacedRow]]] = {
     ".parquet": _parquet,
-    ".jsonl": _json,
-    ".json": _json,
+    ".jsonl": read_json_rows,
+    ".json": read_json_rows,
     ".csv": _csv,
 }

@@ -128,7 +128,7 @@ def broadcast_from_rank0(mine: T) -> T:
 
 def say(text: str) -> None:
     """Print a line on the console, from rank 0."""
-    if dist.get_rank() == 0:
+    if rank() == 0:
         terminal(highlight=False, soft_wrap=True).print(Text(text, "dim"))
 
 

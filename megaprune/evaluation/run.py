@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from megaprune import schema
 from megaprune.config.fields import leaves
 from megaprune.config.given import value_as_written
 from megaprune.config.read import as_written
-from megaprune.data import Problem, load_tokenizer, read_problems
+from megaprune.data import Problem, Problems, load_tokenizer
+from megaprune.data.on_node import read_problems_on_node
 from megaprune.data.sets import SETS
 from megaprune.distributed import world
 from megaprune.errors import InputError
@@ -89,18 +90,25 @@ def model_folder(config: EvaluateConfig) -> Path:
     return Path(config.out) / schema.MODEL_FOLDER if is_checkpoint(model) else model
 
 
-def read_evaluation_problems(config: EvaluateConfig, tokenizer: Any) -> list[EvaluationProblem]:
+def read_evaluation_problems(
+    config: EvaluateConfig,
+    tokenizer: Any,
+    read: Callable[[Path, Any, int], Problems] = read_problems_on_node,
+) -> list[EvaluationProblem]:
     """Read all problems, in the order of their files.
+
+    Args:
+        read: reads a file; it may be collective.
 
     Raises:
         InputError: a file cannot be used, or two have a problem of the same name.
     """
     problems: dict[str, EvaluationProblem] = {}
     for file in config.data:
-        read = read_problems(Path(file), tokenizer, config.max_prompt_length)
-        if read.too_long:
-            world.say(f"{file}: {read.too_long} prompts dropped as too long (max_prompt_length)")
-        for problem in read.problems:
+        problems_of_file = read(Path(file), tokenizer, config.max_prompt_length)
+        if too_long := problems_of_file.too_long:
+            world.say(f"{file}: {too_long} prompts dropped as too long (max_prompt_length)")
+        for problem in problems_of_file.problems:
             if problem.name in problems:
                 raise InputError(
                     f"{file} has a problem named {problem.name}, and so has a file before it; "

@@ -20,6 +20,9 @@ WHY = {
 
 FAILURES = frozenset({"gold unparsable", "timeout", "memory", "crash"})
 
+BOX_GRADERS = frozenset({"strict", "olympiad"})
+"""Names of the graders that find an answer in a box alone."""
+
 
 @dataclass(frozen=True)
 class Verdict:

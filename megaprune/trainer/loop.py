@@ -17,7 +17,8 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.given import hidden
 from megaprune.config.run import Config
-from megaprune.data import load_tokenizer, read_problems
+from megaprune.data import load_tokenizer
+from megaprune.data.on_node import read_problems_on_node
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
@@ -97,9 +98,10 @@ class TrainingRun:
         config, model, data = self.config, Path(self.config.model), self.config.data
         with self._starting("data"):
             tokenizer = load_tokenizer(model)
-            problems = read_problems(Path(data.train), tokenizer, data.max_prompt_length)
-            self._validation_problems = data.validation and read_problems(
-                Path(data.validation), tokenizer, data.max_prompt_length
+            length, duplicates = data.max_prompt_length, data.duplicates
+            problems = read_problems_on_node(Path(data.train), tokenizer, length, duplicates)
+            self._validation_problems = data.validation and read_problems_on_node(
+                Path(data.validation), tokenizer, length, duplicates
             )
         self.engines = Engines(config, self._starting)
         self.learner = Learner(config, self.engines.actor)

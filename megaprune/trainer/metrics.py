@@ -125,7 +125,11 @@ class Reporter:
         folder = Path(config.out)
         tracked = Tracked(folder, "train", as_written(config), config.wandb, config.tensorboard)
         self._trackers = Trackers(tracked, history) if first else None
-        dropped = f" ({problems.too_long} dropped as too long)" if problems.too_long else ""
+        left_out = [f"{problems.too_long} dropped as too long"] * bool(problems.too_long)
+        if problems.duplicates:
+            was = "dropped as" if config.data.duplicates == "drop" else "of them"
+            left_out.append(f"{problems.duplicates} {was} duplicates")
+        dropped = f" ({', '.join(left_out)})" if left_out else ""
         self.say(
             f"{config.model} -> {config.out}: {len(problems.problems)} problems{dropped}, "
             f"{config.data.train_batch_size} x {config.rollout.n} responses of at most "

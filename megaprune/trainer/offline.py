@@ -50,21 +50,22 @@ def read_rollouts(
             f"data.rollouts={folder}: {folder / 'samples'} has no files of responses; expected the "
             f"folder of an evaluation or a run"
         )
-    known = {problem.name: problem for problem in problems}
-    rollouts: dict[str, dict[int, Rollout]] = {name: {} for name in known}
+    places = {problem.name: place for place, problem in enumerate(problems)}
+    rollouts: dict[str, dict[int, Rollout]] = {}
     for path in files:
         for where, stored in read_parquet_rows(path, partial(_columns_of, path=path), _ROWS):
             row = schema.renamed(stored)
-            problem = known.get(row["problem"])
-            if problem is None or row["exit_at"] is not None:
+            place = places.get(row["problem"])
+            if place is None or row["exit_at"] is not None:
                 continue
+            problem = problems[place]
             if row["prompt"] != problem.prompt:
                 raise InputError(
                     f"data.rollouts={folder}: {path} has responses to another prompt of problem "
                     f"{problem.name} than data.train has; they must be of the same data and "
                     f"chat template"
                 )
-            rollouts[problem.name].setdefault(row["number"], _rollout(row, where))
+            rollouts.setdefault(problem.name, {}).setdefault(row["number"], _rollout(row, where))
     complete = {
         name: [numbers[i] for i in sorted(numbers)[:n]]
         for name, numbers in rollouts.items()
@@ -74,7 +75,7 @@ def read_rollouts(
         raise InputError(
             f"data.rollouts={folder}: no problem of data.train has rollout.n={n} responses there"
         )
-    return [problem for problem in problems if problem.name in complete], complete
+    return [problems[places[name]] for name in places if name in complete], complete
 
 
 def _columns_of(found: pa.Schema, path: Path) -> list[str]:

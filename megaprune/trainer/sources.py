@@ -172,9 +172,10 @@ class OnPolicySource:
         """
         config, rollout, worker = self._config, self._config.rollout, self._worker
         # By its place in the draw, too: where two epochs meet, a problem may come twice.
+        problems = [self._problems[place] for place in places]
         requests = [
-            RolloutRequest(self._problems[place], f"{drawn + i}/{self._problems[place].name}")
-            for i, place in enumerate(places)
+            RolloutRequest(problem, f"{drawn + i}/{problem.name}")
+            for i, problem in enumerate(problems)
         ]
         # Another seed for each step: a problem that comes again gets other responses.
         seed = config.seed * 1_000_003 + step + 1

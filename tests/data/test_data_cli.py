@@ -284,3 +284,49 @@ def test_help_needs_nothing_heavy():
     assert done.returncode == 0, done.stderr
     assert "early_exit:" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_duplicates_stay_by_choice(tmp_path, source, data):
+    arguments = ("math500", "--input", source, "--out", "o.parquet", "--duplicates", "keep")
+    status, out, _ = data(*arguments)
+    assert status == 0
+    assert [line.split() for line in out.splitlines()[1:5]] == [
+        ["read", "5"], ["empty", "problem", "-1"], ["written", "4"], ["duplicate,", "kept", "1"],
+    ]  # fmt: skip
+    assert [row.index for row in rows(tmp_path / "o.parquet")] == ["0", "2", "3", "4"]
+
+
+def test_instructions_are_said_and_left_out_by_choice(tmp_path, data):
+    around = 'The last line should be of the form Answer: X.\n\n{}\n\nPut it after "Answer:".'
+    texts = [around.format(f"What is 1+{n}?") for n in range(3)] + ["What is 2+2?"]
+    lines = (json.dumps({"problem": text, "answer": "1"}) for text in texts)
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    arguments = ("--input", "mine.jsonl", "--source", "mine", "--family", "qwen", "--overwrite")
+    status, out, _ = data(*arguments, "--out", "o.parquet")
+    assert status == 0
+    assert "which ask 3 for Answer:: kept; --instructions drop" in " ".join(out.split())
+    assert texts[0] in rows(tmp_path / "o.parquet")[0].messages[1]["content"]
+    status, out, _ = data(*arguments, "--out", "o.parquet", "--instructions", "drop")
+    assert "3 for Answer:: these words are left out" in " ".join(out.split())
+    contents = [row.messages[1]["content"] for row in rows(tmp_path / "o.parquet")]
+    assert not any("Answer:" in content for content in contents)
+    assert [content.split("?")[0] for content in contents] == [
+        "What is 1+0", "What is 1+1", "What is 1+2", "What is 2+2",
+    ]  # fmt: skip
+    assert about(tmp_path / "o.parquet")["instructions"] == {"kept": False, "rows": {"Answer:": 3}}
+
+
+def test_sets_of_against_in_columns_of_their_own(tmp_path, source, data):
+    """Their answers do not matter."""
+    (tmp_path / "theirs.jsonl").write_text('{"text": "1 + 1?"}\n{"text": "7 + 9?"}\n')
+    (tmp_path / "usual.jsonl").write_text('{"question": "1+2?"}\n')
+    arguments = ("math500", "--input", source, "--out", "o.parquet", "--json", "--against")
+    status, _, err = data(*arguments, "theirs.jsonl")
+    assert status == 1
+    assert "there are text: name it with" in err
+    assert "--against-column" in err
+    both = ("theirs.jsonl", "usual.jsonl", "--against-column", "text", "--drop-overlap")
+    status, out, _ = data(*arguments, *both)
+    assert status == 0
+    assert [row.index for row in rows(tmp_path / "o.parquet")] == ["3"]
+    assert {pair["set"] for pair in json.loads(out)["pairs"]} == {"theirs.jsonl", "usual.jsonl"}

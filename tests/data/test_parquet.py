@@ -2,12 +2,15 @@
 
 import json
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from megaprune.data.collect import EMPTY, NO_ANSWER, BareProblem, bare_problem
 from megaprune.data.parquet import ProblemRow, read_parquet, write_parquet
+from megaprune.data.sources import open_source
 from megaprune.errors import InputError
 
 
@@ -195,8 +198,11 @@ def test_no_such_file(tmp_path):
 
 
 def test_a_folder_without_parquet(tmp_path):
-    (tmp_path / "train.jsonl").write_text("{}")
+    (tmp_path / "notes.txt").write_text("{}")
     with pytest.raises(InputError, match=r"has no \*\.parquet files; give"):
+        read(tmp_path)
+    (tmp_path / "train.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r"no \*\.parquet files; .*megaprune data --input .*jsonl"):
         read(tmp_path)
 
 
@@ -207,7 +213,7 @@ def test_no_rows(tmp_path):
 
 
 def test_not_parquet(tmp_path):
-    (tmp_path / "a.parquet").write_text('{"data_source": "amc"}\n')
+    (tmp_path / "a.parquet").write_text("data_source,amc\n")
     with pytest.raises(InputError, match=r"a\.parquet cannot be read as parquet .*convert it"):
         read(tmp_path / "a.parquet")
 
@@ -261,3 +267,68 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         write_parquet(path / "below.parquet", [])
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.parquet", "train.parquet"]
+
+
+QUESTION = {"data_source": "mine", "question": "1+1?", "answer": "2"}
+
+TAKEN = {
+    "a prompt that is text": good(prompt="1+1?"),
+    "an answer that is a list": good(reward_model={"ground_truth": ["2"]}),
+    "an answer as a bare number": good(reward_model=2),
+    "a row without an answer": good(reward_model={"ground_truth": ""}),
+    "an empty prompt": good(prompt=[]),
+    "other columns": QUESTION,
+    "a worked solution": {"problem": "1+1?", "solution": r"So $\\boxed{2}$."},
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_the_data_command_takes_is_said(tmp_path, name):
+    """And it does take it: the row is written, or counted under a reason."""
+    path = write(tmp_path / "a.parquet", TAKEN[name])
+    with pytest.raises(InputError, match=r"megaprune data --input \S*a\.parquet --source NAME"):
+        read(path)
+    ((_, row),) = open_source(str(path)).rows()
+    reason = {"a row without an answer": NO_ANSWER, "an empty prompt": EMPTY}.get(name)
+    assert bare_problem(0, row) == (reason or BareProblem(0, "1+1?", "2"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [good(reward_model="2 apples"), good(prompt=["1+1?"]), good(data_source=None, prompt=[7])],
+)
+def test_what_it_does_not_take_is_not_said(tmp_path, row):
+    with pytest.raises(InputError) as error:
+        read(write(tmp_path / "a.parquet", row))
+    assert "megaprune data" not in str(error.value)
+
+
+def test_columns_that_nobody_knows(tmp_path):
+    write(tmp_path / "a.parquet", {"text": "1+1?", "truth": "2"})
+    with pytest.raises(InputError, match=r"megaprune data --input .* --problem-column COLUMN"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", '{"a": 1}', r"a\.jsonl is JSON lines, .*--input \S*a\.jsonl.*--out a\.parquet"),
+        ("a.json", "[]", r"a\.json is JSON, and a run reads parquet; make it so: megaprune data"),
+        ("a.CSV", "a,b", r"a\.CSV is CSV, "),
+        ("a.parquet", '{"a": 1}\n{"a": 2}', r"is JSON lines \(by its content; call it \.jsonl"),
+        ("a.parquet", "[1,\n2]", r"is JSON \(by its content"),
+    ],
+)
+def test_other_formats_name_the_data_command(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=says):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["openai/gsm8k", "hub:openai/gsm8k", "https://huggingface.co/datasets/openai/gsm8k"]
+)
+def test_a_data_set_of_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"megaprune data --input hub:openai/gsm8k --source NAME"):
+        read(Path(name))

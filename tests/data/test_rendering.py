@@ -6,12 +6,19 @@ import time
 import pytest
 
 from megaprune.data import rendering, template_worker
-from megaprune.data.rendering import render, render_all
+from megaprune.data.rendering import ChatRenderer, render
 from megaprune.data.tokenizer import load_tokenizer
 from megaprune.errors import InputError
 from megaprune.recipes.tiny_models import make_tiny
 
 USER = [{"role": "user", "content": "1+1?"}]
+
+
+def render_all(tokenizer, conversations, places):
+    with ChatRenderer(tokenizer, "here") as renderer:
+        return renderer.render(conversations, places)
+
+
 MANY = "{% for i in range(99999) %}"
 
 
@@ -127,6 +134,7 @@ def test_the_conversation_is_named_that_it_loops_for(tokenizer, soon):
 def test_all_prompts_together_are_bounded(tokenizer, monkeypatch):
     tokenizer.chat_template = "{{ 'a' * 1000 }}"
     monkeypatch.setattr(rendering, "_ALL_CHARACTERS", 10_000)
+    monkeypatch.setattr(rendering, "_MEAN_CHARACTERS", 0)
     with pytest.raises(
         InputError, match="row 10, .* more than 10000 characters .* first 11 prompts"
     ):
