@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _MOST_CHARACTERS = 1 << 18
 _MOST_VALUES = 100_000
 _DEEPEST = 50
+_TOO_DEEP = f"values more than {_DEEPEST} deep in others, by references (&, *)"
 
 
 def check_yaml(text: str) -> None:
@@ -39,23 +40,28 @@ def check_yaml(text: str) -> None:
         reason = " ".join(str(error).split())
         raise InputError(f"no YAML ({reason})") from error
     if root is not None:
-        _size(root, {}, 0)
+        _measure(root, {}, 0)
 
 
-def _size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
-    """How many values a node has in it, each as often as it is referred to."""
-    if depth > _DEEPEST:
-        raise InputError(f"values more than {_DEEPEST} deep in others, by references (&, *)")
-    if id(node) not in sizes:
+def _measure(node: yaml.Node, measures: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
+    """Return how many values a node has in it, each as often as it is referred to, and how deep."""
+    if depth > _DEEPEST:  # also if it refers to itself
+        raise InputError(_TOO_DEEP)
+    if id(node) not in measures:
         inner = [] if node.id == "scalar" else node.value
         if node.id == "mapping":
             inner = [part for pair in inner for part in pair]
-        sizes[id(node)] = 1 + sum(_size(part, sizes, depth + 1) for part in inner)
-        if sizes[id(node)] > _MOST_VALUES:
+        parts = [_measure(part, measures, depth + 1) for part in inner]
+        size = 1 + sum(size for size, _ in parts)
+        height = (node.id != "scalar") + max((height for _, height in parts), default=0)
+        if height > _DEEPEST:
+            raise InputError(_TOO_DEEP)
+        if size > _MOST_VALUES:
             raise InputError(
                 f"more than {_MOST_VALUES} values, with its references (&, *) followed"
             )
-    return sizes[id(node)]
+        measures[id(node)] = size, height
+    return measures[id(node)]
 
 
 def load_yaml(text: str) -> Any:

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
+_MOST_BYTES = 256 << 20
+"""Of a file. Those of vocabularies of 262,144 words have about 35 MB."""
+
+_PARTS = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "chat_template")
+"""What the names of a tokenizer's own files begin with."""
+
 _READ = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 
 
@@ -34,6 +40,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         # A template that is somebody's key would be in every prompt.
         if path.suffix in _READ:
             check_stays_in(path, folder)
+        is_part = path.name.startswith(_PARTS) and path.is_file()
+        if is_part and (size := path.stat().st_size) > _MOST_BYTES:
+            raise InputError(
+                f"{path} has {size} bytes; expected {_MOST_BYTES} at most of a tokenizer's file"
+            )
     from transformers import AutoTokenizer
 
     try:

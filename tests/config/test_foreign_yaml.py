@@ -1,5 +1,6 @@
 """Recipes and overrides of anyone's making: read or refused, in bounded time, never a traceback."""
 
+import re
 import time
 from collections import Counter
 
@@ -15,6 +16,7 @@ from megaprune.data.templates import TEMPLATES, load_template
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.pruning.config import PruneConfig
+from megaprune.yaml_text import load_yaml
 
 NEEDED = ["model=m", "out=o", "data.train=t"]
 GOOD = to_yaml(read_config(NEEDED))
@@ -181,7 +183,35 @@ def test_any_template_is_read_or_refused(recipe):
     assert outcomes.keys() == {"read", "refused"}
 
 
+def chain_of_references(count):
+    """A list in which each entry holds the one before, by a reference."""
+    return "- &a0 []\n" + "".join(f"- &a{n} [*a{n - 1}]\n" for n in range(1, count))
+
+
 def test_references_that_are_few_are_followed():
     assert yaml_mapping("data: &a {train: x}\nrollout: *a") == {
         "data": {"train": "x"}, "rollout": {"train": "x"},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 50 + "]" * 50, None),
+        ("[" * 51 + "]" * 51, "values more than 50 deep in others"),
+        ("\n".join(" " * n + f"k{n}:" for n in range(50)), None),
+        ("\n".join(" " * n + f"k{n}:" for n in range(51)), "values more than 50 deep in others"),
+        (chain_of_references(49), None),
+        (chain_of_references(51), "by references (&, *)"),
+        (f"a: {'x' * ((1 << 18) - 3)}", None),
+        (f"a: {'x' * ((1 << 18) - 2)}", "262145 characters; expected 262144 at most"),
+        (LAUGHS, "more than 100000 values, with its references (&, *) followed"),
+    ],
+)
+def test_limits(text, reason):
+    """Each limit holds by itself, and what is just within it is read."""
+    if reason is None:
+        load_yaml(text)
+    else:
+        with pytest.raises(InputError, match=re.escape(reason)):
+            load_yaml(text)

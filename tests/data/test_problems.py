@@ -131,3 +131,14 @@ def test_a_tokenizer_without_a_template(tmp_path):
     plain = load_tokenizer(make_tiny(tmp_path / "model"))
     with pytest.raises(InputError, match=r"model has no chat template; put one into"):
         read(tmp_path, plain, [row()])
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt"])
+def test_a_tokenizer_that_is_too_large_to_be_one(tmp_path, name):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "corpus.json").write_text("{}")
+    for path in (tmp_path / "corpus.json", tmp_path / name):
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.truncate((256 << 20) + 1)
+    with pytest.raises(InputError, match=rf"{name} has 268435457 bytes; expected 268435456"):
+        load_tokenizer(tmp_path)
