@@ -21,23 +21,28 @@ _GPU = {
     "peak_tflops": "1e12 operations a second of a GPU (default: its type's)",
     "memory_bandwidth": "TB/s of a GPU's memory (default: its type's)",
     "bandwidth": "GB/s of a GPU to others (default: its type's)",
+    "node_bandwidth": "GB/s of a GPU in collectives within its node (default: its type's)",
 }
 _ASSUMED = {
     "reserve": "GB of each GPU to be kept free",
     "overhead": "GB of each GPU for CUDA contexts and NCCL",
     "graphs": "GB of each GPU for vLLM's CUDA graphs",
     "host_bandwidth": "GB/s between a GPU and its host",
-    "mfu": "share of the peak that training reaches",
+    "mfu": "share of the peak that training reaches while it computes",
     "forward_mfu": "the same of log-probs and prompts",
     "decode_efficiency": "share of the memory bandwidth that decoding reaches",
     "decode_overhead": "seconds of a decoding step besides",
+    "all_reduce_seconds": "seconds of an all-reduce besides those of its bytes",
     "mean_length": "of responses, as a share of the limit",
     "mean_prompt": "of prompts, as a share of data.max_prompt_length",
     "validation_problems": "measured on in a validation",
     "process_memory": "GB of host memory of each process",
 }
 _SHARES = ("mfu", "forward_mfu", "decode_efficiency", "mean_length", "mean_prompt")
-_MAY_BE_ZERO = ("reserve", "overhead", "graphs", "decode_overhead", "mean_prompt", "process_memory")
+_MAY_BE_ZERO = (
+    "reserve", "overhead", "graphs", "decode_overhead", "all_reduce_seconds", "mean_prompt",
+    "process_memory",
+)  # fmt: skip
 
 
 def add_parser(commands: Any) -> None:
@@ -47,7 +52,7 @@ def add_parser(commands: Any) -> None:
         usage="megaprune plan [key=value ...] [options]",
         help="say whether a run fits, what a step takes and what moves in a sync",
         description="What a run will need: memory of each GPU and host, traffic of a weight sync, "
-        "time of a step; if it does not fit, the nearest parallelism that does. From a recipe or "
+        "time of a step, and the divisions that are fastest on these GPUs. From a recipe or "
         "from fields alone (model=QwQ-32B actor.tp=8 ...); needs neither weights nor data nor a "
         "GPU. Exit status: 0 it fits, 1 it does not, 2 wrong usage.",
     )

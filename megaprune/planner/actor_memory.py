@@ -46,6 +46,7 @@ class RankElements:
     layers: tuple[int, ...]
 
 
+@lru_cache(maxsize=512)
 def rank_elements(
     model: Model, parallel: Parallel, dp: int, frozen_layers: int, distributed: bool
 ) -> tuple[RankElements, ...]:

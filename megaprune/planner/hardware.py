@@ -29,6 +29,7 @@ class GpuType:
         peak_tflops: dense floating-point operations a second of each dtype, in 1e12.
         memory_bandwidth: TB/s of its own memory.
         bandwidth: GB/s to GPUs of other nodes: its share of the network cards of a usual server.
+        node_bandwidth: GB/s to other GPUs of its node that collective operations reach.
         engine_batch_tokens: tokens that vLLM computes at once, in its own choice.
     """
 
@@ -36,6 +37,7 @@ class GpuType:
     peak_tflops: dict[str, float]
     memory_bandwidth: float
     bandwidth: float
+    node_bandwidth: float
     engine_batch_tokens: int = 16384
 
 
@@ -45,21 +47,22 @@ def _peak(bfloat16: float, float32: float) -> dict[str, float]:
 
 # Memory, operations and memory bandwidth: NVIDIA's data sheets, which give bfloat16 with sparsity:
 # half of that. Links: a network card of 400 Gb/s for each GPU of DGX H100, H200 and B200, of
-# 200 Gb/s in DGX A100, and in servers with PCIe cards. Tokens at once: vLLM's arg_utils.py has 8192
-# for GPUs below 70 GiB and for the A100.
+# 200 Gb/s in DGX A100, and in servers with PCIe cards. In a node: three quarters of what NVLink
+# (or PCIe, L40S and H100 PCIe) has in one direction: 300, 450 and 900 GB/s, 32 and 64. Tokens at
+# once: vLLM's arg_utils.py has 8192 for GPUs below 70 GiB and for the A100.
 GPU_TYPES = {
     # A100 80GB and 40GB SXM, data sheet of 2021.
-    "a100": GpuType(80, _peak(312, 19.5), 2.039, 25, 8192),
-    "a100-40gb": GpuType(40, _peak(312, 19.5), 1.555, 25, 8192),
+    "a100": GpuType(80, _peak(312, 19.5), 2.039, 25, 230, 8192),
+    "a100-40gb": GpuType(40, _peak(312, 19.5), 1.555, 25, 230, 8192),
     # L40S, data sheet of 2023; no NVLink.
-    "l40s": GpuType(48, _peak(362, 91.6), 0.864, 25, 8192),
+    "l40s": GpuType(48, _peak(362, 91.6), 0.864, 25, 24, 8192),
     # H100 SXM and PCIe, data sheet of 2022.
-    "h100": GpuType(80, _peak(989, 67), 3.35, 50),
-    "h100-pcie": GpuType(80, _peak(756, 51), 2.0, 25),
+    "h100": GpuType(80, _peak(989, 67), 3.35, 50, 350),
+    "h100-pcie": GpuType(80, _peak(756, 51), 2.0, 25, 48),
     # H200 SXM, data sheet of 2023: an H100 with other memory.
-    "h200": GpuType(141, _peak(989, 67), 4.8, 50),
+    "h200": GpuType(141, _peak(989, 67), 4.8, 50, 350),
     # B200, an eighth of DGX B200's data sheet of 2024 (1,440 GB, 64 TB/s, 36 PFLOPS with sparsity).
-    "b200": GpuType(180, _peak(2250, 75), 8.0, 50),
+    "b200": GpuType(180, _peak(2250, 75), 8.0, 50, 700),
 }
 """GPUs by name, as `megaprune plan --gpu` takes them."""
 
@@ -80,13 +83,17 @@ class HardwareSpec:
         graphs: GB of each for vLLM's CUDA graphs, unless rollout.enforce_eager; kept in sleep.
         host_memory: GB of a host; None if it is not to be checked.
         bandwidth: GB/s that a GPU sends and receives in a weight sync, and to other replicas.
+        node_bandwidth: GB/s that a GPU sends and receives in collectives among those of its node.
         host_bandwidth: GB/s between a GPU and ordinary memory of its host.
         peak_tflops: of a GPU; None for that of its type.
         memory_bandwidth: TB/s of a GPU's own memory.
-        mfu: share of the peak that training reaches, bubbles of the pipeline not counted.
-        forward_mfu: share of the peak that passes without gradient and prompts reach.
-        decode_efficiency: share of the memory's bandwidth that decoding reaches.
-        decode_overhead: seconds of a decoding step that are neither: the scheduler, all-reduces.
+        mfu: share of the peak that training reaches while it computes: bubbles of the pipeline and
+            collectives come on top. 0.49 to 0.53 was measured on an H100 (docs/gpu.md).
+        forward_mfu: the same of passes without gradient, and of prompts. 0.48 to 0.50 was measured.
+        decode_efficiency: share of the memory's bandwidth that decoding reaches. This and the next
+            are such that published runs come out (tests/planner/test_published_runs.py).
+        decode_overhead: seconds of a decoding step for the scheduler and for sampling.
+        all_reduce_seconds: seconds of an all-reduce within a node besides those of its bytes.
         mean_length: of responses, as a share of the limit.
         mean_prompt: of prompts, as a share of data.max_prompt_length.
         validation_problems: that are measured on.
@@ -102,13 +109,15 @@ class HardwareSpec:
     graphs: float = 1.0
     host_memory: float | None = None
     bandwidth: float = GPU_TYPES[DEFAULT_GPU].bandwidth
+    node_bandwidth: float = GPU_TYPES[DEFAULT_GPU].node_bandwidth
     host_bandwidth: float = 10.0
     peak_tflops: float | None = None
     memory_bandwidth: float = GPU_TYPES[DEFAULT_GPU].memory_bandwidth
-    mfu: float = 0.4
+    mfu: float = 0.5
     forward_mfu: float = 0.5
-    decode_efficiency: float = 0.7
-    decode_overhead: float = 0.005
+    decode_efficiency: float = 0.6
+    decode_overhead: float = 0.007
+    all_reduce_seconds: float = 1e-5
     mean_length: float = 0.75
     mean_prompt: float = 0.25
     validation_problems: int = 60
@@ -134,6 +143,7 @@ class HardwareSpec:
             "gpu_memory": known.memory,
             "memory_bandwidth": known.memory_bandwidth,
             "bandwidth": known.bandwidth,
+            "node_bandwidth": known.node_bandwidth,
         }
         return HardwareSpec(gpu=gpu, **{**figures, **given})
 
@@ -151,6 +161,10 @@ class HardwareSpec:
     def engine_batch_tokens(self) -> int:
         """Tokens that vLLM computes at once."""
         return GPU_TYPES[self.gpu].engine_batch_tokens
+
+    def bandwidth_among(self, ranks: int) -> float:
+        """Return the GB/s that each of so many neighbouring ranks has to the others."""
+        return self.node_bandwidth if ranks <= self.on_a_node else self.bandwidth
 
     def flops(self, dtype: str) -> float:
         """Return the floating-point operations a second that a GPU could do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -83,7 +84,7 @@ class ModelShape:
     model: Model
     context: int = 0
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """How many, all tensors together."""
         return sum(map(prod, self.model.tensors().values()))

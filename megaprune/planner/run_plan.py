@@ -11,9 +11,10 @@ from rich.text import Text
 
 from megaprune.errors import InputError
 from megaprune.foreign_text import terminal
+from megaprune.planner.division_table import division_table, figures_table, why_fastest
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig, find_shape
-from megaprune.planner.search import NearestFit, nearest_fit, nearest_fit_on_more, problems_of
+from megaprune.planner.search import Division, fastest_divisions, fastest_on_more, problems_of
 from megaprune.planner.speed import RoundTime, SyncTraffic, round_time, sync_traffic
 from megaprune.planner.total_memory import (
     EngineMemory,
@@ -33,7 +34,7 @@ class RunPlan:
         problems: what keeps it from these GPUs; none if it fits.
         notes: what is possible and wastes something.
         host: bytes of the fullest host, by part.
-        nearest: a parallelism that fits, if this one does not and there is one.
+        fastest: the fastest divisions that fit, best first; of more GPUs if none of these does.
     """
 
     config: PlanConfig
@@ -46,7 +47,7 @@ class RunPlan:
     host: dict[str, int] | None
     traffic: SyncTraffic | None
     rounds: list[RoundTime]
-    nearest: NearestFit | None
+    fastest: list[Division]
 
     @property
     def fits(self) -> bool:
@@ -78,10 +79,9 @@ def plan_run(config: PlanConfig, hardware: HardwareSpec) -> RunPlan:
     """
     shape = find_shape(config.model)
     problems = problems_of(config, shape, hardware)
-    nearest = None
-    if problems:
-        nearest = nearest_fit(config, shape, hardware)
-        nearest = nearest or nearest_fit_on_more(config, shape, hardware)
+    fastest = fastest_divisions(config, shape, hardware)
+    if not fastest:
+        fastest = fastest_on_more(config, shape, hardware)
     figures: dict[str, Any] = dict.fromkeys(("gpu", "engine", "host", "traffic"))
     rounds: list[RoundTime] = []
     if not list(parallelism_problems(config, shape.model, hardware.gpus)):
@@ -101,7 +101,7 @@ def plan_run(config: PlanConfig, hardware: HardwareSpec) -> RunPlan:
             problems.append(str(error))
     return RunPlan(
         config, shape, hardware, problems, notes_on(config, hardware), **figures, rounds=rounds,
-        nearest=nearest,
+        fastest=fastest,
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def notes_on(config: PlanConfig, hardware: HardwareSpec) -> list[str]:
 def as_json(run_plan: RunPlan) -> dict[str, Any]:
     """Return all figures, in bytes and seconds, and what they were computed from."""
     config, shape, hardware = run_plan.config, run_plan.shape, run_plan.hardware
-    engine, nearest = run_plan.engine, run_plan.nearest
+    engine = run_plan.engine
     return {
         "fits": run_plan.fits,
         "problems": run_plan.problems,
@@ -164,17 +164,23 @@ def as_json(run_plan: RunPlan) -> dict[str, Any]:
         "engine": engine and {**vars(engine), "cache_tokens": engine.cache_tokens},
         "host": run_plan.host and {**run_plan.host, "total": sum(run_plan.host.values())},
         "sync": run_plan.traffic and _traffic_json(run_plan.traffic),
-        "rounds": [
-            {**vars(r), "step_seconds": r.step_seconds, "total_seconds": r.total_seconds}
-            for r in run_plan.rounds
-        ],
+        "rounds": _rounds_json(run_plan.rounds),
         "gpu_hours": run_plan.gpu_hours if run_plan.rounds else None,
-        "nearest": nearest
-        and {"gpus": nearest.gpus, "changes": nearest.changes, "words": nearest.words,
-             "peak_bytes": nearest.peak},
+        "fastest": [
+            {"gpus": d.gpus, "changes": d.changes, "words": d.words, "peak_bytes": d.peak,
+             "gpu_hours": d.gpu_hours, "rounds": _rounds_json(d.rounds)}
+            for d in run_plan.fastest
+        ],
         "assumed": asdict(hardware),
         "fields": asdict(config),
     }  # fmt: skip
+
+
+def _rounds_json(rounds: list[RoundTime]) -> list[dict[str, Any]]:
+    return [
+        {**vars(r), "step_seconds": r.step_seconds, "total_seconds": r.total_seconds}
+        for r in rounds
+    ]
 
 
 def _gpu_json(gpu: GpuMemory, hardware: HardwareSpec) -> dict[str, Any]:
@@ -214,6 +220,9 @@ def print_plan(run_plan: RunPlan) -> None:
         console.print(table)
     for line in (*_host_lines(run_plan), *_sync_lines(run_plan), *_cost_lines(run_plan)):
         console.print(line)
+    if run_plan.fastest:
+        console.print(division_table(run_plan))
+        console.print(why_fastest(run_plan))
     for note in run_plan.notes:
         console.print(f"note: {note}")
     for problem in run_plan.problems:
@@ -244,15 +253,10 @@ def _head(run_plan: RunPlan) -> str:
     )
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, *others)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
 def _memory_table(gpu: GpuMemory, hardware: HardwareSpec) -> Table:
-    table = _table(f"GB of a GPU (stage {gpu.stage})", *[f"to {phase}" for phase in gpu.phases])
+    table = figures_table(
+        f"GB of a GPU (stage {gpu.stage})", *[f"to {phase}" for phase in gpu.phases]
+    )
     names = dict.fromkeys(name for parts in gpu.phases.values() for name in parts)
     for name in names:
         table.add_row(name, *[_gb(parts.get(name, 0)) for parts in gpu.phases.values()])
@@ -272,7 +276,7 @@ def _gb(value: int) -> str:
 
 
 def _time_table(rounds: list[RoundTime], gpus: int) -> Table:
-    table = _table("seconds of a step", *[f"limit {r.limit}" for r in rounds])
+    table = figures_table("seconds of a step", *[f"limit {r.limit}" for r in rounds])
     for name in rounds[0].seconds:
         table.add_row(name, *[_seconds(r.seconds[name]) for r in rounds])
     table.add_section()
@@ -328,11 +332,11 @@ def _cost_lines(run_plan: RunPlan) -> list[str]:
 def _verdict(run_plan: RunPlan) -> str:
     if run_plan.fits:
         return "fits"
-    nearest, gpus = run_plan.nearest, run_plan.hardware.gpus
-    if nearest is None:
-        return "does not fit, nor does anything near it on up to 64 nodes"
-    peak = f"{nearest.peak / GB:.1f} GB of a GPU at most"
-    if nearest.gpus == gpus:
-        return f"would fit: {nearest.words} ({peak})"
-    words = f" {nearest.words}" if nearest.changes else ""
-    return f"would fit on {nearest.gpus} GPUs: --gpus {nearest.gpus}{words} ({peak})"
+    if not run_plan.fastest:
+        return "does not fit, nor does any division on up to 64 nodes"
+    best, gpus = run_plan.fastest[0], run_plan.hardware.gpus
+    peak = f"{best.peak / GB:.1f} GB of a GPU at most"
+    if best.gpus == gpus:
+        return f"would fit, and be fastest: {best.words} ({peak})"
+    words = f" {best.words}" if best.changes else ""
+    return f"would fit on {best.gpus} GPUs, and be fastest: --gpus {best.gpus}{words} ({peak})"

@@ -1,4 +1,4 @@
-"""The nearest parallelism that fits, where the one that was asked for does not."""
+"""The divisions of GPUs, among actor and engines, that are fastest and fit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import log, log1p
 from typing import Any
 
 from megaprune.config.read import read_recipe
@@ -15,6 +16,15 @@ from megaprune.foreign_text import for_people
 from megaprune.planner.actor_memory import POOL, actor_phases
 from megaprune.planner.hardware import HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig, find_shape, read_plan_config
+from megaprune.planner.speed import (
+    RoundTime,
+    generation_seconds,
+    log_prob_time,
+    most_sync_seconds,
+    optimizer_seconds,
+    round_time,
+    train_time,
+)
 from megaprune.planner.total_memory import (
     PHASES,
     engine_memory,
@@ -31,31 +41,39 @@ from megaprune.rules import (
 )
 
 _MOST_NODES = 64
-_TRIED = 500  # candidates whose GPUs suffice, where the memory of a host may not
 _SHARES = [round(0.05 * step, 2) for step in range(2, 20)]
-_PARALLELISM_WEIGHT = 3  # steps of another field, that a step of tp or pp counts for
+_SHOWN = 5
+_ALIKE = 0.01
+"""Times that differ by less than this share are equal: the estimate is no better."""
 
 
 @dataclass(frozen=True)
-class NearestFit:
-    """A parallelism that fits.
+class Division:
+    """A way to divide the model over GPUs, in training and over engines, that fits.
 
     Args:
         gpus: how many GPUs it is for.
-        changes: fields that differ, by name.
+        changes: fields that differ from those given, by name; none if it is the one given.
         config: the fields with these changes.
         peak: bytes of a GPU in its fullest phase.
+        rounds: how long they take.
     """
 
     gpus: int
     changes: dict[str, Any]
     config: PlanConfig
     peak: int
+    rounds: list[RoundTime]
 
     @property
     def words(self) -> str:
         """The changes, as they are typed."""
         return " ".join(f"{name}={_typed(value)}" for name, value in self.changes.items())
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours of all rounds with their validations."""
+        return self.gpus * sum(r.total_seconds for r in self.rounds) / 3600
 
 
 def problems_of(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
@@ -75,48 +93,69 @@ def field_problems(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
     ]
 
 
-def nearest_fit(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> NearestFit | None:
-    """Return the parallelism for as many GPUs that fits and differs in the fewest fields.
+def fastest_divisions(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
+) -> list[Division]:
+    """Return the five divisions of these GPUs that take least time, best first; those that fit.
 
-    Of those, the one with the smallest steps away (each field has a ladder of values; a step of tp
-    or pp counts for three), then the one that takes least memory. With another number of stages,
-    virtual and uneven ones are given up.
+    All rounds and validations count. The fields that are tried: tp, pp, vpp, recompute, sequence
+    parallelism and max_tokens of the actor, the distributed optimizer, tp and the share of memory
+    of engines. Of those with the same tp, pp and vpp and the same tp of engines, the best stands
+    for all. Among times that differ by less than a hundredth, fewer changed fields come first.
     """
     if list(context_problems(config, shape.context)):
-        return None
+        return []
     actors = list(_actor_candidates(config, shape, hardware))
-    engines = list(_engine_candidates(config, shape, hardware))
+    engines = sorted(_engine_candidates(config, shape, hardware), key=lambda e: e.seconds)
     pairs = []
     for actor in actors:
-        for engine in engines:
-            peak = _peak(actor, engine)
-            if peak <= hardware.usable:
-                changed = len(actor.changes) + len(engine.changes)
-                pairs.append((changed, actor.far + engine.far, peak, actor, engine))
-    for _, _, _, actor, engine in sorted(pairs, key=lambda pair: pair[:3])[:_TRIED]:
+        fitting = (e for e in engines if _peak(actor, e) <= hardware.usable)
+        if (first := next(fitting, None)) is None:
+            continue
+        # An engine that is as fast with fewer changes is as good.
+        alike = [e for e in fitting if e.seconds <= first.seconds * (1 + _ALIKE)]
+        engine = min([first, *alike], key=lambda e: len(e.changes))
+        seconds = actor.seconds + engine.seconds
+        step = int(log(seconds) / log1p(_ALIKE))
+        pairs.append((step, len(actor.changes) + len(engine.changes), seconds, actor, engine))
+    best: dict[tuple[int, ...], Division] = {}
+    for _, _, _, actor, engine in sorted(pairs, key=lambda pair: pair[:3]):
         changes = actor.changes | engine.changes
-        changed_config = _with(config, changes)
-        if not problems_of(changed_config, shape, hardware):
-            peak = gpu_memory(changed_config, shape, hardware).peak
-            return NearestFit(hardware.gpus, changes, changed_config, peak)
-    return None
+        changed = _with(config, changes)
+        kind = (changed.actor.tp, changed.actor.pp, changed.actor.vpp, changed.rollout.tp)
+        if kind not in best and not problems_of(changed, shape, hardware):
+            best[kind] = division_of(changed, shape, hardware, changes)
+        if len(best) == _SHOWN:
+            break
+    return list(best.values())
 
 
-def nearest_fit_on_more(
+def fastest_on_more(
     config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
-) -> NearestFit | None:
-    """Return the nearest fit on one node, on twice as many, and so on; on 64 at most.
+) -> list[Division]:
+    """Return the fastest divisions of one node, of twice as many, and so on; of 64 at most.
 
-    Only on more GPUs than there are.
+    Only of more GPUs than there are: of the fewest on which anything fits.
     """
     gpus = hardware.on_a_node
     while gpus <= hardware.gpus:
         gpus *= 2
     while gpus <= _MOST_NODES * hardware.gpus_per_node:
-        if fit := nearest_fit(config, shape, replace(hardware, gpus=gpus)):
-            return fit
+        if divisions := fastest_divisions(config, shape, replace(hardware, gpus=gpus)):
+            return divisions
         gpus *= 2
-    return None
+    return []
+
+
+def division_of(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, changes: dict[str, Any]
+) -> Division:
+    """Describe one that divides the model and the GPUs. Of a sync, the most it could take."""
+    # Making the plan of copies takes longer than all else here, and a sync is short.
+    sync = most_sync_seconds(config, shape, hardware)
+    rounds = [round_time(config, shape, hardware, n, sync) for n in range(len(config.rounds))]
+    peak = gpu_memory(config, shape, hardware).peak
+    return Division(hardware.gpus, changes, config, peak, rounds)
 
 
 @dataclass(frozen=True)
@@ -125,19 +164,19 @@ class _Candidate:
 
     Args:
         changes: fields that differ, by name.
-        far: steps away, all together.
+        seconds: of its part of all rounds.
         bytes: what it takes of the worst rank's GPU, by phase, torch's pool left out.
         pool: what it takes of that, to generate.
     """
 
     changes: dict[str, Any]
-    far: int
+    seconds: float
     bytes: dict[str, int]
     pool: int
 
 
 def _candidate(
-    changes: dict[str, Any], far: int, stages: list[dict[str, dict[str, int]]]
+    changes: dict[str, Any], seconds: float, stages: list[dict[str, dict[str, int]]]
 ) -> _Candidate:
     totals = [
         {phase: sum(size for name, size in parts.items() if name != POOL)
@@ -146,7 +185,7 @@ def _candidate(
     ]  # fmt: skip
     worst = {phase: max(total[phase] for total in totals) for phase in PHASES}
     pool = max(stage["generate"][POOL] for stage in stages)
-    return _Candidate(changes, far, worst, pool)
+    return _Candidate(changes, seconds, worst, pool)
 
 
 def _peak(actor: _Candidate, engine: _Candidate) -> int:
@@ -164,74 +203,82 @@ def _actor_candidates(
     sizes = {need, tokens := config.actor.max_tokens}
     while (tokens := tokens // 2) >= need:
         sizes.add(tokens)
-    ladders: dict[str, list[Any]] = {
-        "actor.tp": _powers(hardware.on_a_node),
-        "actor.pp": [n for n in range(1, hardware.gpus + 1) if hardware.gpus % n == 0],
-        "actor.recompute": ["none", "core_attention", "full"],
-        "actor.sequence_parallel": [False, True],
-        "actor.max_tokens": sorted(sizes),
-        "optimizer.distributed": [False, True],
-    }
-    for changes, far in _choices(config, ladders):
-        if "actor.pp" in changes:
-            changes |= _even_stages(config)
-        changed = _with(config, changes)
-        if [*training_problems(changed), *frozen_problems(changed, shape.model)]:
-            continue
-        try:
-            stages = actor_phases(changed, shape, hardware)
-        except (InputError, ValueError):
-            continue
-        yield _candidate(changes, far, stages)
+    layers = shape.model.layers
+    for pp in (n for n in range(1, hardware.gpus + 1) if hardware.gpus % n == 0 and n <= layers):
+        # Uneven stages are not tried, but kept where they are given.
+        even = {} if pp == config.actor.pp else _EVEN
+        vpps = {n for n in (1, 2, 4) if pp > 1 and layers % (pp * n) == 0} | {1}
+        if not even:
+            vpps.add(config.actor.vpp)
+        choices: dict[str, list[Any]] = {
+            "actor.vpp": sorted(vpps),
+            "actor.tp": _powers(hardware.on_a_node),
+            "actor.recompute": ["none", "core_attention", "full"],
+            "actor.sequence_parallel": [False, True],
+            "actor.max_tokens": sorted(sizes),
+            "optimizer.distributed": [False, True],
+        }
+        for values in product(*choices.values()):
+            chosen = {"actor.pp": pp, **even, **dict(zip(choices, values, strict=True))}
+            if candidate := _actor_candidate(config, shape, hardware, chosen):
+                yield candidate
+
+
+def _actor_candidate(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, chosen: dict[str, Any]
+) -> _Candidate | None:
+    """Return one way to divide the model; None if it is impossible, or cannot fit."""
+    if hardware.gpus % (chosen["actor.tp"] * chosen["actor.pp"]):
+        return None
+    changes = {name: value for name, value in chosen.items() if _get(config, name) != value}
+    changed = _with(config, changes)
+    if [*training_problems(changed), *frozen_problems(changed, shape.model)]:
+        return None
+    try:
+        stages = actor_phases(changed, shape, hardware)
+    except (InputError, ValueError):
+        return None
+    times = 0.0
+    optimizer = optimizer_seconds(changed, shape, hardware)
+    for limit in changed.rounds:
+        passes = log_prob_time(changed, shape, hardware, limit).seconds
+        train = train_time(changed, shape, hardware, limit).seconds
+        times += changed.steps * (passes + train + optimizer)
+    return _candidate(changes, times, stages)
 
 
 def _engine_candidates(
     config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
 ) -> Iterator[_Candidate]:
     """Yield the engines that are possible and hold the longest sequence."""
-    ladders: dict[str, list[Any]] = {"rollout.tp": _powers(hardware.on_a_node)}
-    if config.rollout.kv_cache_memory_bytes is None:
-        ladders["rollout.gpu_memory_utilization"] = _SHARES
-    for changes, far in _choices(config, ladders):
+    own = config.rollout.gpu_memory_utilization
+    shares = [own] if config.rollout.kv_cache_memory_bytes is not None else [own, *_SHARES]
+    for tp, share in product(_powers(hardware.on_a_node), dict.fromkeys(shares)):
+        chosen = {"rollout.tp": tp, "rollout.gpu_memory_utilization": share}
+        changes = {name: value for name, value in chosen.items() if _get(config, name) != value}
         changed = _with(config, changes)
-        if hardware.gpus % changed.rollout.tp or changed.rollout.tp > hardware.on_a_node:
+        if hardware.gpus % tp:
             continue
         try:
             engine = engine_memory(changed, shape, hardware)
         except ValueError:
             continue
         if engine.cache_tokens >= config.longest:
-            yield _candidate(changes, far, [engine_phases(engine)])
-
-
-def _choices(
-    config: PlanConfig, ladders: Mapping[str, list[Any]]
-) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield all combinations of values, as what differs and how far that is."""
-    rungs = []
-    for name, ladder in ladders.items():
-        now = _get(config, name)
-        steps = sorted({*ladder, now}, key=ladder.index if now in ladder else None)
-        weight = _PARALLELISM_WEIGHT if name.endswith((".tp", ".pp")) else 1
-        rungs.append([(value, weight * abs(i - steps.index(now))) for i, value in enumerate(steps)])
-    for chosen in product(*rungs):
-        named = zip(ladders, chosen, strict=True)
-        changes = {name: value for name, (value, far) in named if far}
-        yield changes, sum(far for _, far in chosen)
+            seconds = sum(
+                generation_seconds(changed, shape, hardware, number)
+                for number in range(len(changed.rounds))
+            )
+            yield _candidate(changes, seconds, [engine_phases(engine)])
 
 
 def _powers(most: int) -> list[int]:
     return [n for n in (1, 2, 4, 8, 16) if n <= most]
 
 
-def _even_stages(config: PlanConfig) -> dict[str, Any]:
-    """Return the changes that make stages even, where they are not."""
-    wanted = {
-        "actor.vpp": 1,
-        "actor.num_layers_in_first_pipeline_stage": None,
-        "actor.num_layers_in_last_pipeline_stage": None,
-    }
-    return {name: value for name, value in wanted.items() if _get(config, name) != value}
+_EVEN = {
+    "actor.num_layers_in_first_pipeline_stage": None,
+    "actor.num_layers_in_last_pipeline_stage": None,
+}
 
 
 def _get(config: PlanConfig, name: str) -> Any:

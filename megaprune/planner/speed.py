@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megaprune.parallelism import Parallel, engine_layout
 from megaprune.planner.actor_memory import actor_parts, micro_batch_count, rank_elements
@@ -23,6 +23,8 @@ class RoundTime:
         limit: tokens of a response.
         sequences: how many an engine decodes at once.
         seconds: of a step, by phase.
+        collectives: seconds of it, in tensor-parallel collectives of the actor.
+        bubbles: seconds of it, in bubbles of the pipeline.
         tokens: of the responses of a step, on average.
         steps: of the round.
         validation_seconds: of all its validations.
@@ -31,6 +33,8 @@ class RoundTime:
     limit: int
     sequences: int
     seconds: dict[str, float]
+    collectives: float
+    bubbles: float
     tokens: float
     steps: int
     validation_seconds: float
@@ -59,10 +63,12 @@ def round_time(
     sequences, generate = generate_seconds(
         config, shape, hardware, config.data.train_batch_size, config.rollout.n, limit
     )
+    passes = log_prob_time(config, shape, hardware, limit)
+    train = train_time(config, shape, hardware, limit)
     seconds = {
         "generate": generate,
-        "reference and old log-probs": log_prob_seconds(config, shape, hardware, limit),
-        "train": train_seconds(config, shape, hardware, limit),
+        "reference and old log-probs": passes.seconds,
+        "train": train.seconds,
         "optimizer": optimizer_seconds(config, shape, hardware),
         "sync": sync_seconds,
     }
@@ -70,11 +76,25 @@ def round_time(
         limit=limit,
         sequences=sequences,
         seconds=seconds,
+        collectives=passes.collectives + train.collectives,
+        bubbles=passes.bubbles + train.bubbles,
         tokens=config.data.train_batch_size * config.rollout.n * limit * hardware.mean_length,
         steps=config.steps,
         validation_seconds=_validations(config, number)
         * _validation_seconds(config, shape, hardware, limit),
     )
+
+
+def generation_seconds(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, number: int
+) -> float:
+    """Estimate all that the engines generate in a round, its validations included."""
+    limit, prompts = config.rounds[number], config.data.train_batch_size
+    _, step = generate_seconds(config, shape, hardware, prompts, config.rollout.n, limit)
+    validation = 0.0
+    if count := _validations(config, number):
+        validation = count * _validation_seconds(config, shape, hardware, limit)
+    return config.steps * step + validation
 
 
 def generate_seconds(
@@ -87,7 +107,8 @@ def generate_seconds(
     R x response / at once, and once limit - response, since what is begun last may be the longest.
     A step: the most of (weights + at once x half-grown sequence x cache of a token) / (memory
     bandwidth x decode_efficiency) and of 2 x parameters x at once / tp / (peak x forward_mfu); and
-    decode_overhead. Prompts, once each: 2 x parameters x tokens / tp / (peak x forward_mfu).
+    decode_overhead, and `_collective_seconds` with 2 all-reduces a layer. Prompts, once each:
+    2 x parameters x tokens / tp / (peak x forward_mfu), and their collectives.
     """
     tp = config.rollout.tp
     engine = engine_memory(config, shape, hardware)
@@ -104,9 +125,37 @@ def generate_seconds(
         read / (hardware.memory_bandwidth * 1e12 * hardware.decode_efficiency),
         2 * shape.parameters * at_once / speed,
     )
+    step_seconds += hardware.decode_overhead + _collective_seconds(
+        config, shape, hardware, tp, tokens=at_once, layers=shape.model.layers
+    )
+    if tp > 1:
+        step_seconds += 2 * shape.model.layers * hardware.all_reduce_seconds
     steps = own_prompts * n * response / at_once + (limit - response)
     prefill = 2 * shape.parameters * own_prompts * prompt / speed
-    return at_once, steps * (step_seconds + hardware.decode_overhead) + prefill
+    prefill += _collective_seconds(
+        config, shape, hardware, tp, tokens=own_prompts * prompt, layers=shape.model.layers
+    )
+    return at_once, steps * step_seconds + prefill
+
+
+def _collective_seconds(
+    config: PlanConfig,
+    shape: ModelShape,
+    hardware: HardwareSpec,
+    tp: int,
+    *,
+    tokens: float,
+    layers: float,
+    halves: int = 4,
+) -> float:
+    """Estimate tensor-parallel collectives, none of which overlaps with computing.
+
+    An all-gather and a reduce-scatter are each a half of an all-reduce, and move tokens x hidden x
+    bytes x (tp - 1) / tp over each GPU. A layer's forward pass has two all-reduces, or as many
+    halves with sequence parallelism: 4 halves.
+    """  # fmt: skip
+    moved = tokens * shape.model.hidden * ELEMENT_BYTES[config.dtype] * (tp - 1) / tp
+    return halves * layers * moved / (hardware.bandwidth_among(tp) * GB)
 
 
 def forward_flops(shape: ModelShape, tokens: float, length: float) -> dict[str, float]:
@@ -128,45 +177,95 @@ def forward_flops(shape: ModelShape, tokens: float, length: float) -> dict[str, 
     }
 
 
-def train_seconds(
+@dataclass(frozen=True)
+class PassTime:
+    """How long passes of the actor over a step's tokens take.
+
+    Args:
+        computing: seconds of operations at the assumed share of the peak.
+        collectives: seconds of tensor-parallel collectives.
+        bubbles: seconds in which a stage of the pipeline waits.
+    """
+
+    computing: float
+    collectives: float
+    bubbles: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all, with what is copied besides counted as computing."""
+        return self.computing + self.collectives + self.bubbles
+
+
+def train_time(
     config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
-) -> float:
-    """Estimate the gradients of a step: operations / (GPUs x peak x mfu) x (1 + bubble).
+) -> PassTime:
+    """Estimate the gradients of a step: (operations / (GPUs x peak x mfu) + collectives) x (1 +
+    bubble).
 
     Operations: 3 forward passes (the backward pass is two); 1 more of the layers and attention with
     recompute=full, of attention with core_attention, and of the head, whose logits are computed
-    again. Frozen layers have none of their backward pass but, with full, nothing more. bubble:
-    (pp - 1) / (micro-batches x vpp).
+    again. Frozen layers have none of their backward pass but, with full, nothing more. Collectives
+    of a layer: 4 halves of an all-reduce forward and 4 backward, 1 more with sequence parallelism,
+    which gathers the input again, and 4 more with full. bubble: (pp - 1) / (micro-batches x vpp).
     """
     tokens, length = _tokens(config, hardware, limit)
     forward = forward_flops(shape, tokens, length)
-    again = {"none": 0, "core_attention": 0, "full": 1}[config.actor.recompute]
-    attention_again = 0 if config.actor.recompute == "none" else 1
-    frozen = config.actor.frozen_layers / shape.model.layers
+    actor = config.actor
+    again = {"none": 0, "core_attention": 0, "full": 1}[actor.recompute]
+    attention_again = 0 if actor.recompute == "none" else 1
+    frozen = actor.frozen_layers / shape.model.layers
     layer_passes = (1 - frozen) * (3 + again) + frozen
     attention_passes = (1 - frozen) * (3 + attention_again) + frozen
     work = forward["layers"] * layer_passes + forward["attention"] * attention_passes
     work += forward["head"] * 4
     speed = hardware.gpus * hardware.flops(config.dtype) * hardware.mfu
-    return work / speed * (1 + _bubble(config, hardware))
+    trained = _pass_collectives(
+        config, shape, hardware, tokens, halves=8 + 4 * again + int(actor.sequence_parallel)
+    )
+    untrained = _pass_collectives(config, shape, hardware, tokens, halves=4)
+    return _pass_time(config, hardware, work / speed, (1 - frozen) * trained + frozen * untrained)
 
 
-def log_prob_seconds(
+def log_prob_time(
     config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
-) -> float:
+) -> PassTime:
     """Estimate the passes for log-probs: those of the reference and the old ones, if needed.
 
-    Operations of a forward pass / (GPUs x peak x forward_mfu) x (1 + bubble); the reference's
-    weights come from the host and the own ones go there and back: 3 x weights / host bandwidth.
+    (Operations of a forward pass / (GPUs x peak x forward_mfu) + collectives) x (1 + bubble); the
+    reference's weights come from the host and the own ones go there and back: 3 x weights / host
+    bandwidth.
     """
     passes = len(config.algorithm.needs & {"reference", "old"})
-    work = sum(forward_flops(shape, *_tokens(config, hardware, limit)).values())
+    tokens, length = _tokens(config, hardware, limit)
+    work = passes * sum(forward_flops(shape, tokens, length).values())
     speed = hardware.gpus * hardware.flops(config.dtype) * hardware.forward_mfu
-    seconds = passes * work / speed * (1 + _bubble(config, hardware))
+    collectives = _pass_collectives(config, shape, hardware, tokens, halves=4 * passes)
+    time = _pass_time(config, hardware, work / speed, collectives)
     if "reference" in config.algorithm.needs:
         weights = _resident(config, shape, hardware)["weights"]
-        seconds += 3 * weights / (hardware.host_bandwidth * GB)
-    return seconds
+        copying = 3 * weights / (hardware.host_bandwidth * GB)
+        time = replace(time, computing=time.computing + copying)
+    return time
+
+
+def _pass_collectives(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, tokens: float, halves: int
+) -> float:
+    """Estimate the collectives of a stage, whose layers see the tokens of its replica."""
+    actor, layers = config.actor, shape.model.layers / config.actor.pp
+    own = tokens / Parallel.of(actor).dp(hardware.gpus)
+    return _collective_seconds(
+        config, shape, hardware, actor.tp, tokens=own, layers=layers, halves=halves
+    )
+
+
+def _pass_time(
+    config: PlanConfig, hardware: HardwareSpec, computing: float, collectives: float
+) -> PassTime:
+    """Add the bubbles."""
+    bubbles = (computing + collectives) * _bubble(config, hardware)
+    return PassTime(computing, collectives, bubbles)
 
 
 def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
@@ -254,6 +353,12 @@ class SyncTraffic:
     def mean(self) -> float:
         """Bytes that a GPU gets, on average."""
         return sum(self.received) / len(self.received)
+
+
+def most_sync_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
+    """Bound the seconds of a sync: as if a GPU got all that its engine's rank holds from others."""
+    weights = engine_memory(config, shape, hardware).weights
+    return weights / (hardware.bandwidth * GB) + 2 * weights / (hardware.memory_bandwidth * 1e12)
 
 
 def sync_traffic(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> SyncTraffic:

@@ -1,8 +1,10 @@
 """`megaprune plan` as it is typed."""
 
 import json
+import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,15 @@ import megaprune as mp
 from megaprune.cli.main import main
 from megaprune.config.fields import leaves
 from megaprune.errors import InputError
+from megaprune.planner.division_table import division_table
 from megaprune.planner.hardware import GPU_TYPES, HardwareSpec
 from megaprune.planner.request import find_shape, gpus_of_recipe, read_plan_config
 from megaprune.planner.run_plan import plan_run, tables_of
 from megaprune.planner.search import (
     check_parallelism,
-    nearest_fit,
-    nearest_fit_on_more,
+    division_of,
+    fastest_divisions,
+    fastest_on_more,
     problems_of,
 )
 from megaprune.recipes import RECIPES
@@ -36,7 +40,7 @@ def planned(capsys, *words):
 
 def test_the_recipe_on_4_x_8_gpus(capsys):
     status, report = planned(capsys, "recipe=qwq_32b")
-    assert (status, report["fits"], report["problems"], report["nearest"]) == (0, True, [], None)
+    assert (status, report["fits"], report["problems"]) == (0, True, [])
     assert report["parallelism"] == {
         "gpus": 32, "tp": 8, "pp": 2, "dp": 2, "engines": 4, "engine_tp": 8,
     }  # fmt: skip
@@ -48,58 +52,88 @@ def test_the_recipe_on_4_x_8_gpus(capsys):
     assert [one["limit"] for one in report["rounds"]] == [4000, 3000, 2000]
     hours = sum(one["total_seconds"] for one in report["rounds"]) * 32 / 3600
     assert report["gpu_hours"] == pytest.approx(hours)
-    assert report["assumed"]["mfu"] == 0.4
+    assert report["assumed"]["mfu"] == 0.5
     assert report["fields"]["limits"] == [4000, 3000, 2000]
+
+
+def test_the_five_fastest(capsys):
+    """They fit, are in order, differ in more than recomputing, and beat the fields as given."""
+    _, report = planned(capsys, "recipe=qwq_32b")
+    hours = [division["gpu_hours"] for division in report["fastest"]]
+    assert len(hours) == 5
+    assert hours[0] < 0.95 * report["gpu_hours"]
+    assert all(later > 0.99 * earlier for earlier, later in pairwise(hours))
+    kinds = set()
+    for division in report["fastest"]:
+        _, again = planned(capsys, "recipe=qwq_32b", *division["words"].split())
+        assert again["fits"], division["words"]
+        assert again["gpu"]["peak"] == division["peak_bytes"]
+        assert again["gpu_hours"] == pytest.approx(division["gpu_hours"], rel=1e-3)
+        parallelism = again["parallelism"]
+        kinds.add((parallelism["tp"], parallelism["pp"], again["fields"]["actor"]["vpp"],
+                   parallelism["engine_tp"]))  # fmt: skip
+    assert len(kinds) == 5
+
+
+@pytest.mark.parametrize("gpus", [16, 32])
+def test_nothing_that_fits_is_faster(gpus):
+    """Divisions drawn at random, each estimated by itself."""
+    draw, hardware = random.Random(gpus), HardwareSpec(gpus=gpus)
+    start = ["model=QwQ-32B", "limits=[4000,2000]"]
+    best = fastest_divisions(read_plan_config(start), QWQ, hardware)[0]
+    fitting = 0
+    for _ in range(80):
+        tp = draw.choice([2, 4, 8])
+        words = [
+            f"actor.tp={tp}", f"actor.pp={draw.choice([1, 2, 4, 8, 16])}",
+            f"actor.recompute={draw.choice(['none', 'core_attention', 'full'])}",
+            f"actor.sequence_parallel={draw.choice(['true', 'false'])}",
+            f"actor.max_tokens={draw.choice([5120, 8192])}",
+            f"rollout.tp={draw.choice([2, 4, 8])}",
+            f"rollout.gpu_memory_utilization={draw.choice([0.3, 0.4, 0.5, 0.6])}",
+        ]  # fmt: skip
+        config = read_plan_config([*start, *words])
+        if not problems_of(config, QWQ, hardware):
+            fitting += 1
+            division = division_of(config, QWQ, hardware, {})
+            assert division.gpu_hours > best.gpu_hours * 0.98, words
+    assert fitting > 2
 
 
 def test_what_does_not_fit_and_the_words_that_make_it_fit(capsys):
     status, report = planned(capsys, *FIELDS, "rollout.gpu_memory_utilization=0.7")
     assert (status, report["fits"]) == (1, False)
     assert report["problems"][0].startswith("generate: 84.8 GB")
-    words = report["nearest"]["words"].split()
-    assert words == ["rollout.gpu_memory_utilization=0.6"]
-    assert report["nearest"]["changes"] == {"rollout.gpu_memory_utilization": 0.6}
-    status, again = planned(capsys, *FIELDS, *words)
+    fastest = report["fastest"][0]
+    status, again = planned(capsys, *FIELDS, *fastest["words"].split())
     assert status == 0
-    assert again["gpu"]["peak"] == report["nearest"]["peak_bytes"]
+    assert again["gpu"]["peak"] == fastest["peak_bytes"]
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["actor.tp=3"], ["actor.tp=8", "actor.pp=3"], ["rollout.tp=3"], ["rollout.tp=16"],
-        ["actor.tp=8", "actor.pp=2", "actor.vpp=5"], ["actor.max_tokens=4000"],
-        ["actor.sequence_parallel=true"], ["optimizer.distributed=false"],
+        ["actor.tp=3"], ["actor.tp=8", "actor.pp=3"], ["rollout.tp=16"],
+        ["actor.tp=8", "actor.pp=2", "actor.vpp=5"], ["actor.sequence_parallel=true"],
     ],
 )  # fmt: skip
-def test_what_is_near_can_be_typed(words):
+def test_what_is_fastest_can_be_typed(words):
     hardware, start = HardwareSpec(gpus=32), ["model=QwQ-32B", *words]
     config = read_plan_config(start)
     assert problems_of(config, QWQ, hardware)
-    nearest = nearest_fit(config, QWQ, hardware)
-    typed = read_plan_config([*start, *nearest.words.split()])
-    assert typed == nearest.config
+    fastest = fastest_divisions(config, QWQ, hardware)[0]
+    typed = read_plan_config([*start, *fastest.words.split()])
+    assert typed == fastest.config
     assert problems_of(typed, QWQ, hardware) == []
 
 
-def test_fewest_fields_come_first():
-    """Nothing with one field less fits: all that one field could be, tried."""
-    hardware = HardwareSpec(gpus=16)
-    config = read_plan_config(["model=QwQ-32B", "actor.tp=8", "actor.pp=2", "rollout.tp=8"])
-    nearest = nearest_fit(config, QWQ, hardware)
-    assert len(nearest.changes) == 2
-    fields = ["model=QwQ-32B", "actor.tp=8", "actor.pp=2", "rollout.tp=8"]
-    ones = [f"rollout.gpu_memory_utilization={share / 20}" for share in range(1, 20)]
-    ones += [
-        "actor.recompute=full",
-        "actor.recompute=core_attention",
-        "actor.sequence_parallel=true",
-    ]
-    ones += ["actor.max_tokens=5120", "actor.pp=1", "actor.tp=4", "actor.tp=2", "rollout.tp=4"]
-    ones += ["optimizer.distributed=false"]
-    for one in ones:
-        assert problems_of(read_plan_config([*fields, one]), QWQ, hardware), one
-    assert problems_of(nearest.config, QWQ, hardware) == []
+def test_what_changes_nothing_stays_as_it_was_given():
+    """A division that is the fastest is named without any change."""
+    hardware, start = HardwareSpec(gpus=32), ["model=QwQ-32B"]
+    fastest = fastest_divisions(read_plan_config(start), QWQ, hardware)[0]
+    again = fastest_divisions(fastest.config, QWQ, hardware)[0]
+    assert again.changes == {}
+    assert again.gpu_hours == fastest.gpu_hours
 
 
 def test_more_gpus_where_nothing_fits():
@@ -107,10 +141,10 @@ def test_more_gpus_where_nothing_fits():
         read_plan_config(["model=QwQ-32B", "actor.tp=8", "rollout.tp=8"]),
         HardwareSpec(),
     )
-    assert nearest_fit(config, QWQ, hardware) is None
-    report = nearest_fit_on_more(config, QWQ, hardware)
-    assert report.gpus == 16
-    assert problems_of(report.config, QWQ, HardwareSpec(gpus=16)) == []
+    assert fastest_divisions(config, QWQ, hardware) == []
+    fastest = fastest_on_more(config, QWQ, hardware)[0]
+    assert fastest.gpus == 16
+    assert problems_of(fastest.config, QWQ, HardwareSpec(gpus=16)) == []
 
 
 def test_nothing_helps_where_the_context_is_too_short(tmp_path, capsys):
@@ -119,7 +153,7 @@ def test_nothing_helps_where_the_context_is_too_short(tmp_path, capsys):
     assert main(["plan", f"model={tmp_path}", "rollout.gpu_memory_utilization=0.5"]) == 1
     text = capsys.readouterr().out
     assert "more than the model's context of 2048 tokens; lower one of them" in text
-    assert "nor does anything near it" in text
+    assert "nor does any division on up to 64 nodes" in text
 
 
 def test_a_folder_and_a_name_have_the_same_shape(tmp_path):
@@ -256,7 +290,8 @@ def test_help_names_all_options(capsys):
 def test_the_tables_of_the_documents_are_those_of_the_command():
     """Cell by cell; as it stands, the tables are printed in one document at the least."""
     config = read_plan_config(["recipe=qwq_32b"])
-    tables = tables_of(plan_run(config, HardwareSpec(gpus=32)))
+    run_plan = plan_run(config, HardwareSpec(gpus=32))
+    tables = [*tables_of(run_plan), division_table(run_plan)]
     rows = []
     for table in tables:
         columns = [[str(c.header), *map(str, c.cells)] for c in table.columns]

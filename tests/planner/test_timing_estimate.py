@@ -10,11 +10,11 @@ from megaprune.planner.request import find_shape, read_plan_config
 from megaprune.planner.speed import (
     forward_flops,
     generate_seconds,
-    log_prob_seconds,
+    log_prob_time,
     optimizer_seconds,
     round_time,
     sync_traffic,
-    train_seconds,
+    train_time,
 )
 
 QWQ = find_shape("QwQ-32B")
@@ -24,17 +24,31 @@ P = 32_763_876_352
 HEAD = 152064 * 5120
 TOKENS = 2048 * (256 + 3000)  # 128 x 16 responses of 3000, prompts of 256
 PEAK = 32 * 989e12
+HALF = 5120 * 2 * 7 / 8 / 350e9
+"""Seconds a token of half an all-reduce: an all-gather among 8 GPUs, say."""
 
 
 def test_generating():
     """512 responses on each engine, 256 at once: 7000 steps that read weights and cache."""
     at_once, seconds = generate_seconds(read_plan_config(FIELDS), QWQ, GPUS, 128, 16, 4000)
     assert at_once == 256
-    read = (8_192_124_928 + 256 * (256 + 1500) * 32768) / (3.35e12 * 0.7)
+    read = (8_192_124_928 + 256 * (256 + 1500) * 32768) / (3.35e12 * 0.6)
     computed = 2 * P * 256 / (8 * 989e12 * 0.5)
     assert read > computed
-    prompts = 2 * P * 32 * 256 / (8 * 989e12 * 0.5)
-    assert seconds == pytest.approx((512 * 3000 / 256 + 1000) * (read + 0.005) + prompts)
+    reduced = 2 * 64 * (1e-5 + 2 * 256 * HALF)
+    prompts = 2 * P * 32 * 256 / (8 * 989e12 * 0.5) + 64 * 4 * 32 * 256 * HALF
+    steps = 512 * 3000 / 256 + 1000
+    assert seconds == pytest.approx(steps * (read + reduced + 0.007) + prompts)
+
+
+def test_an_engine_on_one_gpu_reduces_nothing():
+    fields = [*FIELDS, "rollout.tp=1", "rollout.gpu_memory_utilization=0.95"]
+    hardware = replace(GPUS, gpu_memory=141)
+    slow = replace(hardware, node_bandwidth=1.0, all_reduce_seconds=1.0)
+    one, other = (
+        generate_seconds(read_plan_config(fields), QWQ, h, 128, 16, 4000) for h in (hardware, slow)
+    )
+    assert one == other
 
 
 def test_what_limits_an_engine():
@@ -68,25 +82,35 @@ def test_operations_of_a_forward_pass():
     assert flops["head"] == 2 * HEAD * TOKENS
 
 
-@pytest.mark.parametrize(("recompute", "passes"), [("none", 3), ("full", 4)])
-def test_training(recompute, passes):
-    config = read_plan_config([*FIELDS, f"actor.recompute={recompute}"])
+@pytest.mark.parametrize(("recompute", "passes", "halves"), [("none", 3, 9), ("full", 4, 13)])
+def test_training(recompute, passes, halves):
+    fields = [*FIELDS, f"actor.recompute={recompute}"]
+    config = read_plan_config(fields)
+    assert config.actor.sequence_parallel
     of = forward_flops(QWQ, TOKENS, 3256)
     work = passes * (of["layers"] + of["attention"]) + 4 * of["head"]
     # 3.6 million tokens under the limit of 2000, in 2 x 8192 at once.
     assert micro_batch_count(config, GPUS, 2) == 220
-    seconds = train_seconds(config, QWQ, GPUS, 4000)
-    assert seconds == pytest.approx(work / (PEAK * 0.4) * (1 + 1 / 220))
-    frozen = read_plan_config([*FIELDS, f"actor.recompute={recompute}", "actor.frozen_layers=32"])
-    assert 0.5 < train_seconds(frozen, QWQ, GPUS, 4000) / seconds < 0.7
+    time = train_time(config, QWQ, GPUS, 4000)
+    assert time.computing == pytest.approx(work / (PEAK * 0.5))
+    assert time.collectives == pytest.approx(TOKENS / 2 * 32 * halves * HALF)
+    assert time.bubbles == pytest.approx((time.computing + time.collectives) / 220)
+    assert time.seconds == time.computing + time.collectives + time.bubbles
+    frozen = read_plan_config([*fields, "actor.frozen_layers=32"])
+    part = train_time(frozen, QWQ, GPUS, 4000)
+    assert 0.5 < part.computing / time.computing < 0.7
+    assert part.collectives == pytest.approx(time.collectives * (halves + 4) / 2 / halves)
+    across = train_time(config, QWQ, replace(GPUS, gpus_per_node=4), 4000)
+    assert across.collectives == pytest.approx(time.collectives * 350 / 50)
 
 
 def test_passes_for_log_probs():
-    one = sum(forward_flops(QWQ, TOKENS, 3256).values()) / (PEAK * 0.5) * (1 + 1 / 220)
+    computing = sum(forward_flops(QWQ, TOKENS, 3256).values()) / (PEAK * 0.5)
+    one = (computing + TOKENS / 2 * 32 * 4 * HALF) * (1 + 1 / 220)
     moved = 3 * 4_096_067_584 / 10e9  # weights to the host and from there
 
     def seconds(*fields):
-        return log_prob_seconds(read_plan_config([*FIELDS, *fields]), QWQ, GPUS, 4000)
+        return log_prob_time(read_plan_config([*FIELDS, *fields]), QWQ, GPUS, 4000).seconds
 
     assert seconds("algorithm.loss.kl_coef=0") == 0
     assert seconds() == pytest.approx(one + moved)
