@@ -60,35 +60,38 @@ def _cells(
     ]
 
 
-def why_fastest(run_plan: RunPlan) -> str:
-    """Say what makes the fastest division faster than the fields as given, and how to get it."""
+def why_fastest(run_plan: RunPlan) -> list[str]:
+    """Say what makes the fastest division faster than the fields as given, and what to type."""
     best = run_plan.fastest[0]
-    if not best.changes and best.gpus == run_plan.hardware.gpus:
-        return "no division is faster than the fields as given"
-    words = f"fastest: {best.words}" if best.changes else "fastest: as given"
-    if best.gpus != run_plan.hardware.gpus:
-        words = f"{words}, with --gpus {best.gpus}"
-    if not run_plan.rounds or best.gpus != run_plan.hardware.gpus:
-        return words
+    same_gpus = best.gpus == run_plan.hardware.gpus
+    if not best.changes and same_gpus:
+        return ["no division is faster than the fields as given"]
+    words = [] if same_gpus else [f"--gpus {best.gpus}"]
+    words += [best.words] if best.changes else []
+    if not same_gpus or not run_plan.rounds:
+        return ["fastest, with", " ".join(words)]
     given, new = run_plan.rounds[0], best.rounds[0]
-    passes = ("reference and old log-probs", "train")
-    parts = {
-        "to generate": (given.seconds["generate"], new.seconds["generate"]),
-        "for collectives": (given.collectives, new.collectives),
-        "in bubbles": (given.bubbles, new.bubbles),
-        "to compute": tuple(
-            sum(r.seconds[phase] for phase in passes) - r.collectives - r.bubbles
-            for r in (given, new)
-        ),
+    saved = {
+        "to generate": given.seconds["generate"] - new.seconds["generate"],
+        "for collectives": given.collectives - new.collectives,
+        "in bubbles": given.bubbles - new.bubbles,
+        "to compute": _computing(given) - _computing(new),
     }
-    changed = sorted(
-        ((old - now, where) for where, (old, now) in parts.items()), key=lambda c: -abs(c[0])
-    )
-    said = [
-        f"{abs(seconds):.0f} s {'less' if seconds > 0 else 'more'} {where}"
-        for seconds, where in changed
+    parts = [
+        f"{_less(seconds)} {where}"
+        for where, seconds in sorted(saved.items(), key=lambda part: -abs(part[1]))
         if abs(seconds) >= 0.5
     ]
-    saved = given.step_seconds - new.step_seconds
-    step = f"a step takes {abs(saved):.0f} s {'less' if saved > 0 else 'more'}"
-    return f"{words}: {step}" + (f" ({', '.join(said)})" if said else "")
+    step = _less(given.step_seconds - new.step_seconds)
+    why = f" ({', '.join(parts)})" if parts else ""
+    return [f"fastest: a step takes {step}{why}, with", " ".join(words)]
+
+
+def _computing(time: RoundTime) -> float:
+    """Return the seconds of a step in which the actor computes."""
+    passes = time.seconds["reference and old log-probs"] + time.seconds["train"]
+    return passes - time.collectives - time.bubbles
+
+
+def _less(seconds: float) -> str:
+    return f"{abs(seconds):.0f} s {'less' if seconds > 0 else 'more'}"

@@ -222,7 +222,8 @@ def print_plan(run_plan: RunPlan) -> None:
         console.print(line)
     if run_plan.fastest:
         console.print(division_table(run_plan))
-        console.print(why_fastest(run_plan))
+        for line in why_fastest(run_plan):
+            console.print(line)
     for note in run_plan.notes:
         console.print(f"note: {note}")
     for problem in run_plan.problems:
