@@ -83,21 +83,19 @@ def test_nothing_that_fits_is_faster(gpus):
     best = fastest_divisions(read_plan_config(start), QWQ, hardware)[0]
     fitting = 0
     for _ in range(80):
-        tp = draw.choice([2, 4, 8])
         words = [
-            f"actor.tp={tp}", f"actor.pp={draw.choice([1, 2, 4, 8, 16])}",
-            f"actor.recompute={draw.choice(['none', 'core_attention', 'full'])}",
-            f"actor.sequence_parallel={draw.choice(['true', 'false'])}",
+            f"actor.tp={draw.choice([2, 4, 8])}", f"actor.pp={draw.choice([2, 4, 8])}",
+            f"actor.recompute={draw.choice(['none', 'full'])}", "actor.sequence_parallel=true",
             f"actor.max_tokens={draw.choice([5120, 8192])}",
             f"rollout.tp={draw.choice([2, 4, 8])}",
-            f"rollout.gpu_memory_utilization={draw.choice([0.3, 0.4, 0.5, 0.6])}",
+            f"rollout.gpu_memory_utilization={draw.choice([0.25, 0.3, 0.35, 0.4])}",
         ]  # fmt: skip
         config = read_plan_config([*start, *words])
         if not problems_of(config, QWQ, hardware):
             fitting += 1
             division = division_of(config, QWQ, hardware, {})
             assert division.gpu_hours > best.gpu_hours * 0.98, words
-    assert fitting > 2
+    assert fitting > 5
 
 
 def test_what_does_not_fit_and_the_words_that_make_it_fit(capsys):
