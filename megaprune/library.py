@@ -25,6 +25,7 @@ from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
+from megaprune.hub import find_model
 from megaprune.pruning.config import PruneConfig
 from megaprune.trainer import loop
 from megaprune.validate import check_evaluation, check_pruning, check_run
@@ -112,6 +113,8 @@ def _no_progress(*_: object) -> Callable[..., None]:
 
 
 def _with_out(config: AnyConfig, out: str | Path | None) -> AnyConfig:
+    """Give a configuration its folder, and a model of the hub its own."""
+    config = replace(config, model=find_model(config.model))
     return config if out is None else replace(config, out=str(out))
 
 

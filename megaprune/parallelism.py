@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from megaprune.config.run import ActorConfig
-from megaprune.errors import InputError
+from megaprune.errors import InputError, counted
 from megaprune.weights.layouts.base import Layout, divisors
 from megaprune.weights.layouts.megatron import Pipeline, megatron_layout
 from megaprune.weights.layouts.vllm import vllm_layout
@@ -84,8 +84,8 @@ def engine_layout(model: Model, tp: int, world: int) -> Layout:
     """
     if tp < 1 or world % tp:
         raise InputError(
-            f"rollout.tp={tp} does not divide the {world} processes of the job; "
-            f"choose {divisors(world)}"
+            f"rollout.tp={tp} does not divide the {counted(world, 'process', 'processes')} of the "
+            f"job; choose {divisors(world)}"
         )
     try:
         return vllm_layout(model, tp, world // tp)

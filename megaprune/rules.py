@@ -16,7 +16,7 @@ from megaprune.algorithms.registry import name_of
 from megaprune.config.run import Config, EngineConfig, GradingConfig
 from megaprune.data.instructions import BOX
 from megaprune.data.sets import graders as known_graders
-from megaprune.errors import InputError
+from megaprune.errors import InputError, counted
 from megaprune.grading.verdict import BOX_GRADERS
 from megaprune.parallelism import Parallel, engine_layout
 from megaprune.weights.layouts import Layout
@@ -142,9 +142,9 @@ def batch_problems(config: Config, problems: int) -> Iterator[str]:
     size = config.data.train_batch_size
     if size > problems:
         yield (
-            f"data.train_batch_size={size}, and data.train has {problems} problems: some come more "
-            f"than once in a step, as groups of their own; data.train_batch_size={problems} or "
-            f"less takes each once"
+            f"data.train_batch_size={size}, and data.train has {counted(problems, 'problem')}: "
+            f"some come more than once in a step, as groups of their own; "
+            f"data.train_batch_size={problems} or less takes each once"
         )
 
 
@@ -161,7 +161,9 @@ def duplicate_problems(
     if count and duplicates != "drop":
         others = f", {contradicting} of them with another answer" if contradicting else ""
         drop = "; data.duplicates=drop leaves them out" if duplicates else ""
-        yield f"{name}: {count} problems have the prompt of an earlier one{others}{drop}"
+        have = "has" if count == 1 else "have"
+        problems = counted(count, "problem")
+        yield f"{name}: {problems} {have} the prompt of an earlier one{others}{drop}"
 
 
 def format_problems(
@@ -182,8 +184,8 @@ def format_problems(
             unread[form, grader] += count
     for (form, grader), count in unread.items():
         yield (
-            f"{name}: {count} prompts ask for the answer as {form!r} and none of them for a box, "
-            f"which the grader {grader} reads: such answers count as wrong; make the file anew "
+            f"{name}: {counted(count, 'prompt')} asking for the answer as {form!r}, and not for "
+            f"the box that the grader {grader} reads: such answers count as wrong; make it anew "
             f"with `megaprune data --instructions drop --family NAME`, or choose a grader of your "
             f"own that reads them (grading.default=file.py:function)"
         )

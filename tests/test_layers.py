@@ -17,7 +17,7 @@ LAYERS = [
     ["files", "foreign_text"],
     ["lease", "yaml_text"],
     ["distributed", "config.fields"],
-    ["user_code"],
+    ["user_code", "hub"],
     ["algorithms", "weights", "grading"],
     ["config", "data"],
     ["parallelism"],

@@ -157,9 +157,9 @@ def test_what_is_said_of_the_problems(config, tmp_path, capsys):
     fields = [f"data.train={path}", "data.max_prompt_length=200", "data.train_batch_size=8"]
     validate.check_run(config(*fields), 1)
     said = capsys.readouterr().err
-    assert f"data.train={path}: 1 problems have the prompt of an earlier one; data.dup" in said
+    assert f"data.train={path}: 1 problem has the prompt of an earlier one; data.dup" in said
     assert "data.train_batch_size=8, and data.train has 4 problems: some come more" in said
-    assert "1 prompts ask for the answer as 'Answer:' and none of them for a box" in said
+    assert "1 prompt asking for the answer as 'Answer:', and not for the box" in said
     fields += ["data.duplicates=drop", "grading.default=lenient"]
     validate.check_run(config(*fields), 1)
     said = capsys.readouterr().err
@@ -169,5 +169,5 @@ def test_what_is_said_of_the_problems(config, tmp_path, capsys):
     fields = [f"data.train={path}", f"data.validation={path}", "data.train_batch_size=4"]
     validate.check_run(config(*fields, "data.max_prompt_length=200"), 1)
     said = capsys.readouterr().err
-    assert f"data.validation={path}: 1 problems" in said
+    assert f"data.validation={path}: 1 problem has" in said
     assert "train_batch_size" not in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from megaprune.cli.train import add_fields
+from megaprune.cli.train import add_fields, with_found_model
 from megaprune.errors import InputError
 
 
@@ -49,6 +49,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
+    config, fields = with_found_model(config, fields)
 
     # torch takes seconds to import: a wrong field is refused before.
     def check(processes: int) -> None:

@@ -74,8 +74,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.fields += [word for word in left if not word.startswith("-")]
         left = [word for word in left if word.startswith("-")]
     if left:
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        fields = _as_fields(left, words) if hasattr(options, "fields") else ""
+        parser.error(f"unrecognized arguments: {' '.join(left)}{fields}")
     return options
+
+
+def _as_fields(options: Sequence[str], words: Sequence[str]) -> str:
+    """Say how a field is given, where one was given as an option: `--steps 3`, `--steps=3`.
+
+    Args:
+        options: that there are not.
+        words: of the whole command line.
+    """
+    pairs = []
+    for option in options:
+        name, equals, value = option.lstrip("-").partition("=")
+        behind = words[words.index(option) + 1 :] if option in words else []
+        if not equals and behind and not behind[0].startswith("-") and "=" not in behind[0]:
+            value = behind[0]
+        pairs.append(f"{name.replace('-', '_')}={value or '...'}")
+    return f"; fields are given without dashes: {' '.join(pairs)} (--help-fields lists them)"
 
 
 if __name__ == "__main__":

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from megaprune.config.run import Config
+    from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.pruning.config import PruneConfig
+
+AnyConfig = TypeVar("AnyConfig", "Config", "PruneConfig", "EvaluateConfig")
 
 _TORCHRUN = (
     "The same command again goes on where a run was. Under torchrun (torchrun ... -m megaprune.cli "
@@ -65,6 +71,20 @@ def add_field_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def with_found_model(config: AnyConfig, words: Sequence[str]) -> tuple[AnyConfig, list[str]]:
+    """Put a folder in the place of a model that is named as on the hub.
+
+    Args:
+        words: of the command line, which other processes are started with.
+    """
+    from megaprune.hub import find_model
+
+    found = find_model(config.model)
+    if found == config.model:
+        return config, list(words)
+    return replace(config, model=found), [*words, f"model={found}"]
+
+
 def run_train(options: argparse.Namespace) -> int:
     """Train, on the processes that there are or on new ones."""
     from megaprune.config.field_docs import show_fields
@@ -81,6 +101,7 @@ def run_train(options: argparse.Namespace) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
+    config, words = with_found_model(config, options.fields)
 
     # torch takes seconds to import: a wrong field is refused before.
     def check(processes: int) -> None:
@@ -94,7 +115,7 @@ def run_train(options: argparse.Namespace) -> int:
         train(config)
 
     return start(
-        ["train", *options.fields],
+        ["train", *words],
         lambda: _processes(config),
         check,
         job,
@@ -118,6 +139,7 @@ def run_prune(options: argparse.Namespace) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
+    config, words = with_found_model(config, options.fields)
 
     def check(processes: int) -> None:
         from megaprune.validate import check_pruning
@@ -130,7 +152,7 @@ def run_prune(options: argparse.Namespace) -> int:
         prune(config)
 
     return start(
-        ["prune", *options.fields],
+        ["prune", *words],
         lambda: _processes(config),
         check,
         job,

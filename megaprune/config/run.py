@@ -331,7 +331,9 @@ TENSORBOARD = field(
 class Config:
     """A training run."""
 
-    model: str = field(doc="Hugging Face folder that the run begins with.")
+    model: str = field(
+        doc="Hugging Face folder that the run begins with, or OWNER/NAME of a model on the hub."
+    )
     out: str = field(may_change=True, doc="Folder of the run. A run that is there already goes on.")
     steps: int = field(default=200, gt=0, unit="steps", may_change=True, doc="Steps in all.")
     seed: int = field(default=0, ge=0, doc="Seed of the order of problems and of the responses.")

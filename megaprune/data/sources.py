@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megaprune.data.hub import fetch
 from megaprune.data.json_rows import PlacedRow, read_json_rows, text_lines
 from megaprune.errors import InputError
+from megaprune.hub import fetch
 
 HUB = "hub:"
 

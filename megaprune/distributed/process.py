@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import warnings
+from typing import Literal
 
 
 def prepare_process() -> None:
@@ -18,14 +19,19 @@ def prepare_process() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import torch
 
+    engines = r"(torch|megatron)(\.|$)"
+    # What they warn of, they warn of on every rank, and again at every save.
+    action: Literal["once", "ignore"] = "once" if os.environ.get("RANK", "0") == "0" else "ignore"
+    warnings.filterwarnings(action, category=UserWarning, module=engines)
+    # Megatron-core calls collectives and checkpoints by names that torch is about to change.
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=engines)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
     if not torch.cuda.is_available():
         # Megatron-core says at each import that there is no apex: no GPU, no apex.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
         # vLLM looks for its version under the name of its CUDA build, and takes Triton for broken.
         logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
-    # Megatron-core calls collectives by names that torch is about to change.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 def be_alone() -> None:

@@ -13,7 +13,10 @@ from megaprune.config.run import TENSORBOARD, EngineConfig, GradingConfig, Wandb
 class EvaluateConfig:
     """An evaluation of a model on sets of problems; the defaults are ThinkPrune's (2504.01296)."""
 
-    model: str = field(doc="Hugging Face folder, or a Megatron checkpoint that keeps its files.")
+    model: str = field(
+        doc="Hugging Face folder, or OWNER/NAME of a model on the hub, or a Megatron checkpoint "
+        "that keeps its files."
+    )
     out: str = field(
         may_change=True,
         doc="Folder of the evaluation. One that is there already goes on.",

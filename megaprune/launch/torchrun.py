@@ -13,6 +13,7 @@ from math import lcm
 
 from megaprune.distributed.launchers import name_launcher
 from megaprune.distributed.process import be_alone, prepare_process
+from megaprune.errors import counted
 from megaprune.foreign_text import for_people
 
 # torch takes seconds to import, and reads OMP_NUM_THREADS as it is: imported when a job starts.
@@ -41,7 +42,7 @@ def start(
     prepare_process()
     if only_check is not None:
         check(only_check)
-        print(f"megaprune {command[0]}: {only_check} processes can do this")
+        print(f"megaprune {command[0]}: {counted(only_check, 'process', 'processes')} can do this")
         return 0
     if "RANK" not in os.environ:
         count = processes()

@@ -22,6 +22,7 @@ from megaprune.config.read import as_written
 from megaprune.config.run import Config
 from megaprune.data import Problems
 from megaprune.distributed import world
+from megaprune.errors import counted
 from megaprune.foreign_text import terminal
 from megaprune.generation.worker import Rollout
 from megaprune.trainer.batch import RolloutBatch
@@ -128,10 +129,13 @@ class Reporter:
         left_out = [f"{problems.too_long} dropped as too long"] * bool(problems.too_long)
         if problems.duplicates:
             was = "dropped as" if config.data.duplicates == "drop" else "of them"
-            left_out.append(f"{problems.duplicates} {was} duplicates")
+            left_out.append(
+                f"{problems.duplicates} {was} duplicate{'s' * (problems.duplicates != 1)}"
+            )
         dropped = f" ({', '.join(left_out)})" if left_out else ""
         self.say(
-            f"{config.model} -> {config.out}: {len(problems.problems)} problems{dropped}, "
+            f"{config.model} -> {config.out}: "
+            f"{counted(len(problems.problems), 'problem')}{dropped}, "
             f"{config.data.train_batch_size} x {config.rollout.n} responses of at most "
             f"{config.rollout.max_response_length} tokens a step; "
             f"processes: {dist.get_world_size()}" + (f"; goes on after step {done}" if done else "")

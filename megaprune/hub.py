@@ -1,9 +1,10 @@
-"""Files of data-set repositories on the Hugging Face hub, at one commit."""
+"""The Hugging Face hub: files of data sets, and models, each at one commit."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,16 +37,10 @@ def fetch(repository: str, pattern: str, revision: str | None, endings: Sequence
     """
     if not _NAME.fullmatch(repository):
         raise InputError(f"hub:{repository}; expected hub:OWNER/NAME or hub:OWNER/NAME:PATTERN")
-    import httpx
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    try:
+    without = "fetch its files elsewhere and give them: --input FILE"
+    with _asking(f"hub:{repository}", f"data set {repository}", revision, without):
         info = HfApi().dataset_info(repository, revision=revision)
         paths = sorted(sibling.rfilename for sibling in info.siblings or ())
         assert info.sha is not None
@@ -54,26 +49,75 @@ def fetch(repository: str, pattern: str, revision: str | None, endings: Sequence
             Path(hf_hub_download(repository, path, repo_type="dataset", revision=info.sha))
             for path in chosen
         )
+    return HubFiles(files, info.sha)
+
+
+def find_model(model: str) -> str:
+    """Return the folder of a model, which is fetched if it is the name of one on the hub.
+
+    A model is kept in huggingface_hub's cache, in a folder that is named after its commit.
+
+    Args:
+        model: a folder, or OWNER/NAME. What is there, or could be in a folder that is, is no name.
+
+    Raises:
+        InputError: neither a folder nor a model of this name can be had.
+    """
+    path = Path(model)
+    if path.exists() or path.is_symlink() or path.parent.is_dir() or not _NAME.fullmatch(model):
+        return model
+    from huggingface_hub import snapshot_download
+
+    what = f"model={model}: there is no such folder, and as a model of the hub it"
+    without = (
+        f"fetch it elsewhere (hf download {model} --local-dir {path.name}) and give its folder"
+    )
+    with _asking(what, f"model {model}", None, without):
+        return snapshot_download(model, allow_patterns=list(_MODEL_FILES))
+
+
+_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
+"""No code, and no weights that are pickles."""
+
+
+@contextmanager
+def _asking(name: str, what: str, revision: str | None, without: str) -> Iterator[None]:
+    """Say what is wrong with an answer of the hub in words for users.
+
+    Args:
+        name: what was asked for, as it was given.
+        what: it is, in words.
+        revision: that was asked for.
+        without: what to do without the hub.
+    """
+    import httpx
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
     except GatedRepoError as error:
         raise InputError(
-            f"hub:{repository} is given to those alone who accepted its terms; accept them there, "
+            f"{name} is given to those alone who accepted its terms; accept them there, "
             f"log in (hf auth login), and run this again"
         ) from error
     except RevisionNotFoundError as error:
-        raise InputError(f"hub:{repository} has no revision {revision!r}") from error
+        raise InputError(f"{name} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"the hub has no data set {repository}, or it is private; check the name, or log in "
-            f"(hf auth login)"
+            f"{name} cannot be found: the hub has no {what}, or it is private; check the name, or "
+            f"log in (hf auth login)"
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"hub:{repository} cannot be fetched ({type(error).__name__}: {reason}). Without a "
-            f"network, or with HF_HUB_OFFLINE=1, fetch its files elsewhere and give them: "
-            f"--input FILE"
+            f"{name} cannot be fetched ({type(error).__name__}: {reason}). Without a "
+            f"network, or with HF_HUB_OFFLINE=1, {without}"
         ) from error
-    return HubFiles(files, info.sha)
 
 
 def _choose(

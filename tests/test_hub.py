@@ -7,6 +7,7 @@ import sys
 import threading
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ FILES = {
     "main/train.jsonl": b'{"question": "1+3?", "answer": "so\\n#### 4"}\n',
 }
 REPOSITORIES = {"lab/several": FILES, "lab/one": {"a.jsonl": FILES["main/train.jsonl"]}}
+MODEL = {"config.json": b"{}", "model.safetensors": b"1234", "tokenizer.json": b"[]"}
+MODELS = {"lab/model": MODEL | {"modeling_own.py": b"raise", "pytorch_model.bin": b"5678"}}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -28,7 +31,21 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         _, *parts = self.path.split("/")
-        if parts[:2] == ["api", "datasets"]:
+        if parts[:2] == ["api", "models"] and "/".join(parts[2:4]) in MODELS:
+            files = MODELS["/".join(parts[2:4])]
+            about = {"id": "lab/model", "sha": COMMIT}
+            about["siblings"] = [{"rfilename": name} for name in files]
+            tree = [
+                {"type": "file", "path": name, "size": len(body), "oid": sha256(body).hexdigest()}
+                for name, body in files.items()
+            ]
+            answer = tree if parts[4] == "tree" else about
+            self._answer(200, json.dumps(answer).encode(), kind="application/json")
+        elif parts[2:3] == ["resolve"]:
+            self._answer(200, MODELS["/".join(parts[:2])]["/".join(parts[4:])])
+        elif parts[:2] == ["api", "models"]:
+            self._answer(404, b"", "RepoNotFound")
+        elif parts[:2] == ["api", "datasets"]:
             self._describe("/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
         elif parts[0] == "datasets" and parts[3] == "resolve":
             self._send_file("/".join(parts[1:3]), "/".join(parts[5:]))
@@ -77,12 +94,17 @@ def hub():
     server.server_close()
 
 
-def data(tmp_path, endpoint, *arguments, **environment):
-    """The command, in a process whose hub is `endpoint`."""
+def environment_of(tmp_path, endpoint):
     known = {
         k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()
     }
     known |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+    return known
+
+
+def data(tmp_path, endpoint, *arguments, **environment):
+    """The command, in a process whose hub is `endpoint`."""
+    known = environment_of(tmp_path, endpoint)
     out = tmp_path / "out.parquet"
     command = [
         sys.executable,
@@ -147,3 +169,46 @@ def test_no_network(tmp_path):
     said, _ = data(tmp_path, "http://127.0.0.1:9", "gsm8k")
     assert "hub:openai/gsm8k cannot be fetched (ConnectError" in said["error"]
     assert "give them: --input FILE" in said["error"]
+
+
+FIND = """
+import json, sys
+from megaprune.errors import InputError
+from megaprune.hub import find_model
+for name in sys.argv[1:]:
+    try:
+        print(json.dumps(find_model(name)))
+    except InputError as error:
+        print(json.dumps({"error": str(error)}))
+"""
+
+
+def find(tmp_path, endpoint, *names, **environment):
+    """What is found of models, in a process whose hub is `endpoint`."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIND, *names],
+        capture_output=True,
+        text=True,
+        env=environment_of(tmp_path, endpoint) | environment,
+        cwd=tmp_path,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_model_by_its_name(tmp_path, hub):
+    """It is fetched once; a folder that is there, or whose parent is, is no name."""
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    here = ["runs/demo", "runs/typo", "demo", "/lab/model", "a/b/c"]
+    found, missing, *others = find(tmp_path, hub, "lab/model", "lab/other", *here)
+    assert others == here
+    assert found.endswith(f"/models--lab--model/snapshots/{COMMIT}")
+    assert {path.name: path.read_bytes() for path in Path(found).iterdir()} == MODEL
+    assert "the hub has no model lab/other, or it is private" in missing["error"]
+    assert find(tmp_path, hub, "lab/model", HF_HUB_OFFLINE="1") == [found]
+
+
+def test_a_model_that_cannot_be_fetched(tmp_path):
+    (said,) = find(tmp_path, "http://127.0.0.1:9", "lab/model")
+    assert "model=lab/model: there is no such folder, and as a model of the hub" in said["error"]
+    assert "hf download lab/model --local-dir model) and give its folder" in said["error"]
