@@ -20,7 +20,7 @@ from megaprune.config.run import Config, GradingConfig
 from megaprune.data import Problem, Problems, load_tokenizer
 from megaprune.data.on_node import check_problems
 from megaprune.data.order import make_order
-from megaprune.distributed.device import gpu_memory_bytes
+from megaprune.distributed.device import check_gpus, gpu_memory_bytes
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.foreign_text import for_people
 from megaprune.generation.process import check_installed
@@ -89,6 +89,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     from megaprune.evaluation.run import read_baseline, read_evaluation_problems
 
     refuse(evaluate_problems(config))
+    check_gpus()
     check_installed()
     check_trackers(config.wandb, config.tensorboard)
     check_folder(Path(config.out), config)
@@ -130,6 +131,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
 
 def _check_files(config: Config, processes: int) -> None:
     """All of `check_run` but for the folder of the run and what fields say alone."""
+    check_gpus()
     check_installed()
     check_trackers(config.wandb, config.tensorboard)
     folder = HfFolder(Path(config.model))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -24,6 +23,7 @@ from megatron.core.transformer.transformer_block import (
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megaprune.actor import transformer_engine
 from megaprune.actor.attention import PackedAttention, PackedRotary
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.parallelism import Parallel
@@ -38,19 +38,8 @@ from megaprune.weights.supported import check_supported, rotary
 
 @cache
 def has_transformer_engine() -> bool:
-    """Whether layers are built of Transformer Engine's modules: on a GPU, where it is installed."""
-    if device().type != "cuda" or importlib.util.find_spec("transformer_engine") is None:
-        return False
-    try:
-        importlib.import_module("transformer_engine.pytorch")
-    except (ImportError, OSError) as error:
-        warnings.warn(
-            f"Transformer Engine is installed and cannot be imported, as where it was built for "
-            f"another torch: {error}. The model is built without it, and will be slower",
-            stacklevel=2,
-        )
-        return False
-    return True
+    """Whether layers are Transformer Engine's: on a GPU, where it can be loaded."""
+    return device().type == "cuda" and transformer_engine.load()
 
 
 def norms() -> str:

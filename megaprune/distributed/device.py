@@ -6,8 +6,14 @@ import os
 import resource
 import subprocess
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
+
+from megaprune.errors import InputError
+
+_DEVICES = Path("/dev")
+"""Where the driver puts a file for each GPU."""
 
 
 def device() -> torch.device:
@@ -15,6 +21,34 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def check_gpus() -> None:
+    """Refuse to go on where there are GPUs that torch cannot use: the CPU is no stand-in for them.
+
+    An empty CUDA_VISIBLE_DEVICES asks for the CPU.
+
+    Raises:
+        InputError: says what torch says, and what to do.
+    """
+    count = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    if not count or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return
+    if torch.version.cuda is None:
+        reason = f"torch {torch.__version__} is a build for CPUs"
+    elif torch.cuda.is_available():
+        return
+    else:
+        try:
+            torch.cuda.init()
+            reason = "torch.cuda.is_available() is false"
+        except (RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())
+        reason = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}: {reason}"
+    raise InputError(
+        f"this host has {count} GPU{'s' * (count > 1)}, which torch cannot use ({reason}); "
+        f"`megaprune doctor` says what fits this driver. To use the CPU, set CUDA_VISIBLE_DEVICES="
+    )
 
 
 def backend() -> str:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from rich.text import Text
 
-from megaprune.distributed.device import backend, device
+from megaprune.distributed.device import backend, check_gpus, device
 from megaprune.distributed.launchers import Launchers
 from megaprune.distributed.process import be_alone, prepare_process
 from megaprune.distributed.stores import job_store, keep_to_host
@@ -265,6 +265,7 @@ def _phase_of(error: BaseException) -> str:
 
 
 def _take_device() -> None:
+    check_gpus()
     if device().type != "cuda":
         return
     gpus, mine = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])

@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+
+import megaprune.actor  # noqa: F401  # before Megatron-core: see actor/transformer_engine.py
+
+# isort: split
 from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint.api import CheckpointException
 

@@ -1,0 +1,53 @@
+"""GPUs that are there and that torch cannot use."""
+
+import pytest
+import torch
+
+from megaprune.cli.main import main
+from megaprune.distributed import device
+from megaprune.errors import InputError
+
+
+@pytest.fixture
+def gpus(tmp_path, monkeypatch):
+    """A driver has two GPUs, and this torch, a build for CPUs, knows none."""
+    if torch.cuda.is_available():
+        pytest.skip("torch can use this machine's GPUs")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "_DEVICES", tmp_path)
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_they_are_refused(gpus):
+    with pytest.raises(InputError, match=r"has 2 GPUs, which torch cannot use \(torch .* for CPUs"):
+        device.check_gpus()
+
+
+def test_what_torch_says_is_said(gpus, monkeypatch):
+    """As a build for CUDA 13 says of a driver for CUDA 12, in words of its own."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(InputError, match=r"built for CUDA 13.0: Torch not compiled with CUDA"):
+        device.check_gpus()
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_the_cpu_can_be_asked_for(gpus, monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    device.check_gpus()
+
+
+def test_no_gpu(gpus):
+    (gpus / "nvidia0").unlink()
+    (gpus / "nvidia1").unlink()
+    device.check_gpus()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_command_says_it_and_starts_nothing(gpus, tmp_path, capsys, command):
+    recipe = "tiny_overthinker" if command == "train" else "tiny_overthinker_test"
+    status = main([command, f"recipe={recipe}", f"out={tmp_path / 'out'}", "--check", "1"])
+    assert status != 0
+    assert "2 GPUs, which torch cannot use" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
