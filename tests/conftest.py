@@ -91,6 +91,14 @@ SLOW = {
 """What `pytest -m fast` leaves out, besides tests/integration: files, or tests of them, and why."""
 
 
+LONG = (
+    "integration/test_slurm.py", "integration/test_nemo_run.py", "integration/test_ends.py",
+    "integration/test_train.py", "integration/test_kill_points.py",
+    "integration/test_vllm_layout.py", "integration/test_evaluate.py",
+)  # fmt: skip
+"""Files that take minutes, longest first."""
+
+
 def pytest_collection_modifyitems(items):
     """Whatever is not slow is fast: it starts no engine, and all of it takes a minute."""
     for item in items:
@@ -98,3 +106,11 @@ def pytest_collection_modifyitems(items):
         slow = name.startswith("integration/")
         slow |= not SLOW.keys().isdisjoint({name, f"{name}::{getattr(item, 'originalname', '')}"})
         item.add_marker(pytest.mark.slow if slow else pytest.mark.fast)
+    # Long files begin first, so that in the end no worker is busy with one alone (tests/run.sh).
+    items.sort(key=_place)
+
+
+def _place(item):
+    name = item.path.relative_to(HERE).as_posix()
+    rest = len(LONG) + (not name.startswith("integration/"))
+    return LONG.index(name) if name in LONG else rest

@@ -19,5 +19,5 @@ fi
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/mypy"
-# Two at a time: much of the time is that of processes which start.
-exec "$venv/bin/pytest" -n 2 --dist loadfile
+# Two at a time: much of the time is that of processes which start. In the order of conftest.py.
+exec "$venv/bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder
