@@ -49,6 +49,7 @@ from megaprune.rules import (
 from megaprune.trainer.offline import read_rollouts
 from megaprune.trainer.run_lock import check_folder
 from megaprune.trainer.trackers import check_trackers
+from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.megatron_folder import MegatronFolder
@@ -105,6 +106,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
                 config.max_prompt_length,
                 context_of(folder.config),
             ),
+            *_quantization_problems(folder),
             *engine_problems(config.rollout.tp, folder.model, processes),
             *cache_problems(
                 config.rollout,
@@ -139,6 +141,7 @@ def _check_files(config: Config, processes: int) -> None:
     refuse(
         [
             *context_problems(config, context_of(folder.config)),
+            *_quantization_problems(folder),
             *frozen_problems(config, folder.model),
             *parallelism_problems(config, folder.model, processes),
             *cache_problems(config.rollout, folder.model, config.dtype, longest_sequence(config)),
@@ -178,6 +181,16 @@ def _check_data(config: Config) -> None:
         )
         refuse(sample_problems(config.actor.max_tokens, longest, "a response in data.rollouts"))
     make_order(data.order, len(problems), config.seed)
+
+
+def _quantization_problems(folder: Folder) -> Iterator[str]:
+    """A conversion leaves a stale quantization out; vLLM reads the model's folder itself."""
+    if isinstance(folder, HfFolder) and folder.quantization:
+        yield (
+            f"{folder.path} says that its weights are quantized ({folder.quantization}), and they "
+            f"are plain: vLLM would quantize them or end. Take quantization_config out of "
+            f"config.json, and remove hf_quant_config.json if it is there"
+        )
 
 
 def _memory_problems(config: Config, folder: HfFolder, processes: int) -> list[str]:

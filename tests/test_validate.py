@@ -1,5 +1,6 @@
 """What is asked before a run, besides what the command line's own tests refuse."""
 
+import json
 import os
 import pickle
 import shutil
@@ -133,6 +134,19 @@ def test_checking_an_evaluation_runs_nothing_of_the_model(model, check_evaluatio
     torch.save({"args": attack}, hf / "common.pt")
     assert check_evaluation(hf)[0] == 0
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("where", ["config.json", "hf_quant_config.json"])
+def test_a_stale_quantization_is_refused_where_vllm_reads_it(model, check_evaluation, where):
+    hf, checkpoint = model
+    for folder in (hf, checkpoint / "hf"):
+        content = json.loads((folder / where).read_text()) if where == "config.json" else {}
+        content["quantization_config"] = {"quant_method": "awq", "bits": 4}
+        (folder / where).write_text(json.dumps(content))
+    status, said = check_evaluation(hf)
+    assert status == 1
+    assert "says that its weights are quantized" in said
+    assert check_evaluation(checkpoint)[0] == 0  # it is converted first, and it stays behind
 
 
 def test_checking_an_evaluation_ends_if_the_template_does_not(model, check_evaluation):

@@ -155,8 +155,10 @@ def run_verify(options: argparse.Namespace) -> int:
         return 0 if equal else 1
     _show("note", "yellow", verdict.notes)
     _show("differs", "red", verdict.differences)
+    _show("generation differs", "yellow", verdict.generation)
     size = f"{verdict.tensors} tensors, {decimal(verdict.nbytes)} compared"
-    _show(*(("equal", "green") if equal else ("not equal", "red")), [size])
+    weights_only = "weights " if verdict.generation else ""
+    _show(*((f"{weights_only}equal", "green") if equal else ("not equal", "red")), [size])
     return 0 if equal else 1
 
 

@@ -19,7 +19,7 @@ from megaprune.distributed.device import device
 from megaprune.distributed.world import all_gather_object, broadcast_from_rank0, raise_on_all_ranks
 from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.digests import CheckpointRecord, PartDigest, digest_parts
-from megaprune.weights.files.hf_folder import copy_side_files
+from megaprune.weights.files.side_files import copy_side_files
 from megaprune.weights.files.staging import staged
 
 

@@ -12,13 +12,14 @@ from megaprune.errors import InputError
 from megaprune.weights.files.checkpoint_index import HF_FILES, latest_checkpoint
 from megaprune.weights.files.digests import check_whole
 from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
-from megaprune.weights.files.hf_folder import HfFolder, copy_side_files
+from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.hf_writer import write_hf
-from megaprune.weights.files.kind import check_checkpoint
 from megaprune.weights.files.manifest import Manifest
 from megaprune.weights.files.megatron_folder import MegatronFolder
 from megaprune.weights.files.megatron_writer import write_megatron
+from megaprune.weights.files.side_files import copy_side_files, without_quantization
 from megaprune.weights.files.staging import staged
+from megaprune.weights.files.wrong_folder import check_checkpoint
 from megaprune.weights.layouts import Spelling, checkpoint_layout, extra_states, hf_layout
 from megaprune.weights.layouts.sharding import round_up
 from megaprune.weights.verify import Begin, compare
@@ -73,7 +74,7 @@ def hf_to_megatron(
     with staged(out, overwrite, weights.nbytes(), hf) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
         write_megatron(partial, weights, extra_states(folder.model), folder.side_files(), progress)
-        notes = _state_dtype(partial / HF_FILES / "config.json", weights)
+        notes = [*_fit_config(partial / HF_FILES / "config.json", weights), *_vanished(weights)]
         if check:
             _proved(folder, MegatronFolder(partial), begin, dtype)
     return Conversion(
@@ -123,8 +124,9 @@ def megatron_to_hf(
     with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
         copy_side_files(folder.side_files(), partial)
-        notes = _state_dtype(partial / "config.json", weights)
+        notes = _fit_config(partial / "config.json", weights)
         write_hf(partial, weights, max_shard, progress)
+        notes += _vanished(weights)
         if check:
             _proved(folder, HfFolder(partial), begin, dtype)
     return Conversion(
@@ -143,17 +145,36 @@ def _proved(source: Folder, written: Folder, begin: Begin, dtype: torch.dtype | 
     Manifest.of(source.path, result.digests).write(written.path)
 
 
-def _state_dtype(config: Path, weights: Rearranged) -> list[str]:
-    """Make config.json name the type of the weights beside it: loaders convert to what it names.
+def _fit_config(config: Path, weights: Rearranged) -> list[str]:
+    """Make config.json describe the weights beside it: plain, and of the type that it names.
 
-    Returns a note if that changed the file.
+    Loaders convert to the type that it names, and quantize as it says.
+
+    Returns a note if the type changed; the folder that was read has noted a quantization.
     """
     types = {dtype_name(weights.dtype(p.name)) for p in weights.parameters()}
-    content = json.loads(config.read_text(encoding="utf-8"))
+    given = json.loads(config.read_text(encoding="utf-8"))
+    content, _ = without_quantization(given)
     keys = [key for key in ("dtype", "torch_dtype") if content.get(key)]
-    if len(types) > 1 or all(content[key] in types for key in keys):
+    notes = []
+    if len(types) == 1 and not all(content[key] in types for key in keys):
+        (dtype,) = types
+        content.update(dict.fromkeys(keys, dtype))
+        notes = [f"config.json now says {dtype}, which the weights are"]
+    if content != given:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        config.write_text(text, encoding="utf-8")
+    return notes
+
+
+def _vanished(weights: Rearranged) -> list[str]:
+    """Say which tensors lost many of their elements to zero, as too small for the new type."""
+    if not weights.vanished:
         return []
-    (dtype,) = types
-    content.update(dict.fromkeys(keys, dtype))
-    config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return [f"config.json now says {dtype}, which the weights are"]
+    worst = max(weights.vanished, key=lambda name: weights.vanished[name])
+    others = len(weights.vanished) - 1
+    more = f" ({others} more tensors lost many too)" if others else ""
+    return [
+        f"{weights.vanished[worst]} elements of {worst} are too small for the new type and became "
+        f"zero{more}; bfloat16 keeps them"
+    ]

@@ -219,6 +219,20 @@ SHAPE_KEYS = frozenset(
 FIXED = (("hidden_act", "silu"), ("attention_dropout", 0), ("partial_rotary_factor", 1))
 """Keys that every family has at one value, as in `Family.fixed`."""
 
+GENERATION_KEYS = frozenset(
+    {
+        "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cls_token_id",
+        "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
+        "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
+        "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "mask_token_id",
+        "max_length", "max_new_tokens", "min_length", "min_p", "no_repeat_ngram_size",
+        "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "pad_token_id",
+        "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "sep_token_id",
+        "suppress_tokens", "temperature", "top_k", "top_p", "typical_p", "unk_token_id",
+    }
+)  # fmt: skip
+"""Defaults of generation, and tokens with a use; a run says itself how it samples."""
+
 HARMLESS_KEYS = frozenset(
     {
         # How a file was made, and how it is to be run or trained.
@@ -232,18 +246,9 @@ HARMLESS_KEYS = frozenset(
         "finetuning_task", "id2label", "is_decoder", "is_encoder_decoder", "label2id", "num_labels",
         "output_attentions", "output_hidden_states", "prefix", "problem_type", "pruned_heads",
         "return_dict", "task_specific_params", "tf_legacy_loss", "tie_encoder_decoder",
-        # Defaults of generation, and tokens with a use; a run says itself how it samples.
-        "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cls_token_id",
-        "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
-        "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
-        "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "mask_token_id",
-        "max_length", "max_new_tokens", "min_length", "min_p", "no_repeat_ngram_size",
-        "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "pad_token_id",
-        "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "sep_token_id",
-        "suppress_tokens", "temperature", "top_k", "top_p", "typical_p", "unk_token_id",
     }
 )  # fmt: skip
-"""Keys that change nothing that a model computes, whatever their value."""
+"""Other keys that change nothing that a model computes, whatever their value."""
 
 _ROPE_KEYS = frozenset(
     {
@@ -274,7 +279,7 @@ def config_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
     """
     yield from _rope_problems(family, config)
     fixed = {**dict(FIXED), **dict(family.fixed), "model_type": family.model_type}
-    harmless = SHAPE_KEYS | HARMLESS_KEYS | {*family.inert}
+    harmless = SHAPE_KEYS | HARMLESS_KEYS | GENERATION_KEYS | {*family.inert}
     for key, value in config.items():
         if value is None or key in harmless:
             continue

@@ -14,6 +14,7 @@ from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.manifest import MANIFEST, Manifest
 from megaprune.weights.files.megatron_folder import MegatronFolder
+from megaprune.weights.files.wrong_folder import EITHER, check_hugging_face
 from megaprune.weights.untrusted import named
 
 
@@ -58,6 +59,7 @@ def inspect(path: Path, trust: bool = False) -> FolderContents:
     """
     if is_checkpoint(path):
         return _checkpoint(path, trust)
+    check_hugging_face(path, EITHER)
     folder = HfFolder(path)
     entries = [
         StoredEntry(

@@ -11,6 +11,7 @@ from megaprune.errors import InputError
 from megaprune.weights.boxes import Shape
 from megaprune.weights.families import (
     FAMILIES,
+    GENERATION_KEYS,
     Family,
     TableRow,
     config_problems,
@@ -173,7 +174,7 @@ def context_of(config: Mapping[str, Any]) -> int:
     return int(config.get("max_position_embeddings") or 0)
 
 
-_NOT_THE_MODEL = {
+_NOT_THE_MODEL = GENERATION_KEYS | {
     # How a file was made, is to be trained or is to be run; nothing that changes what the weights
     # mean.
     "_name_or_path",

@@ -19,6 +19,7 @@ from megaprune.weights.files.folder import Folder, Rearranged, dtype_name
 from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.manifest import MANIFEST, Digest, Manifest
 from megaprune.weights.files.mapped import BAND_BYTES
+from megaprune.weights.generation_fields import generation_differences
 from megaprune.weights.layouts import hf_layout
 from megaprune.weights.model import Model, config_differences
 from megaprune.weights.untrusted import named, shown
@@ -37,6 +38,8 @@ class VerifyResult:
     Args:
         tensors, nbytes: how much was compared.
         differences: one line for each thing that differs; none if the folders hold the same.
+        generation: one line for each field of generation (the tokens that end a response, the
+            temperature, ...) that differs; no part of the model.
         digests: of every tensor of the second folder.
         notes: what a user should know although nothing is wrong.
     """
@@ -44,6 +47,7 @@ class VerifyResult:
     tensors: int = 0
     nbytes: int = 0
     differences: list[str] = field(default_factory=list)
+    generation: list[str] = field(default_factory=list)
     digests: dict[str, Digest] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -120,6 +124,8 @@ def compare(
         result.differences += [
             f"config.json: {line}" for line in config_differences(first.config, second.config)
         ]
+        described = [(side.config, side.side_files()["config.json"]) for side in (first, second)]
+        result.generation = generation_differences(*described)
         if first.model != second.model:
             # What only one file says, and the other leaves to another default, is found here.
             result.differences = result.differences or _model_differences(first.model, second.model)

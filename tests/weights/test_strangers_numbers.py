@@ -329,7 +329,7 @@ def link(path, target):
     path.symlink_to(target)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", INDEX])
+@pytest.mark.parametrize("name", ["config.json", INDEX])
 def test_links_of_what_is_needed(hf, tmp_path, refused, name):
     if name == INDEX:
         tensors = list(json.loads(header_of(hf / "model.safetensors")[0]))[1:]
@@ -343,12 +343,13 @@ def test_links_of_what_is_needed(hf, tmp_path, refused, name):
     refused([str(hf / name), "is a link that leads out of"], "inspect", hf)
 
 
-def test_links_of_shards(hf, tmp_path, refused):
+def test_links_of_shards_of_another_name(hf, tmp_path, refused):
+    """Links of files that are called safetensors are read: `test_side_files`."""
     tensors = list(json.loads(header_of(hf / "model.safetensors")[0]))[1:]
-    (hf / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "a.safetensors")}))
+    (hf / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "a.bin")}))
     link(hf / "model.safetensors", tmp_path / "outside")
-    (hf / "model.safetensors").rename(hf / "a.safetensors")
-    refused([str(hf / "a.safetensors"), "leads out"], "inspect", hf)
+    (hf / "model.safetensors").rename(hf / "a.bin")
+    refused([str(hf / "a.bin"), "leads out"], "inspect", hf)
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", "hf"])

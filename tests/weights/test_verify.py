@@ -525,7 +525,7 @@ def test_folders_that_are_not_there(hf, tmp_path, convert):
     (tmp_path / "empty").mkdir()
     result = convert("verify", hf, tmp_path / "empty")
     assert result.status == 1
-    assert "holds neither config.json" in result.text
+    assert "is neither a Hugging Face model nor a Megatron-core checkpoint" in result.text
 
 
 def test_a_checkpoint_without_its_config_is_read_by_that_of_the_other(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megaprune.errors import InputError
 from megaprune.weights.files.checkpoint_index import kept_config
 from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
-from megaprune.weights.files.kind import FolderKind, is_checkpoint, kind_of
+from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.megatron_folder import MegatronFolder
+from megaprune.weights.files.wrong_folder import EITHER, check_hugging_face
 
 
 def config_of(path: Path) -> Path | None:
@@ -29,13 +29,7 @@ def open_folder(path: Path, hf: Path | None = None, trust: bool = False) -> Fold
     Raises:
         InputError: there is no such folder, or it holds neither format.
     """
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder; expected a Hugging Face model or a checkpoint")
     if is_checkpoint(path):
         return MegatronFolder(path, None if kept_config(path) else hf, trust)
-    if kind_of(path) is FolderKind.HUGGING_FACE:
-        return HfFolder(path)
-    raise InputError(
-        f"{path} holds neither config.json (a Hugging Face model) nor metadata.json (a "
-        f"Megatron-core checkpoint)"
-    )
+    check_hugging_face(path, EITHER)
+    return HfFolder(path)

@@ -17,7 +17,8 @@ from megaprune.weights.boxes import Box, Shape
 from megaprune.weights.files.archive import elements_of, viewed
 from megaprune.weights.files.checkpoint_metadata import CheckpointTensor, check_tiled, read_metadata
 from megaprune.weights.files.digests import is_own
-from megaprune.weights.files.kind import METADATA, TRACKER, check_checkpoint, iterations
+from megaprune.weights.files.kind import METADATA, TRACKER, iterations
+from megaprune.weights.files.wrong_folder import below, check_checkpoint
 from megaprune.weights.untrusted import check_stays_in, leads_out, named, read_json_object
 
 HF_FILES = "hf"
@@ -124,7 +125,9 @@ def latest_checkpoint(path: Path) -> Path:
     if name and (path / name).is_dir():
         return path / name
     if not found:
-        raise InputError(f"{tracker} names {word[:40]!r}, which is not a checkpoint in {path}")
+        raise InputError(
+            f"{tracker} names {word[:40]!r}, which is not a checkpoint in {path}{below(path)}"
+        )
     return found[-1]
 
 

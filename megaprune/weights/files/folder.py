@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +15,13 @@ from megaprune.weights.boxes import Box, Shape
 from megaprune.weights.copy_plan import Copy, plan
 from megaprune.weights.layouts import Layout, Parameter
 from megaprune.weights.model import Model
+from megaprune.weights.untrusted import named
+
+_CHECKED_AT_ONCE = 1 << 24  # elements
+_SAMPLE = 1 << 16
+_MANY_VANISH = 0.01
+"""Elements of a tensor that are looked at for whether they become zero, and the share of them that
+is many: a cast always rounds a few of the smallest to zero."""
 
 
 class Weights(Protocol):
@@ -54,6 +63,8 @@ class Rearranged:
 
     def __init__(self, weights: Weights, layout: Layout, dtype: torch.dtype | None = None):
         self.layout = layout
+        self.vanished: dict[str, int] = {}
+        """How many elements of a tensor became zero, where they are many."""
         self._weights = weights
         self._dtype = dtype
         self._parameters = {p.name: p for p in layout.ranks[0]}
@@ -98,21 +109,91 @@ class Rearranged:
             if (common := copy.target.box.intersect(box))
         ]
         if len(parts) == 1 and parts[0][0] == box:
-            return self._part(*parts[0]).reshape(box.shape).to(dtype)
+            part = self._part(*parts[0]).reshape(box.shape)
+            self._check_cast(parts[0][1], part, converted := part.to(dtype))
+            return converted
         whole = torch.zeros(box.shape, dtype=dtype)  # what no copy fills is padding
         for common, copy in parts:
             target = whole[common.within(box).slices]
-            target.copy_(self._part(common, copy).reshape(target.shape))
+            part = self._part(common, copy).reshape(target.shape)
+            self._check_cast(copy, part, target.copy_(part))
         return whole
 
     def _part(self, target: Box, copy: Copy) -> torch.Tensor:
         source = target.carried(copy.target.box, copy.source.box)
         return self._weights.read(copy.source.parameter, source)
 
+    def _check_cast(self, copy: Copy, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Raise an InputError if numbers became infinite; count those that became zero."""
+        range_before, range_after = torch.finfo(before.dtype), torch.finfo(after.dtype)
+        if range_after.max < range_before.max:
+            # Both ends in one pass: ten times as fast as to ask each element.
+            low, high = after.aminmax()
+            if not (low.isfinite() and high.isfinite()):
+                self._check_range(copy, after.dtype)
+        if range_after.smallest_normal > range_before.smallest_normal:
+            sample = (t.flatten()[:: max(1, t.numel() // _SAMPLE)] for t in (before, after))
+            was, became = (t.count_nonzero().item() for t in sample)
+            if was - became > was * _MANY_VANISH:
+                lost = int(before.count_nonzero() - after.count_nonzero())
+                name = copy.source.parameter
+                self.vanished[name] = self.vanished.get(name, 0) + lost
+
+    def _check_range(self, copy: Copy, dtype: torch.dtype) -> None:
+        """Count the elements of a tensor that a type cannot hold; refuse it if there are any."""
+        name, target = copy.source.parameter, copy.target.parameter
+        boxes = [c.source.box for c in self._copies[target] if c.source.parameter == name]
+        count, largest = 0, 0.0
+        for band in (band for box in boxes for band in box.bands(_CHECKED_AT_ONCE)):
+            values = self._weights.read(name, band)
+            over = values.isfinite() & ~values.to(dtype).isfinite()
+            if over.any():
+                count += int(over.sum())
+                largest = max(largest, values[over].abs().max().item())
+        if count:
+            raise InputError(
+                f"tensor {name} (for {target}): {count} of {sum(box.size for box in boxes)} "
+                f"elements are beyond {torch.finfo(dtype).max:g}, the most that "
+                f"{dtype_name(dtype)} holds, up to {largest:g}, and would be infinite. Choose "
+                f"another --dtype"
+            )
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a type without its module: "bfloat16" for `torch.bfloat16`."""
     return str(dtype).removeprefix("torch.")
+
+
+_WRAPPERS = {
+    "_orig_mod.": "torch.compile",
+    "module.": "DistributedDataParallel or DeepSpeed",
+    "_forward_module.": "Lightning Fabric",
+    "_fsdp_wrapped_module.": "FSDP",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+    "base_model.model.": "PEFT",
+    "base_layer.": "PEFT",
+}
+"""What wraps a module, by the word that it puts before the names of its parameters."""
+
+_WRAPPER = re.compile("|".join(rf"(?<![^.]){re.escape(word)}" for word in _WRAPPERS))
+
+
+def otherwise_named(tensor: str, stored: Iterable[str]) -> str:
+    """Say under which other name a tensor that is missing is stored; nothing if it is not there."""
+    for name in stored:
+        if name == tensor or not (name.endswith(tensor) or _WRAPPER.sub("", name) == tensor):
+            continue
+        words = list(dict.fromkeys(_WRAPPER.findall(name)))
+        if not words:
+            return f". {named(name)} is there: names of tensors begin otherwise"
+        by = " and ".join(dict.fromkeys(_WRAPPERS[word] for word in words))
+        cure = "merge the adapter (merge_and_unload) and save" if by == "PEFT" else "save"
+        return (
+            f". It is stored as {named(name)}: {' and '.join(words)} in names is what {by} adds. "
+            f"From the program that has the model, {cure} the module that is wrapped, or take "
+            f"{'it' if len(words) == 1 else 'them'} out of the names"
+        )
+    return ""
 
 
 def check_shape(where: str, tensor: str, seen: Shape, expected: Shape) -> None:

@@ -8,7 +8,6 @@ header, then the tensors' bytes.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,9 +17,18 @@ import torch
 
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
-from megaprune.weights.files.folder import check_shape
+from megaprune.weights.files.folder import check_shape, otherwise_named
 from megaprune.weights.files.kind import INDEX, SINGLE
 from megaprune.weights.files.mapped import BAND_BYTES, read_box, row_major
+from megaprune.weights.files.side_files import (
+    QUANTIZATION_FILE,
+    QUANTIZATION_KEYS,
+    WEIGHT_ENDINGS,
+    side_file_notes,
+    side_files,
+    without_quantization,
+)
+from megaprune.weights.files.wrong_folder import check_hugging_face
 from megaprune.weights.layouts import hf_layout
 from megaprune.weights.model import Model, read_config
 from megaprune.weights.untrusted import (
@@ -35,6 +43,8 @@ from megaprune.weights.untrusted import (
     shown,
 )
 
+_HEAD = "lm_head.weight"
+
 _MOST = 1 << 62
 """Of elements along a dimension, and of bytes."""
 
@@ -47,12 +57,6 @@ DTYPES = {
     "F16": torch.float16,
 }
 
-WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack")
-_BESIDE_WEIGHTS = (".json", ".txt", ".jinja", ".model", ".tiktoken")
-CHAT_TEMPLATES = "additional_chat_templates"
-_SIDE_FILE_BYTES = 1 << 30
-_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
-
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -62,6 +66,10 @@ class StoredTensor:
     offset: int
     dtype: torch.dtype
     shape: Shape
+
+
+class _Quantized(InputError):
+    """A tensor's elements are not plain numbers."""
 
 
 class HfFolder:
@@ -77,14 +85,22 @@ class HfFolder:
     format = "hugging-face"
 
     def __init__(self, path: Path):
-        if path.is_file():
-            raise InputError(f"{path} is a file; expected the folder of a Hugging Face model")
+        check_hugging_face(path)
         self.path = path
-        self.config = read_config(path)
+        self.config, self.quantization = without_quantization(read_config(path))
+        if not self.quantization and (path / QUANTIZATION_FILE).exists():
+            self.quantization = QUANTIZATION_FILE  # a side file, which is not copied
         self.model = Model.from_config(self.config, str(path / "config.json"))
         self.layout = hf_layout(self.model)
         self.notes: list[str] = side_file_notes(path)
-        self.tensors = self._checked(_stored_tensors(path))
+        try:
+            self.tensors = self._checked(_stored_tensors(path, self.model.tied, self.notes))
+        except _Quantized as error:
+            method = f" ({self.quantization})" if self.quantization else ""
+            raise InputError(
+                f"{error}. Quantized weights are not read{method}: give the model as it was before"
+            ) from None
+        self._say_what_is_taken()
 
     def dtype(self, parameter: str) -> torch.dtype:
         """Return the element type of a tensor."""
@@ -99,6 +115,21 @@ class HfFolder:
         """Return config.json, generation_config.json, tokenizer files and licence, by name."""
         return side_files(self.path)
 
+    def _say_what_is_taken(self) -> None:
+        """Note what of the folder is not as its words have it."""
+        if self.quantization and self.quantization != QUANTIZATION_FILE:
+            self.notes.append(
+                f"config.json says that the weights are quantized ({self.quantization}); all are "
+                f"plain, and its {QUANTIZATION_KEYS[0]} is not passed on"
+            )
+        paths = sorted({stored.path for stored in self.tensors.values()})
+        if links := [path for path in paths if leads_out(path, self.path)]:
+            more = f", and {len(links) - 1} more" if len(links) > 1 else ""
+            self.notes.append(
+                f"weights are read through links that lead out of {self.path}: {links[0].name} to "
+                f"{os.path.realpath(links[0])}{more}"
+            )
+
     def _checked(self, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
         expected = self.layout.tensors
         for tensor, shape in expected.items():
@@ -106,12 +137,13 @@ class HfFolder:
                 raise InputError(
                     f"{self.path}: tensor {tensor} is missing: no weight file lists it, and the "
                     f"{self.model.family.architecture} of config.json has it"
+                    f"{otherwise_named(tensor, stored)}"
                 )
             check_shape(str(stored[tensor].path), tensor, stored[tensor].shape, shape)
         for tensor in sorted(stored.keys() - expected.keys()):
             if tensor.endswith("rotary_emb.inv_freq"):
                 continue  # a buffer of old releases, recomputed by every loader
-            if tensor == "lm_head.weight" and self.model.tied:
+            if tensor == _HEAD and self.model.tied:
                 _check_tied(stored["model.embed_tokens.weight"], stored[tensor])
                 self.notes.append(
                     "lm_head.weight is stored besides the embedding that it is tied to; they are "
@@ -141,46 +173,13 @@ def _check_tied(embedding: StoredTensor, head: StoredTensor) -> None:
         )
 
 
-def side_files(folder: Path) -> dict[str, Path]:
-    """Return configuration, tokenizer and licence files of a folder, by relative name."""
-    return {name: path for name, path in _beside(folder).items() if not _left_out(path, folder)}
+def _stored_tensors(folder: Path, tied: bool, notes: list[str]) -> dict[str, StoredTensor]:
+    """Return every tensor of the folder's weight files, those that transformers would load.
 
-
-def side_file_notes(folder: Path) -> list[str]:
-    """Say which of such files are left behind, and why."""
-    return [
-        f"{named(name)} is not copied: {reason}"
-        for name, path in _beside(folder).items()
-        if (reason := _left_out(path, folder))
-    ]
-
-
-def _beside(folder: Path) -> dict[str, Path]:
-    return {
-        str(path.relative_to(folder)): path
-        for path in sorted([*folder.iterdir(), *folder.glob(f"{CHAT_TEMPLATES}/*")])
-        if not path.is_dir()
-        and not path.name.startswith((".", "megaprune_"))
-        and not path.name.endswith(WEIGHT_ENDINGS)
-        and (path.suffix in _BESIDE_WEIGHTS or path.name.startswith(_LICENCES))
-    }
-
-
-def _left_out(path: Path, folder: Path) -> str:
-    """Say why a file is not taken along; nothing if it is."""
-    if leads_out(path, folder):
-        return f"it is a link that leads out of {folder}"
-    if not path.is_file():
-        return "it is not a file"
-    if not path.name.isprintable() or "\\" in path.name:
-        return "its name is not plain"
-    if path.stat().st_size > _SIDE_FILE_BYTES:
-        return f"it has more than {_SIDE_FILE_BYTES} bytes"
-    return ""
-
-
-def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of the folder's weight files, those that transformers would load."""
+    Args:
+        tied: whether the output layer is the embedding, and need not be stored.
+        notes: what is taken although the index is wrong is said here.
+    """
     index, single = folder / INDEX, folder / SINGLE
     if not index.is_file() and not single.is_file():
         weights = (p.name for p in folder.iterdir() if p.name.endswith(WEIGHT_ENDINGS))
@@ -190,13 +189,13 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             f"{', '.join(seen) or 'none'}). Only safetensors are read: other weights can be "
             f"saved anew with transformers' save_pretrained"
         )
+    check_stays_in(index, folder)
     for path in (index, single):
-        check_stays_in(path, folder)
         if os.path.lexists(path) and not path.is_file():
             raise InputError(f"{path} is not a regular file")
     if not index.is_file():
         return read_header(single)
-    tensors = _indexed_tensors(folder, index)
+    tensors = _indexed_tensors(folder, index, tied, notes)
     if single.is_file() and single not in {stored.path for stored in tensors.values()}:
         raise InputError(
             f"{folder} has both {SINGLE} and {INDEX}, which does not name it: loaders differ in "
@@ -205,21 +204,16 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def copy_side_files(files: dict[str, Path], folder: Path) -> None:
-    """Copy the files that `side_files` lists into a folder."""
-    for name, path in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        with path.open("rb") as source, (folder / name).open("xb") as target:
-            shutil.copyfileobj(source, target)
-
-
-def _indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
+def _indexed_tensors(
+    folder: Path, index: Path, tied: bool, notes: list[str]
+) -> dict[str, StoredTensor]:
     listed = _listed(index)
     weight_map = {tensor: file for file, names in listed.items() for tensor in names}
     tensors: dict[str, StoredTensor] = {}
     for name, names in sorted(listed.items()):
         path = folder / name
-        check_stays_in(path, folder)
+        if not name.endswith(".safetensors"):  # links of weights are read wherever they lead
+            check_stays_in(path, folder)
         if not path.is_file():
             raise InputError(
                 f"{path} is missing; {INDEX} says that it holds {len(names)} tensors, "
@@ -227,7 +221,11 @@ def _indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
             )
         stored = read_header(path)
         for tensor in names:
-            if tensor not in stored:
+            if tensor not in stored and tensor == _HEAD and tied:
+                notes.append(
+                    f"{INDEX} lists {_HEAD}, which no file has; the model ties it to the embedding"
+                )
+            elif tensor not in stored:
                 raise InputError(
                     f"{path}: tensor {named(tensor)} is missing; {INDEX} says that it is there"
                 )
@@ -265,7 +263,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     header.pop("__metadata__", None)
     tensors = {}
     for tensor, entry in header.items():
-        dtype, shape, begin, end = _entry(f"{path}: tensor {named(tensor)}", entry)
+        try:
+            dtype, shape, begin, end = _entry(f"{path}: tensor {named(tensor)}", entry)
+        except _Quantized as error:
+            raise _Quantized(f"{error}{_how_many(header)}") from None
         if begins + end > length:
             raise InputError(
                 f"{path}: truncated: {length} bytes, but tensor {named(tensor)} ends at byte "
@@ -312,10 +313,7 @@ def _entry(where: str, entry: Any) -> tuple[torch.dtype, Shape, int, int]:
             f"numbers and two data_offsets"
         )
     if kind not in DTYPES:
-        raise InputError(
-            f"{where} is of type {named(kind)}; expected one of {', '.join(DTYPES)}. Quantized "
-            f"checkpoints are not supported"
-        )
+        raise _Quantized(f"{where} is of type {named(kind)}; expected one of {', '.join(DTYPES)}")
     nbytes = prod(shape) * DTYPES[kind].itemsize
     begin, end = offsets
     if end - begin != nbytes:
@@ -324,6 +322,12 @@ def _entry(where: str, entry: Any) -> tuple[torch.dtype, Shape, int, int]:
             f"gives it {end - begin}"
         )
     return DTYPES[kind], tuple(shape), begin, end
+
+
+def _how_many(header: dict[str, Any]) -> str:
+    kinds = [entry.get("dtype") for entry in header.values() if isinstance(entry, dict)]
+    count = sum(kind not in DTYPES for kind in kinds if isinstance(kind, str))
+    return f"; {count} of {len(header)} tensors in the file are of other types"
 
 
 def _check_places(path: Path, length: int, places: dict[str, list[int]]) -> None:

@@ -7,7 +7,6 @@ import re
 from enum import Enum
 from pathlib import Path
 
-from megaprune.errors import InputError
 from megaprune.files import RECORD
 from megaprune.weights.files.digests import DIGESTS
 
@@ -17,11 +16,14 @@ TRACKER = "latest_checkpointed_iteration.txt"
 METADATA = "metadata.json"
 """File in a checkpoint that says in which format it is."""
 
+COMMON = "common.pt"
+"""File in a checkpoint with Megatron-core's own state, which is not divided."""
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 _OF_HUGGING_FACE = ("config.json", INDEX, SINGLE)
-_OF_CHECKPOINT = (METADATA, ".metadata", "common.pt")
+_OF_CHECKPOINT = (METADATA, ".metadata", COMMON)
 
 
 class FolderKind(Enum):
@@ -61,22 +63,9 @@ def is_checkpoint(path: Path) -> bool:
     return kind_of(path) in (FolderKind.CHECKPOINT, FolderKind.CHECKPOINTS)
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise an InputError unless a folder is a checkpoint, or one of several.
-
-    Others are told what they are, and no pickle of theirs is read.
-    """
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder; expected a Megatron-core checkpoint")
-    kind = kind_of(path)
-    if kind is FolderKind.HUGGING_FACE:
-        sign = next(name for name in _OF_HUGGING_FACE if os.path.lexists(path / name))
-        raise InputError(
-            f"{path} is {kind.value}: it has {sign}; expected {FolderKind.CHECKPOINT.value}. If a "
-            f"checkpoint lies there too, move it to a folder of its own"
-        )
-    if kind is FolderKind.OTHER:
-        raise InputError(f"{path} is {kind.value}: {path / METADATA} is not there, nor {TRACKER}")
+def sign_of_hugging_face(path: Path) -> str:
+    """Return the name that makes a folder one of Hugging Face's kind."""
+    return next(name for name in _OF_HUGGING_FACE if os.path.lexists(path / name))
 
 
 def iterations(folder: Path) -> list[Path]:

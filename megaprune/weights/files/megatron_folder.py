@@ -10,10 +10,17 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex, Chunk, locate
-from megaprune.weights.files.folder import check_shape, dtype_name
-from megaprune.weights.files.hf_folder import DTYPES, side_file_notes, side_files
+from megaprune.weights.files.folder import check_shape, dtype_name, otherwise_named
+from megaprune.weights.files.hf_folder import DTYPES
 from megaprune.weights.files.mapped import read_box
 from megaprune.weights.files.megatron_arguments import as_config, training_arguments
+from megaprune.weights.files.side_files import (
+    side_file_notes,
+    side_files,
+    without_quantization,
+)
+from megaprune.weights.files.wrong_folder import check_described
+from megaprune.weights.generation_fields import generation_differences
 from megaprune.weights.layouts import Layout, Spelling, checkpoint_layout
 from megaprune.weights.model import Model, config_differences, read_config
 from megaprune.weights.untrusted import check_stays_in, named
@@ -43,7 +50,12 @@ class MegatronFolder:
         self.path = path = self._index.path
         self.notes: list[str] = []
         self._hf = path / HF_FILES
-        self.config = self._config(hf)
+        self.config, quantization = without_quantization(self._config(hf))
+        if quantization:
+            self.notes.append(
+                f"the config.json of {self._hf} says that weights are quantized ({quantization}); "
+                f"those of the checkpoint are plain, and this is not passed on"
+            )
         self.notes += side_file_notes(self._hf)
         self.model = Model.from_config(self.config, str(self._hf / "config.json"))
         self.spelling = self._spelling()
@@ -97,6 +109,7 @@ class MegatronFolder:
                     f"Face folder of the same model (to-hf: with --hf; verify: as the other folder)"
                 )
             return self._agreeing(stored, str(self._hf / "config.json"))
+        check_described(hf)
         given = read_config(hf)
         if stored is not None:
             differences = config_differences(given, stored)
@@ -105,6 +118,8 @@ class MegatronFolder:
                     f"{hf} is another model than {self.path / HF_FILES / 'config.json'}, which is "
                     f"stored in the checkpoint: {'; '.join(differences)}"
                 )
+            kept = generation_differences((stored, self._hf), (given, hf))
+            self.notes += [f"generation differs from that of {hf}, and is kept: {d}" for d in kept]
         else:
             self._hf = hf if hf.is_dir() else hf.parent
         return self._agreeing(given, str(hf))
@@ -157,13 +172,16 @@ class MegatronFolder:
                     f"{self.path}: tensor {name} is missing; config.json "
                     f"({self.model.family.architecture}, {self.model.layers} layers, "
                     f"tie_word_embeddings={str(self.model.tied).lower()}) has it"
+                    f"{otherwise_named(name, stored)}"
                 )
             check_shape(str(self.path), name, stored[name].shape, parameter.shape)
             if stored[name].dtype not in DTYPES.values():
+                count = sum(t.dtype not in DTYPES.values() for t in stored.values())
                 raise InputError(
                     f"{self.path}: tensor {name} is of type {dtype_name(stored[name].dtype)}; "
-                    f"expected one of {', '.join(map(dtype_name, DTYPES.values()))}. Quantized "
-                    f"checkpoints are not supported"
+                    f"expected one of {', '.join(map(dtype_name, DTYPES.values()))}; {count} of "
+                    f"{len(stored)} tensors are of other types. Without its scales, such a "
+                    f"tensor does not say its values: save the checkpoint in bfloat16"
                 )
         for name in stored:
             if name not in expected and "optimizer" not in name and "_extra_state" not in name:

@@ -39,8 +39,8 @@ from torch.distributed.checkpoint.planner import (
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.folder import Rearranged
-from megaprune.weights.files.hf_folder import copy_side_files
 from megaprune.weights.files.mapped import BAND_BYTES, create
+from megaprune.weights.files.side_files import copy_side_files
 from megaprune.weights.layouts import Parameter
 
 _FORMAT = {
