@@ -259,7 +259,7 @@ LOSS = _metric("loss", "1", "sum of shares", "The minimised loss, mean over opti
 POLICY_LOSS = _metric(
     "policy_loss",
     "1",
-    "mean over tokens(max(-A r, -A clip(r)))",
+    "mean over learned tokens(max(-A r, -A clip(r)))",
     "The part of the loss that rewards and advantages A make; r is the ratio of policies.",
     of_loss=True,
 )
@@ -270,13 +270,13 @@ LR = _metric("lr", "1", "lr * min(1, step / warmup_steps)", "The learning rate o
 ENTROPY = _metric(
     "entropy",
     "nats",
-    "mean over tokens(-sum p log p)",
+    "mean over learned tokens(-sum p log p)",
     "How open the policy is at the tokens that were drawn.",
 )
 CLIP_RATIO = _metric(
     "clip_ratio",
     "1",
-    "clipped tokens / tokens",
+    "clipped learned tokens / learned tokens",
     "The share of tokens whose ratio is clipped: they have no gradient.",
     of_loss=True,
 )
@@ -290,19 +290,19 @@ KL = _metric(
 MISMATCH = _metric(
     "mismatch",
     "nats",
-    "mean over tokens(|log p_actor - log p_engine|)",
+    "mean over learned tokens(|log p_actor - log p_engine|)",
     "How far Megatron and vLLM are apart on the same tokens; it should stay near 0.",
 )
 MISMATCH_KL = _metric(
     "mismatch_kl",
     "nats",
-    "mean over tokens(exp(d) - d - 1), d = log p_actor - log p_engine",
+    "mean over learned tokens(exp(d) - d - 1), d = log p_actor - log p_engine",
     "The same as an estimate of the KL divergence of the engine from the actor.",
 )
 IMPORTANCE_CAPPED = _metric(
     "importance_capped",
     "1",
-    "capped tokens / tokens",
+    "capped learned tokens / learned tokens",
     "The share of tokens whose importance weight is at its cap; only with importance_cap.",
     of_loss=True,
 )
@@ -316,7 +316,7 @@ TOKENS = _metric("tokens", "tokens", "sum(length) over responses drawn", "What t
 TOKENS_PER_SECOND = _metric(
     "tokens_per_second",
     "tokens/s",
-    "tokens / (seconds/step - seconds/validate)",
+    "tokens / (seconds/step)",
     "Response tokens over the whole time of a step, over all devices.",
 )
 SYNC_BYTES = _metric(
@@ -327,19 +327,21 @@ SECONDS = _metric(
     "seconds/<phase>",
     "s",
     "",
-    "Time of a phase: generate, grade, update, sync, save, log, validate, report. What is done "
-    "behind a step, as a validation, is in the line of the step after it.",
+    "Time of a phase: generate, grade, update, sync, save, log, report. What is done behind a "
+    "step, as a report, is in the line of the step after it.",
 )
-SECONDS_STEP = _metric("seconds/step", "s", "", "Time since the last step's line.")
+SECONDS_STEP = _metric(
+    "seconds/step", "s", "", "Time since the last step's line, without that of validations."
+)
 SHARE = _metric("share/<phase>", "1", "seconds/<phase> / seconds/step", "Share of a phase.")
 LEARNED = "learned/"
 LEARNED_ANY = _metric(
     "learned/<metric>",
     "",
     "",
-    "reward, accuracy, response_length/..., truncated and grading_failed of the groups that are "
-    "learned from; only with a filter that replaces groups. Without `learned/` they are of all "
-    "groups that were drawn.",
+    "reward, accuracy, response_length/..., truncated, grading_failed and verdict/... of the "
+    "responses that are learned from, without what a filter leaves out. Without `learned/` they "
+    "are of all groups that were drawn.",
 )
 SURPLUS = _metric(
     "surplus",
@@ -352,8 +354,11 @@ VALIDATION_ANY = _metric(
     "validation/<metric>",
     "",
     "",
-    "accuracy, response_length/..., truncated and grading_failed of a validation's responses, in a "
-    "line of its own.",
+    "accuracy, response_length/..., truncated, grading_failed and verdict/... of a validation's "
+    "responses, in a line of its own.",
+)
+VALIDATION_SECONDS = _metric(
+    "validation/seconds", "s", "", "Time of the validation, which is in no step's seconds."
 )
 
 METRICS = tuple(_METRICS)
@@ -411,8 +416,12 @@ def metrics_page() -> str:
             "## Metrics",
             "",
             f"`{METRICS_FILE}` has a line for each step and each validation; W&B gets the same "
-            "names. Shares are of 1. With a filter that replaces groups, the numbers of responses "
-            "are of all that were drawn, and those with `learned/` of what is learned from.",
+            "names. Shares are of 1. The numbers of responses are of all that a step drew (but for "
+            "its surplus), and those with `learned/` of the ones that it learned from.",
+            "",
+            "*Learned tokens* are those of responses whose advantage is not 0, whatever else the "
+            "loss has computed for a KL divergence or an entropy; with a loss that does without "
+            "advantages (`sft`), those of all responses. A step without any has no such metric.",
             "",
             *_table(("metric", "unit", "formula", "what it says"), metrics),
             "",

@@ -150,6 +150,15 @@ class Algorithm:
         return bool(getattr(self.loss, "needs_all", True))
 
     @property
+    def by_advantage(self) -> bool:
+        """Whether what is learned comes from advantages.
+
+        Metrics of a loss are then over samples whose advantage is not 0, also where a term without
+        an advantage (a KL divergence, an entropy) has the others computed too.
+        """
+        return bool(getattr(self.loss, "by_advantage", not self.needs_all))
+
+    @property
     def max_resample_rounds(self) -> int:
         """How many times a batch's problems may be drawn again to replace groups."""
         return int(getattr(self.filter, "max_resample_rounds", 0))

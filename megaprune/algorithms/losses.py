@@ -54,11 +54,13 @@ class GrpoLoss:
     importance weight, and k3 = exp(d) - d - 1 with d = reference - log-prob
     (http://joschu.net/blog/kl-approx.html).
 
-    Metrics, by token: `policy_loss`, `clip_ratio` (tokens whose ratio has no gradient), `kl` with a
-    `kl_coef`, and with a cap `importance_capped`.
+    Metrics, over the tokens of responses whose advantage is not 0: `policy_loss`, `clip_ratio`
+    (tokens whose ratio has no gradient), and with a cap `importance_capped`. With a `kl_coef`, `kl`
+    over all tokens.
     """
 
     name: ClassVar[str] = "grpo"
+    by_advantage: ClassVar[bool] = True
 
     clip_ratio_low: Annotated[
         float, Field(ge=0, lt=1, description="the ratio counts from 1 - clip_ratio_low")
@@ -113,14 +115,15 @@ class GrpoLoss:
     def __call__(self, batch: LossBatch, /) -> LossOutput:
         """A micro-batch's share, and its metrics."""
         policy, clipped = self._policy(batch)
+        learned = batch.advantage != 0
         metrics: dict[str, Metric] = {}
         if self.importance_cap is not None:
             weight = _ratio(batch.old - batch.value("rollout"))
-            metrics[schema.IMPORTANCE_CAPPED] = mean_by_token(weight > self.importance_cap)
+            metrics[schema.IMPORTANCE_CAPPED] = mean_by_token(weight > self.importance_cap, learned)
             policy = policy * weight.clamp(max=self.importance_cap)
         total = policy.sum()
-        metrics[schema.POLICY_LOSS] = mean_by_token(policy)
-        metrics[schema.CLIP_RATIO] = mean_by_token(clipped)
+        metrics[schema.POLICY_LOSS] = mean_by_token(policy, learned)
+        metrics[schema.CLIP_RATIO] = mean_by_token(clipped, learned)
         # What has no coefficient stays out of the graph: its gradient is not computed for nothing.
         if self.kl_coef:
             kl = k3(batch.value("reference") - batch.log_probs).clamp(max=MAX_KL)
@@ -178,21 +181,26 @@ class SftLoss:
         return LossOutput(-batch.log_probs.sum() / batch.total_tokens)
 
 
-def standard_metrics(batch: LossBatch) -> dict[str, Metric]:
+def standard_metrics(batch: LossBatch, by_advantage: bool = False) -> dict[str, Metric]:
     """What is told of every batch, whatever the loss.
 
     `learned_tokens`; `entropy` by token; and where there are rollout log-probs, of the policy
     before the step against them: `mismatch` (mean absolute difference of log-probs) and
     `mismatch_kl` (k3: an estimate of KL(rollout || policy)).
+
+    Args:
+        by_advantage: whether the means are over the tokens of responses whose advantage is not 0,
+            which are computed whatever the loss; else over all tokens.
     """
+    learned = batch.advantage != 0 if by_advantage else None
     metrics = {
         schema.LEARNED_TOKENS: sum_of(batch.log_probs.new_ones(batch.log_probs.shape)),
-        schema.ENTROPY: mean_by_token(batch.entropy),
+        schema.ENTROPY: mean_by_token(batch.entropy, learned),
     }
     if "rollout" in batch.values:
         apart = batch.values.get("old", batch.log_probs.detach()) - batch.values["rollout"]
-        metrics[schema.MISMATCH] = mean_by_token(apart.abs())
-        metrics[schema.MISMATCH_KL] = mean_by_token(k3(apart))
+        metrics[schema.MISMATCH] = mean_by_token(apart.abs(), learned)
+        metrics[schema.MISMATCH_KL] = mean_by_token(k3(apart), learned)
     return metrics
 
 

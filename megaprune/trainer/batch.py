@@ -36,6 +36,15 @@ class RolloutGroup:
         """Whether anything is learned from this group."""
         return bool(self.score.kept.any())
 
+    @property
+    def learned(self) -> list[int]:
+        """The numbers of the rollouts that count in a batch that the group is in.
+
+        A filter may leave some of a group out. Where a group without signal fills a batch up, all
+        of its rollouts count.
+        """
+        return [n for n, kept in enumerate(self.score.kept) if kept or not self.kept]
+
     def result(self) -> GroupResult:
         """How the group went, for the order of problems."""
         return GroupResult(
@@ -85,8 +94,8 @@ class RolloutBatch:
 
     @property
     def learned_rollouts(self) -> list[Rollout]:
-        """The rollouts of `groups`, group by group."""
-        return [rollout for group in self.groups for rollout in group.rollouts]
+        """The rollouts of `groups` that count, group by group."""
+        return [group.rollouts[n] for group in self.groups for n in group.learned]
 
     @property
     def drawn_rollouts(self) -> list[Rollout]:

@@ -98,7 +98,7 @@ class Learner:
     def _loss(self, batch: LossBatch) -> LossOutput:
         """The algorithm's loss, with the metrics that every loss has."""
         output = self.algorithm.compute_loss(batch)
-        standard = standard_metrics(batch)
+        standard = standard_metrics(batch, self.algorithm.by_advantage)
         if taken := _RESERVED & output.metrics.keys():
             raise InputError(
                 f"the loss tells a metric {min(taken)!r}, which every step has already; give it "
@@ -140,9 +140,8 @@ def _samples(batch: RolloutBatch) -> list[Sample]:
     samples = []
     for group, advantages in zip(batch.groups, batch.advantages, strict=True):
         prompt = np.asarray(group.problem.tokens, np.int64)
-        for number, rollout in enumerate(group.rollouts):
-            if group.kept and not group.score.kept[number]:
-                continue
+        for number in group.learned:
+            rollout = group.rollouts[number]
             values = {
                 "advantage": np.full(rollout.length, advantages[number], np.float32),
                 "rollout": rollout.log_probs,

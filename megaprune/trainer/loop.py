@@ -194,7 +194,7 @@ class TrainingRun:
         config = self.config.validation
         if not self._validation_problems or not config.every:
             return None
-        with self.clock("validate"):
+        with self.clock.beside("validate") as seconds:
             problems, worker = self._validation_problems.problems, self._worker
             length = config.max_response_length or self.config.rollout.max_response_length
             sampling = SamplingOptions(
@@ -213,7 +213,7 @@ class TrainingRun:
             self._dir.samples(schema.VALIDATION_FOLDER, self.step, rows)
             metrics = response_metrics(rollouts)
             line = {f"{schema.VALIDATION}{name}": value for name, value in metrics.items()}
-            self._report({"step": self.step, **line})
+            self._report({"step": self.step, **line, schema.VALIDATION_SECONDS: seconds()})
         return Score(self.step, metrics[schema.ACCURACY], metrics[schema.LENGTH_MEAN])
 
     def close(self) -> None:
@@ -290,10 +290,9 @@ class TrainingRun:
     def _log(self, batch: RolloutBatch, metrics: dict[str, float]) -> dict[str, float]:
         spent = self.clock.read()
         self._dir.samples(schema.SAMPLES_FOLDER, self.step, batch.rows())
-        # A validation is in the clock of the step behind it, and none of its work.
-        own = spent[schema.SECONDS_STEP] - spent.get(schema.seconds_of("validate"), 0.0)
         metrics |= {schema.TOKENS: batch.tokens(self.step - 1)}
-        metrics |= {schema.TOKENS_PER_SECOND: metrics[schema.TOKENS] / own, **spent}
+        rate = metrics[schema.TOKENS] / spent[schema.SECONDS_STEP]
+        metrics |= {schema.TOKENS_PER_SECOND: rate, **spent}
         self._report({"step": self.step, **metrics})
         return metrics
 

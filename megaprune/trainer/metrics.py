@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +44,17 @@ class Clock:
             yield
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
 
+    @contextmanager
+    def beside(self, phase: str) -> Iterator[Callable[[], float]]:
+        """Do within what is of no step: a phase whose time `read` does not count.
+
+        Yields what tells how many seconds it has taken so far.
+        """
+        start = time.perf_counter()
+        with world.phase(phase):
+            yield lambda: time.perf_counter() - start
+        self._start += time.perf_counter() - start
+
     def read(self) -> dict[str, float]:
         """Seconds and share of each phase, and of all; then everything is 0 again."""
         now = time.perf_counter()
@@ -68,8 +79,8 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def batch_metrics(batch: RolloutBatch, algorithm: Algorithm) -> dict[str, float]:
-    """What a batch's rollouts came to: all that were drawn; and, with a filter that replaces
-    groups, those that are learned from by themselves (`learned/...`)."""
+    """What a batch's rollouts came to: all that were drawn for it, and by themselves (`learned/`)
+    those that are learned from, without what a filter leaves out."""
     scores = [group.score for group in batch.drawn]
     rewards = np.stack([score.rewards for score in scores])
     metrics = {
@@ -79,11 +90,11 @@ def batch_metrics(batch: RolloutBatch, algorithm: Algorithm) -> dict[str, float]
     }
     if len(algorithm.rewards) > 1:
         metrics |= reward_metrics(algorithm, scores)
+    learned = [group.score.rewards[n] for group in batch.groups for n in group.learned]
+    of_learned = {schema.REWARD: float(np.mean(learned))}
+    of_learned |= response_metrics(batch.learned_rollouts)
+    metrics |= {f"{schema.LEARNED}{name}": value for name, value in of_learned.items()}
     if algorithm.max_resample_rounds:
-        learned = response_metrics(batch.learned_rollouts)
-        reward = float(np.mean([group.score.rewards for group in batch.groups]))
-        for name, value in ({schema.REWARD: reward} | learned).items():
-            metrics[f"{schema.LEARNED}{name}"] = value
         metrics[schema.SURPLUS] = len(batch.surplus)
     return metrics
 

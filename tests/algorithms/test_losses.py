@@ -55,7 +55,8 @@ def test_on_policy_the_gradient_is_the_advantage():
     assert output.loss.item() == near(0.1)
     assert model[0].grad.tolist() == near([-0.1, 0.2, 0.0])
     assert model[1].grad is None
-    assert metrics_of(output) == {"policy_loss": near(1.0 / 3), "clip_ratio": 0.0}
+    # Metrics are over the tokens that have an advantage.
+    assert metrics_of(output) == {"policy_loss": near(1.0 / 2), "clip_ratio": 0.0}
     told = metrics_of(LossOutput(output.loss, standard_metrics(micro)))
     assert told == {"learned_tokens": 3.0, "entropy": near(1.0)}
 
@@ -68,7 +69,7 @@ CLIPPING = [
     (0.5, -2.0, 1.6, 0.0, True),  # less of a bad one than allowed
     (1.1, 2.0, -2.2, -2.2, False),
     (0.9, -2.0, 1.8, 1.8, False),
-    (1.5, 0.0, 0.0, 0.0, False),
+    (1.5, 0.0, 0.0, 0.0, None),  # it is none of those that are counted
 ]
 
 
@@ -80,7 +81,21 @@ def test_clipping_by_hand(ratio, advantage, value, slope, clipped):
     output.loss.backward()
     assert output.loss.item() == near(value)
     assert model[0].grad.tolist() == near([slope])
-    assert metrics_of(output)["clip_ratio"] == clipped
+    assert metrics_of(output).get("clip_ratio") == clipped
+
+
+def test_means_are_over_tokens_with_an_advantage():
+    model = policy([-1.0, -2.0, -0.5, -3.0], [1.0, 2.0, 3.0, 4.0])
+    values = {"advantage": vector(0, 0, 1, -1), "rollout": vector(-2, -2, -0.75, -2.5)}
+    output = GrpoLoss(importance_cap=1.0)(batch(model, values, 4))
+    assert metrics_of(output)["importance_capped"] == 0.5  # of exp(0.25) and exp(-0.5)
+    told = [
+        metrics_of(LossOutput(output.loss, standard_metrics(batch(model, values, 4), by)))
+        for by in (True, False)
+    ]
+    assert [t["entropy"] for t in told] == [near(3.5), near(2.5)]
+    assert [t["mismatch"] for t in told] == [near(0.375), near(1.75 / 4)]
+    assert [t["learned_tokens"] for t in told] == [4.0, 4.0]
 
 
 def test_the_two_clips_are_apart():

@@ -19,7 +19,7 @@ SMALL = [
     "validation.every=1", "validation.n=1", "validation.max_response_length=24", "checkpoint.every=1",
     "checkpoint.wait=true", "processes=1",
 ]  # fmt: skip
-TIMES = ("seconds/", "share/", "tokens_per_second", "sync/")
+TIMES = ("seconds/", "share/", "tokens_per_second", "sync/", "validation/seconds")
 
 
 @pytest.fixture(scope="module")

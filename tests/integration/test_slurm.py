@@ -24,7 +24,7 @@ SMALL = [
     "validation.max_response_length=24", "validation.n=1", "validation.every=100", "validation.first=false",
     "checkpoint.every=100", "optimizer.lr=3e-4",
 ]  # fmt: skip
-TIMES = ("seconds/", "share/", "tokens_per_second", "sync/")
+TIMES = ("seconds/", "share/", "tokens_per_second", "sync/", "validation/seconds")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ SMALL = [
     "validation.n=1", "validation.max_response_length=24", "checkpoint.every=2", "checkpoint.wait=true",
     "optimizer.lr=3e-4", "rollout.max_response_length=120",
 ]  # fmt: skip
-TIMES = ("seconds/", "share/", "tokens_per_second", "sync/")
+TIMES = ("seconds/", "share/", "tokens_per_second", "sync/", "validation/seconds")
 
 
 def start(ranks, out, *fields, kill=None, seconds=300):

@@ -93,6 +93,59 @@ def test_groups_without_signal_are_tokens_of_the_mean_and_no_more(learner, recor
     assert metrics[schema.LOSS] == pytest.approx(expected, abs=1e-6)
 
 
+RECIPES = {
+    "plain": [],
+    "held to a reference": ["algorithm.loss.kl_coef=1e-9"],
+    "kept open": ["algorithm.loss.entropy_coef=1e-9"],
+    "corrected": ["algorithm.loss.importance_cap=2.0"],
+    "of ThinkPrune": ["algorithm=thinkprune"],
+    "in two steps": ["algorithm.num_minibatches=2"],
+}
+
+
+def test_means_are_over_the_same_responses_in_every_recipe(learner, recorded_batch):
+    """Those with an advantage: a recipe that has others computed too measures no others."""
+    learns, actor = learner()
+    batch = recorded_batch(learns.algorithm, limit=80)
+    signal = (batch.advantages != 0).ravel()
+    log_probs = actor.log_probs(samples_of(batch))
+    pairs = zip(batch.learned_rollouts, log_probs, strict=True)
+    apart = [np.abs(values - rollout.log_probs) for rollout, values in pairs]
+    mismatch = np.concatenate([a for a, s in zip(apart, signal, strict=True) if s]).mean()
+    told = {}
+    for name, fields in RECIPES.items():
+        learns, _ = learner(*fields)
+        told[name] = learns.learn(0, recorded_batch(learns.algorithm, limit=80))
+    everything = told["held to a reference"][schema.LEARNED_TOKENS]
+    assert everything > told["plain"][schema.LEARNED_TOKENS]
+    for name, metrics in told.items():
+        assert metrics[schema.MISMATCH] == pytest.approx(mismatch, rel=1e-3), name
+        if name != "in two steps":  # the second is of other weights
+            assert metrics[schema.ENTROPY] == pytest.approx(told["plain"][schema.ENTROPY]), name
+            assert metrics[schema.CLIP_RATIO] == 0
+
+
+def test_a_step_without_signal_measures_nothing(learner, recorded_batch):
+    learns, _ = learner("algorithm.loss.entropy_coef=0.1")
+    batch = recorded_batch(learns.algorithm, 2)
+    batch.advantages[:] = 0
+    metrics = learns.learn(0, batch)
+    assert schema.ENTROPY not in metrics
+    assert schema.MISMATCH not in metrics
+
+
+def test_supervised_fine_tuning_learns_from_all(learner, recorded_batch):
+    """Its advantages mean nothing."""
+    told = []
+    for zero in (False, True):
+        learns, _ = learner("algorithm.loss.name=sft")
+        batch = recorded_batch(learns.algorithm, 2)
+        if zero:
+            batch.advantages[1] = 0
+        told.append(learns.learn(0, batch)[schema.ENTROPY])
+    assert told[0] == pytest.approx(told[1])
+
+
 def test_nothing_to_learn_from_moves_nothing(learner, recorded_batch):
     """All advantages 0: no gradient, and Adam without momentum stays where it is."""
     learns, actor = learner()

@@ -182,8 +182,12 @@ def test_metrics_are_of_all_that_was_drawn_and_of_what_is_learned_from():
     assert metrics["learned/accuracy"] == 0.5
     assert metrics["no_signal"] == pytest.approx(empty / (empty + full))
     assert metrics["reward"] == metrics["accuracy"]
+    # With a recipe that replaces nothing, both are the same, under the same names.
     without = batch_metrics(source(0.4, rounds=0).next(0), algorithm(0))
-    assert not any(name.startswith("learned/") for name in without)
+    both = {name: value for name, value in without.items() if f"learned/{name}" in without}
+    assert both == {name: without[f"learned/{name}"] for name in both}
+    assert both.keys() == {n.removeprefix("learned/") for n in metrics if n.startswith("learned/")}
+    assert {"reward", "accuracy", "response_length/mean", "truncated"} <= both.keys()
 
 
 def test_rows_of_what_was_passed_over_have_no_advantage():

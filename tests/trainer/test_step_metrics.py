@@ -64,6 +64,20 @@ def test_seconds_of_phases_add_up():
     assert again["seconds/step"] < line["seconds/step"]
 
 
+def test_what_is_beside_a_step_is_not_in_its_seconds():
+    clock = Clock()
+    with clock("generate"):
+        time.sleep(0.01)
+    with clock.beside("validate") as seconds:
+        time.sleep(0.3)
+        validation = seconds()
+    line = clock.read()
+    assert validation >= 0.3
+    assert 0.01 <= line["seconds/step"] < 0.3
+    assert line["share/generate"] == pytest.approx(line["seconds/generate"] / line["seconds/step"])
+    assert "seconds/validate" not in line
+
+
 @pytest.fixture
 def reporter(alone, configuration):
     return lambda done=0, dropped=0: Reporter(configuration(), done, Problems([], dropped))
