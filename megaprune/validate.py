@@ -53,8 +53,7 @@ from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.kind import is_checkpoint
 from megaprune.weights.files.megatron_folder import MegatronFolder
-from megaprune.weights.model import context_of
-from megaprune.weights.supported import check_supported
+from megaprune.weights.rope import check_supported, context_of
 
 
 def check_run(config: Config, processes: int) -> None:

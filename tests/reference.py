@@ -21,6 +21,21 @@ TINY_MODELS = {
 }
 """A tiny model of every family in the table, and one with a tied head: what `make_tiny` is given."""
 
+_ORIGINAL = {"original_max_position_embeddings": 8}
+_ROTATIONS = {
+    "llama": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+              "high_freq_factor": 4.0, "rope_theta": 500.0, **_ORIGINAL},
+    "qwen3": {"rope_type": "yarn", "factor": 16.0, "rope_theta": 1e6, **_ORIGINAL},
+    "qwen2-tied": {"rope_type": "linear", "factor": 4, "rope_theta": 10.5},
+}  # fmt: skip
+
+ROTATED_MODELS = {
+    name: (family, config | ({"rope_parameters": _ROTATIONS[name]} if name in _ROTATIONS else {}))
+    for name, (family, config) in TINY_MODELS.items()
+}
+"""The same models, each with another rotation, whose original context is shorter than the tests'
+sequences. Megatron-core's own model has none of them as they are here."""
+
 
 def logical(model: Model) -> Arrays:
     """Every Hugging Face tensor, each element another number (from 1: 0 is for padding)."""

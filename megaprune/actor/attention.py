@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from megaprune.actor.packing import Packed
@@ -40,7 +39,7 @@ def stream_of(packed: Packed, qkv_format: str) -> Stream:
 
     Args:
         qkv_format: "thd" for Transformer Engine, which rotates by `cu_seqlens` itself; any other
-            makes Megatron-core apply the angles that `PackedRotary` picked by position.
+            makes Megatron-core apply the angles that `PackedRotary` (rotary.py) picked by position.
     """
     offsets = send(torch.tensor(packed.bounds, dtype=torch.int32), packed.tokens.device)
     longest = max(b - a for a, b in zip(packed.bounds, packed.bounds[1:], strict=False))
@@ -53,20 +52,6 @@ def stream_of(packed: Packed, qkv_format: str) -> Stream:
         positions=packed.positions,
         bounds=packed.bounds,
     )
-
-
-class PackedRotary(RotaryEmbedding):
-    """Rotary angles of each token of a packed stream, picked once for all layers."""
-
-    def get_rotary_seq_len(self, *arguments: Any, **options: Any) -> int:
-        """Length of the longest sequence; remembers the positions that `forward` picks."""
-        packed: Stream = options.get("packed_seq_params") or arguments[4]
-        self._positions = packed.positions
-        return int(packed.max_seqlen_q)
-
-    def forward(self, max_seq_len: int, *_: Any, **__: Any) -> torch.Tensor:
-        """[T, 1, 1, head_dim]."""
-        return self.get_emb(max_seq_len)[self._positions]
 
 
 class PackedAttention(torch.nn.Module):
@@ -113,7 +98,7 @@ def _varlen(
     known = inspect.signature(varlen_attn).parameters
     options: dict[str, Any] = {"scale": scale} if "scale" in known else {}
     if scale is not None and not options:
-        raise NotImplementedError("softmax_scale needs a newer torch, or Transformer Engine")
+        query = query * (scale * query.shape[2] ** 0.5)  # the kernel divides by that root
     options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     if key.shape[1] != query.shape[1]:
         if "enable_gqa" in known:

@@ -24,7 +24,8 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megaprune.actor import transformer_engine
-from megaprune.actor.attention import PackedAttention, PackedRotary
+from megaprune.actor.attention import PackedAttention
+from megaprune.actor.rotary import PackedRotary, attention_factor, inverse_frequencies
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.parallelism import Parallel
 from megaprune.weights.boxes import Box
@@ -32,8 +33,8 @@ from megaprune.weights.files.folder import Rearranged, Weights
 from megaprune.weights.files.mapped import BAND_BYTES
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
-from megaprune.weights.model import Model, context_of
-from megaprune.weights.supported import check_supported, rotary
+from megaprune.weights.model import Model
+from megaprune.weights.rope import check_supported, context_of, rope_parameters
 
 
 @cache
@@ -133,6 +134,7 @@ def transformer_config(
     check_supported(config)
     pipeline = parallel.pipeline
     names = {row.megatron for row in model.family.layer}
+    stretch = attention_factor(rope_parameters(config))
     return TransformerConfig(
         num_layers=model.layers,
         hidden_size=model.hidden,
@@ -150,6 +152,8 @@ def transformer_config(
         hidden_dropout=0.0,
         attention_dropout=0.0,
         attention_softmax_in_fp32=True,
+        # YaRN lengthens queries and keys by a factor, and so their product by its square.
+        softmax_scale=None if stretch == 1 else stretch**2 / model.head_dim**0.5,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
@@ -209,7 +213,7 @@ def build(
     Parameters are named as in `megatron_layout`.
     """
     virtual = transformer.virtual_pipeline_model_parallel_size
-    rotation = rotary(config)
+    frequencies = inverse_frequencies(rope_parameters(config), model.head_dim)
     chunks = []
     for number in range(virtual or 1):
         stage = number if virtual else None
@@ -225,15 +229,14 @@ def build(
             share_embeddings_and_output_weights=model.tied,
             position_embedding_type="rope",
             vp_stage=stage,
-            **rotation,
         )
         if not has_transformer_engine():
             chunk.rotary_pos_emb = PackedRotary(
                 kv_channels=model.head_dim,
                 rotary_percent=1.0,
                 use_cpu_initialization=transformer.use_cpu_initialization,
-                **rotation,
             )
+        chunk.rotary_pos_emb.inv_freq = frequencies.clone()
         chunks.append(chunk.to(device=device(), dtype=transformer.params_dtype))
     return torch.nn.ModuleList(chunks)
 

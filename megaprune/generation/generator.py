@@ -21,6 +21,7 @@ from megaprune.generation import memory, process
 from megaprune.parallelism import engine_layout
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
+from megaprune.weights.rope import engine_overrides
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Generator:
 
     def __init__(self, folder: Path, config: EngineConfig, dtype: torch.dtype, max_length: int):
         process.check_installed()
-        model = HfFolder(folder).model
+        weights = HfFolder(folder)
+        model = weights.model
         world = dist.get_world_size()
         self.layout: Layout = engine_layout(model, config.tp, world)
         self.config, self.max_length = config, max_length
@@ -129,6 +131,7 @@ class Generator:
 
             self._llm = LLM(
                 model=str(folder),
+                hf_overrides=engine_overrides(weights.config),
                 dtype=str(dtype).removeprefix("torch."),
                 tensor_parallel_size=config.tp,
                 distributed_executor_backend="external_launcher",

@@ -17,8 +17,8 @@ from megaprune.pruning.config import PruneConfig
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
 from megaprune.rules import falling_problems, learning_problems, refuse
-from megaprune.weights.model import Model, context_of, read_config
-from megaprune.weights.supported import check_supported
+from megaprune.weights.model import Model, read_config
+from megaprune.weights.rope import check_supported, context_of
 
 
 @section()

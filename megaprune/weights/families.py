@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from megaprune.weights import rope
 from megaprune.weights.untrusted import named, shown
 
 
@@ -211,7 +212,7 @@ SHAPE_KEYS = frozenset(
     {
         "architectures", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings",
         "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps",
-        "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings", "vocab_size",
+        "tie_word_embeddings", "vocab_size", *rope.CONFIG_KEYS,
     }
 )  # fmt: skip
 """Keys that every family obeys, whatever their value."""
@@ -250,17 +251,6 @@ HARMLESS_KEYS = frozenset(
 )  # fmt: skip
 """Other keys that change nothing that a model computes, whatever their value."""
 
-_ROPE_KEYS = frozenset(
-    {
-        "attention_factor", "attn_factor", "beta_fast", "beta_slow", "factor", "finetuned",
-        "high_freq_factor", "long_factor", "low_freq_factor", "mscale", "mscale_all_dim",
-        "original_max_position_embeddings", "rope_theta", "rope_type", "short_factor", "truncate",
-        "type",
-    }
-)  # fmt: skip
-"""Inside rope_parameters and rope_scaling: what the kinds of scaling read. Which kinds are built is
-said by `weights.supported`: a folder of another kind can be converted, not trained."""
-
 _CURE = (
     "if it changes nothing that the model computes, remove it from config.json; if it does, the "
     "family must learn it (megaprune/weights/families.py)"
@@ -297,19 +287,14 @@ def config_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rope_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("rope_parameters", "rope_scaling"):
+    for key in rope.SPELLINGS:
         for inner, value in (config.get(key) or {}).items():
             whole = inner == "partial_rotary_factor" and value == 1
-            if inner not in _ROPE_KEYS and value is not None and not whole:
+            if inner not in rope.KEYS and value is not None and not whole:
                 yield _unknown(f"{named(inner)}={shown(value)} in {key}", family, _CURE)
 
 
-_NUMBERS = {
-    "rms_norm_eps": (0, 1),
-    "rope_theta": (0, 1e15),
-    "max_position_embeddings": (0, 1e12),
-    "factor": (0, 1e6),
-}
+_NUMBERS = {"rms_norm_eps": (0, 1), "max_position_embeddings": (0, 1e12)}
 """Numbers that are computed with: each is more than the first and at most the second."""
 
 
@@ -318,16 +303,12 @@ def value_problems(config: Mapping[str, Any]) -> Iterator[str]:
     tied = config.get("tie_word_embeddings")
     if not isinstance(tied, bool | None):
         yield f"tie_word_embeddings={shown(tied)}; expected true or false"
-    ropes = (config.get(key) or {} for key in ("rope_parameters", "rope_scaling"))
-    for values in (config, *ropes):
-        for key, (low, high) in _NUMBERS.items():
-            value = values.get(key)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and low < value <= high):
-                yield f"{key}={shown(value)}; expected a number above {low}, {high:g} at the most"
-        kind = values.get("rope_type", values.get("type"))
-        if not isinstance(kind, str | None):
-            yield f"rope_type={shown(kind)}; expected a word"
+    for key, (low, high) in _NUMBERS.items():
+        value = config.get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and low < value <= high):
+            yield f"{key}={shown(value)}; expected a number above {low}, {high:g} at the most"
+    yield from rope.rope_value_problems(config)
     context = config.get("max_position_embeddings")
     if isinstance(context, float):
         yield f"max_position_embeddings={context}; expected a whole number"

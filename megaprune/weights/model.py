@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune.errors import InputError
+from megaprune.weights import rope
 from megaprune.weights.boxes import Shape
 from megaprune.weights.families import (
     FAMILIES,
@@ -161,17 +162,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is missing; expected the config.json of a Hugging Face model")
     check_stays_in(path, path.parent)
     config = read_json_object(path)
-    for key in ("rope_parameters", "rope_scaling"):
+    for key in rope.SPELLINGS:
         if not isinstance(config.get(key), dict | None):
             raise InputError(
                 f"{path}: {key} is {shown(config[key])}; expected a JSON object or null"
             )
     return config
-
-
-def context_of(config: Mapping[str, Any]) -> int:
-    """Return how many tokens a model can take, as its config.json says; 0 if it does not."""
-    return int(config.get("max_position_embeddings") or 0)
 
 
 _NOT_THE_MODEL = GENERATION_KEYS | {
@@ -193,8 +189,6 @@ _DEFAULTS = {
     "hidden_act": "silu",
     "mlp_bias": False,
     "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 10000.0,
     "sliding_window": None,
     "tie_word_embeddings": False,
     "use_sliding_window": False,
@@ -204,15 +198,16 @@ _DEFAULTS = {
 def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """List the fields that mean another model, as "field: in `first`, in `second`".
 
-    Both spellings of the rotary settings (`rope_theta`, `rope_parameters`) count as the same. A
-    field that only one side has counts where its absence stands for another value.
+    A field that only one side has counts where its absence stands for another value. Rotations are
+    compared by what they mean, however they are spelled.
     """
     a, b = _normalised(first), _normalised(second)
-    return [
+    lines = [
         f"{named(key)}: {shown(a[key])} against {shown(b[key])}"
         for key in sorted(a.keys() & b.keys())
         if a[key] != b[key]
     ]
+    return lines + rope.rope_differences(first, second)
 
 
 def _normalised(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,11 +216,6 @@ def _normalised(config: Mapping[str, Any]) -> dict[str, Any]:
     names = fields.get("architectures")
     family = FAMILIES.get(str(names[0])) if isinstance(names, list) and names else None
     # `Model.from_config` accepts them only where they change nothing.
-    for key in (*(family.inert if family else ()), "layer_types"):
+    for key in (*(family.inert if family else ()), "layer_types", *rope.CONFIG_KEYS):
         fields.pop(key, None)
-    rope = dict(fields.pop("rope_parameters", None) or {})
-    fields["rope_theta"] = rope.pop("rope_theta", fields["rope_theta"])
-    scaling = rope or dict(fields["rope_scaling"] or {})
-    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
-    fields["rope_scaling"] = {"rope_type": kind, **scaling} if kind != "default" else None
     return fields

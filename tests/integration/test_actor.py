@@ -7,7 +7,7 @@ import torch
 from actor_worker import BUDGETS, CASES, LR, TEMPERATURE
 from launch import launch
 from megaprune.recipes.tiny_models import make_tiny
-from reference import TINY_MODELS
+from reference import ROTATED_MODELS
 
 LENGTHS = (5, 17, 9, 30, 12, 3, 25, 2)
 
@@ -15,7 +15,7 @@ LENGTHS = (5, 17, 9, 30, 12, 3, 25, 2)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("actor")
-    for seed, (name, (family, config)) in enumerate(TINY_MODELS.items()):
+    for seed, (name, (family, config)) in enumerate(ROTATED_MODELS.items()):
         make_tiny(root / name, family, seed=seed, initializer_range=0.1, **config)
         torch.save(expected_of(root / name, seed), root / f"{name}.pt")
     return root
@@ -62,7 +62,7 @@ def results(root):
     lines = [
         line
         for ranks in CASES
-        for line in launch(ranks, "actor_worker.py", root, ",".join(TINY_MODELS))
+        for line in launch(ranks, "actor_worker.py", root, ",".join(ROTATED_MODELS))
     ]
     return lines
 
@@ -81,7 +81,7 @@ def metrics_of(root, model):
     }
 
 
-@pytest.mark.parametrize("model", TINY_MODELS)
+@pytest.mark.parametrize("model", ROTATED_MODELS)
 @pytest.mark.parametrize("ranks", CASES)
 def test_equals_transformers_in_every_division(root, results, model, ranks):
     wanted = {(str(case), budget) for case in CASES[ranks] for budget in BUDGETS}

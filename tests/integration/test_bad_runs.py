@@ -151,7 +151,7 @@ def files(tmp_path_factory):
     shutil.copytree(FOLDER / "model", folder / "speechless")
     (folder / "speechless" / "chat_template.jinja").unlink()
     for name, changes in {
-        "yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
         "window": {"use_sliding_window": True, "sliding_window": 8},
         "gelu": {"hidden_act": "gelu"},
         "scaled": {"logit_scale": 0.5},
@@ -314,7 +314,7 @@ REFUSED = {
         ["algorithm.loss.clip_ratio_low=1.5"],
         ["algorithm.loss.clip_ratio_low=1.5; expected ", "less than 1"],
     ),
-    "YaRN": (["model=yarn"], ["rope_scaling type 'yarn' is not supported"]),
+    "a rotation": (["model=dynamic"], ["rope_scaling of type 'dynamic' is not supported"]),
     "window": (
         ["model=window"],
         ["use_sliding_window=True is not what Qwen2ForCausalLM", "expected False"],

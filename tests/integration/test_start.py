@@ -74,8 +74,8 @@ UNSUPPORTED = {
         ["GPT2LMHeadModel is not supported", "Qwen2ForCausalLM"],
     ),
     "rotation": (
-        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}},
-        ["'yarn'", "default and llama3"],
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e6}},
+        ["'dynamic'", "default, linear, llama3, yarn"],
     ),
 }
 

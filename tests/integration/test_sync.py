@@ -8,7 +8,7 @@ import torch
 
 from launch import launch
 from megaprune.recipes.tiny_models import make_tiny
-from reference import TINY_MODELS
+from reference import ROTATED_MODELS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
@@ -21,7 +21,7 @@ WORLDS = {1: 1, 2: 5, 4: 8}  # ranks: layouts of the actor, as in sync_worker.py
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("sync")
-    for seed, (name, (family, config)) in enumerate(TINY_MODELS.items()):
+    for seed, (name, (family, config)) in enumerate(ROTATED_MODELS.items()):
         make_tiny(root / name, family, seed=seed, **SHAPE, **config)
     return root
 
@@ -33,7 +33,7 @@ def launched(root):
     @cache
     def lines(ranks):
         # One family in every layout; the others on two ranks, where they cost least.
-        others = [name for name in TINY_MODELS if name != "qwen2"]
+        others = [name for name in ROTATED_MODELS if name != "qwen2"]
         names = ",".join(["qwen2", *(others if ranks == 2 else [])])
         return launch(ranks, "sync_worker.py", root, names, seconds=1200)
 

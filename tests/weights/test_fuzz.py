@@ -22,7 +22,7 @@ from megaprune.errors import InputError
 from megaprune.weights.boxes import Box
 from megaprune.weights.files import HfFolder, MegatronFolder, digests, open_folder
 from megaprune.weights.inspect import inspect
-from megaprune.weights.supported import check_supported
+from megaprune.weights.rope import check_supported
 from megaprune.weights.verify import verify_manifest
 
 INPUTS = int(os.environ.get("MEGAPRUNE_FUZZ", "40"))

@@ -92,9 +92,9 @@ def test_qwen3_sets_head_dim_apart():
         ({"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, []),
         (
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}},
-            ["rope_scaling"],
+            ["rope_type"],
         ),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ["rope_scaling"]),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ["rope_type"]),
         ({"rms_norm_eps": 1e-6}, ["rms_norm_eps"]),
         ({"hidden_act": "gelu"}, ["hidden_act"]),
         ({"sliding_window": 4096, "head_dim": None}, []),

@@ -9,6 +9,7 @@ from megaprune.errors import InputError
 from megaprune.weights.files.archive import Archive, FilePart, storage_type
 from megaprune.weights.files.checkpoint_metadata import known_in_metadata
 from megaprune.weights.files.pickled import Made, Name
+from megaprune.weights.rope import with_theta
 from megaprune.weights.untrusted import shown
 
 _COMMON_BYTES = 64 << 20
@@ -94,6 +95,4 @@ def as_config(args: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         spelled["tie_word_embeddings"] = not plain["untie_embeddings_and_output_weights"]
     base = plain.get("rotary_base")
     result = {**config, **{k: v for k, v in spelled.items() if v is not None}}
-    if base is not None:
-        result["rope_parameters"] = {**(config.get("rope_parameters") or {}), "rope_theta": base}
-    return result
+    return result if base is None else with_theta(result, base)
