@@ -127,7 +127,9 @@ class _LogProbs(torch.autograd.Function):
             dist.all_reduce(sums, group=settings.group)
         normaliser = sums[0].log()
         mean = sums[1] / sums[0]  # of z - total under the distribution
-        ctx.save_for_backward(hidden, weight, column, mine, total + normaliser, total + mean)
+        # Total and normaliser stay apart: of a token that is nearly certain the second is tiny, and
+        # would be rounded away beside the first.
+        ctx.save_for_backward(hidden, weight, column, mine, total, normaliser, mean)
         ctx.settings, ctx.kept, ctx.largest = settings, kept, largest if kept else None
         ctx.set_materialize_grads(False)
         return sums[2] - total - normaliser, normaliser - mean
@@ -135,10 +137,10 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
         of_log_probs, of_entropy = grads
-        hidden, weight, column, mine, log_sum, mean = ctx.saved_tensors
+        hidden, weight, column, mine, total, normaliser, mean = ctx.saved_tensors
         settings: _Settings = ctx.settings
         if of_log_probs is None:
-            of_log_probs = torch.zeros_like(log_sum)
+            of_log_probs = torch.zeros_like(total)
         want_hidden, want_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros_like(hidden) if want_hidden else None
         main = getattr(weight, "main_grad", None)
@@ -153,12 +155,11 @@ class _LogProbs(torch.autograd.Function):
                 z, below = _logits(hidden[part], weight, settings), 0.0
             else:
                 below = ctx.largest[part]
-            p = (z - (log_sum[part] - below)[:, None]).exp_()
+            z.sub_((total[part] - below)[:, None])
+            p = (z - normaliser[part, None]).exp_()
             slope = -of_log_probs[part, None]
             if of_entropy is not None:
-                slope = (
-                    z.sub_((mean[part] - below)[:, None]).mul_(-of_entropy[part, None]).add_(slope)
-                )
+                slope = z.sub_(mean[part, None]).mul_(-of_entropy[part, None]).add_(slope)
             p.mul_(slope)
             p.scatter_add_(1, column[part, None], (of_log_probs[part] * mine[part])[:, None])
             g = p.mul_(settings.scale).to(weight.dtype)

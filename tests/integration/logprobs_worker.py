@@ -70,6 +70,36 @@ def job() -> None:
         }  # fmt: skip
         if rank == ranks - 1:
             print(json.dumps(line), flush=True)
+    near_certain(group)
+
+
+def near_certain(group) -> None:
+    """Gradients of tokens with probabilities up to 1 - 1e-15, from logits without rounding."""
+    count, ranks, rank = 64, dist.get_world_size(), dist.get_rank()
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(PADDED, count, generator=generator) * 2
+    targets = torch.randint(0, VOCAB, (count,), generator=generator)
+    weight[targets, torch.arange(count)] = torch.linspace(10, 40, count)
+    a, b = torch.randn(2, count, generator=generator)
+
+    dense = weight.double().requires_grad_()
+    p = dense[:VOCAB].t().log_softmax(-1)
+    chosen = p.gather(1, targets[:, None])[:, 0]
+    entropy = -(p.exp() * p).sum(1)
+    mine = slice(rank * PADDED // ranks, (rank + 1) * PADDED // ranks)
+    for chunk, with_entropy in product(CHUNKS, (0.0, 1.0)):
+        (expected,) = torch.autograd.grad(
+            (a * chosen).sum() + with_entropy * (b * entropy).sum(), dense, retain_graph=True
+        )
+        own = weight[mine].clone().requires_grad_()
+        said = log_probs(
+            torch.eye(count), own, targets, vocab=VOCAB, group=group, chunk_bytes=chunk
+        )
+        ((a * said.log_probs).sum() + with_entropy * (b * said.entropy).sum()).backward()
+        off = (own.grad.double() - expected[mine]).abs().max() / a.abs().max()
+        dist.all_reduce(off, dist.ReduceOp.MAX)
+        if rank == 0:
+            print(json.dumps({"certain": off.item(), "chunk": chunk}), flush=True)
 
 
 if __name__ == "__main__":

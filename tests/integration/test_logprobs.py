@@ -10,6 +10,10 @@ from megaprune.actor.logprobs import log_probs
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_equal_the_dense_computation(ranks):
     lines = launch(ranks, "logprobs_worker.py")
+    certain = [line["certain"] for line in lines if "certain" in line]
+    assert len(certain) == 3 * 2
+    assert max(certain) <= 5e-7
+    lines = [line for line in lines if "certain" not in line]
     assert len(lines) == 2 * 3 * 2 * 2
     for line in lines:
         exact = line["dtype"] == "torch.float32"
