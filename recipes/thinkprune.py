@@ -138,7 +138,13 @@ def _pruning(
             gpu_memory_utilization=0.6,
         ),
         algorithm=Algorithm.from_spec("thinkprune"),
-        optimizer=OptimizerConfig(lr=1e-6, warmup_steps=0, weight_decay=0.01, clip_grad=1.0),
+        optimizer=OptimizerConfig(
+            lr=1e-6,
+            warmup_steps=0,
+            weight_decay=0.01,
+            weight_decay_on_vectors=True,  # verl gives all parameters to torch's AdamW
+            clip_grad=1.0,
+        ),
         actor=actor,
         validation=ValidationConfig(
             every=20, n=16, temperature=0.6, top_p=0.95, max_response_length=16000

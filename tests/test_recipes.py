@@ -32,6 +32,7 @@ PUBLISHED = {
     "optimizer.lr": 1e-6,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0.01,
+    "optimizer.weight_decay_on_vectors": True,
     "optimizer.beta1": 0.9,
     "optimizer.beta2": 0.999,
     "optimizer.clip_grad": 1.0,

@@ -221,6 +221,9 @@ class Actor:
         total, metrics = combine(shares)
         for group in self._optimizer.param_groups:
             group["lr"] = self.optimizer.lr if lr is None else lr
+            # Megatron-core marks the group of norms and biases, and leaves the rest to a scheduler.
+            multiple = 1.0 if self.optimizer.weight_decay_on_vectors else group["wd_mult"]
+            group["weight_decay"] = self.optimizer.weight_decay * multiple
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total}")
         done, grad_norm, _ = self._optimizer.step()

@@ -164,6 +164,10 @@ class OptimizerConfig:
         doc="Length of the warm-up; with 0 the first step has all of lr.",
     )
     weight_decay: float = field(default=0.01, ge=0, doc="Decoupled weight decay.")
+    weight_decay_on_vectors: bool = field(
+        default=False,
+        doc="Whether norms and biases decay too, as with torch's AdamW and not in Megatron-LM.",
+    )
     beta1: float = field(default=0.9, ge=0, lt=1, doc="Adam's decay of the mean of gradients.")
     beta2: float = field(
         default=0.999, ge=0, lt=1, doc="Adam's decay of the mean of their squares."

@@ -58,6 +58,7 @@ CHOICES = {
     "optimizer.lr": [0, 1e-12, 1e-4, 1e-3],
     "optimizer.warmup_steps": [-1, 0, 1, 100],
     "optimizer.weight_decay": [-1, 0, 0.1, 1],
+    "optimizer.weight_decay_on_vectors": ["true", "false"],
     "optimizer.beta1": [-0.1, 0, 0.9, 1],
     "optimizer.beta2": [0, 0.95, 0.999, 1],
     "optimizer.clip_grad": [-1, 0, 1e-6, 1],
