@@ -96,6 +96,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     read_baseline(config)
     path = Path(config.model)
     folder = MegatronFolder(path) if is_checkpoint(path) else HfFolder(path)
+    check_supported(folder.config, trained=False)
     refuse(
         [
             *length_problems(

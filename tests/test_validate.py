@@ -14,6 +14,7 @@ from megaprune.cli.main import main
 from megaprune.config.run import read_config
 from megaprune.data import ProblemRow, write_parquet
 from megaprune.errors import InputError
+from megaprune.recipes.tiny import FOLDER
 
 RUN = ["recipe=tiny_overthinker", "processes=1"]
 
@@ -72,6 +73,49 @@ def test_stored_responses_that_no_micro_batch_holds(config, monkeypatch):
 def test_an_order_that_is_not_there(config):
     with pytest.raises(InputError, match="data.order=sorted; expected shuffled"):
         validate.check_run(config("data.order=sorted"), 1)
+
+
+@pytest.fixture
+def rotated(tmp_path):
+    """The tiny model, of 1024 tokens, with a config.json that says more."""
+
+    def make(**fields):
+        folder = shutil.copytree(FOLDER / "model", tmp_path / "rotated")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | fields))
+        return f"model={folder}"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("scaling", "context"),
+    [
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1000}, 4000),
+        ({"type": "yarn", "factor": 0.75}, 768),
+        ({"type": "linear", "factor": 2}, 2048),
+        ({"type": "default"}, 1024),
+    ],
+)
+def test_responses_may_be_as_long_as_the_rotation_reaches(config, rotated, scaling, context):
+    model = rotated(rope_scaling=scaling)
+    fields = [model, "data.max_prompt_length=64", "actor.max_tokens=10000"]
+    validate.check_run(config(*fields, f"rollout.max_response_length={context - 64}"), 1)
+    with pytest.raises(InputError, match=f"are more than the model's context of {context} tokens"):
+        validate.check_run(config(*fields, f"rollout.max_response_length={context - 63}"), 1)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ({"type": "dynamic", "factor": 2.0}, "rope_scaling of type 'dynamic' is not supported"),
+        ({"type": "yarn"}, "rope_scaling of type yarn has no factor"),
+        ({"type": "yarn", "factor": 2.0, "attn_factor": 0.9}, "rope_scaling has attn_factor=0.9"),
+    ],
+)
+def test_a_rotation_that_is_not_built(config, rotated, scaling, words):
+    with pytest.raises(InputError, match=words):
+        validate.check_run(config(rotated(rope_scaling=scaling)), 1)
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def rope_value_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"truncate={shown(values['truncate'])}; expected true or false"
 
 
-def check_supported(config: Mapping[str, Any]) -> None:
+def check_supported(config: Mapping[str, Any], trained: bool = True) -> None:
     """Raise an InputError if a model's rotation is not built here, in the actor as in vLLM.
 
     A conversion takes any rotation that is known, since config.json goes along. In training, what
@@ -211,7 +211,10 @@ def check_supported(config: Mapping[str, Any]) -> None:
 
     Args:
         config: content of a config.json that `Model.from_config` takes.
+        trained: whether the actor must know it; else types that vLLM alone knows are taken.
     """
+    if not trained and rope_parameters(config)["rope_type"] in _NOT_BUILT:
+        return
     if problems := "; ".join(_unbuilt(config)):
         raise InputError(problems)
 
