@@ -16,10 +16,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from actors import build_actor
+from rotations import BUILT, named_config
 
 import reference
 from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
+from megaprune.actor.rotary import attention_factor, inverse_frequencies
 from megaprune.algorithms.records import LossOutput
 from megaprune.config.run import EngineConfig
 from megaprune.distributed import world
@@ -28,6 +30,7 @@ from megaprune.parallelism import Parallel
 from megaprune.weights.copy_plan import plan
 from megaprune.weights.layouts import Pipeline
 from megaprune.weights.model import Model, read_config
+from megaprune.weights.rope import context_of, engine_overrides, rope_parameters
 from megaprune.weights.sync import WeightsDiffer, WeightSync
 
 CASES = {
@@ -283,6 +286,33 @@ def check_casting(folder: Path, rollout: Generator) -> None:
     say(job="cast", same=all(everyone(same)), half=2 * sent.bytes_sent == full.bytes_sent)
 
 
+def check_rotations(root: Path) -> None:
+    """The angles that vLLM computes of every spelling, over all of its context: against ours."""
+    from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    off = {}
+    for name, fields in BUILT.items():
+        config = named_config({**fields, "head_dim": 16})
+        (root / "config.json").write_text(json.dumps(config))
+        length, rope = context_of(config), rope_parameters(config)
+        theirs = ModelConfig(
+            str(root), skip_tokenizer_init=True, dtype="float32", max_model_len=length,
+            hf_overrides=engine_overrides(config), enforce_eager=True,
+        ).hf_config  # fmt: skip
+        with set_current_vllm_config(VllmConfig()):
+            module = get_rope(
+                16, theirs.max_position_embeddings, rope_parameters=theirs.rope_parameters,
+                dtype=torch.float32,
+            )  # fmt: skip
+        angles = torch.outer(torch.arange(length).float(), inverse_frequencies(rope, 16))
+        ours = torch.cat((angles.cos(), angles.sin()), -1) * attention_factor(rope)
+        cached = module.cos_sin_cache[:length]
+        off[name] = (cached - ours).abs().max().item() if len(cached) == length else len(cached)
+    (root / "config.json").unlink()
+    say(job="rotations", off=off)
+
+
 def job() -> None:
     root, names = Path(sys.argv[1]), sys.argv[2].split(",")
     ranks = dist.get_world_size()
@@ -307,6 +337,8 @@ def job() -> None:
                         check_sync(folder, rollout, case, seed)
                 if number == 0 or ranks == 2:
                     check_agreement(folder, rollout, CASES[ranks][-1], before)
+                if ranks == 1:
+                    check_rotations(root)
                 if ranks == 2 and number == 0 and tp == 2:
                     check_casting(folder, rollout)
                 rollout.close()

@@ -55,6 +55,14 @@ def test_every_parameter_is_what_vllm_itself_would_load(results):
         assert sync["parameters"] > 4 * 6
 
 
+def test_vllm_rotates_as_the_actor_does(launched):
+    (line,) = (line for line in launched(1) if line["job"] == "rotations")
+    assert len(line["off"]) > 25
+    print(line["off"])
+    # vLLM divides the position by a linear factor, the others the frequency.
+    assert max(line["off"].values()) <= 1e-4
+
+
 def test_bytes_sent_are_the_plan_and_the_lower_bound(results):
     _, lines = results
     syncs = [line for line in lines if line["job"] == "sync"]

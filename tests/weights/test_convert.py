@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rotations import BUILT
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from megaprune.files import RECORD
 from megaprune.recipes.tiny_models import make_tiny
+from megaprune.weights.rope import rope_parameters
 from reference import TINY_MODELS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,6 +54,39 @@ def test_there_and_back_gives_the_same_files(tiny_models, tmp_path, convert, nam
     )
     # Not only the tensors: the files, as the safetensors library wrote them.
     assert filecmp.cmpfiles(hf, back, names, shallow=False) == (names, [], [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yarn, old",
+        "yarn, the original length beside",
+        "scaling and other parameters",
+        "llama3, new",
+    ],
+)
+def test_rotations_survive_in_their_spelling(hf, tmp_path, convert, name):
+    path, there, back = hf / "config.json", tmp_path / "there", tmp_path / "back"
+    config = json.loads(path.read_text())
+    del config["rope_parameters"]
+    path.write_text(json.dumps(config | BUILT[name]))
+    assert convert("to-megatron", "--hf", hf, "--out", there).status == 0
+    assert convert("to-hf", "--megatron", there, "--out", back).status == 0
+    assert json.loads((back / "config.json").read_text()) == config | BUILT[name]
+    assert convert("verify", hf, back).status == 0
+    # Another spelling of the same is the same; a base that transformers passes over is not.
+    same = rope_parameters(config | BUILT[name])
+    path.write_text(json.dumps(config | {"rope_parameters": same}))
+    for other in (there, back):
+        assert convert("verify", hf, other).status == 0
+    path.write_text(json.dumps(config | {"rope_parameters": {**same, "rope_theta": 77.0}}))
+    for other in (there, back):
+        result = convert("verify", hf, other)
+        assert result.status == 1
+        assert f"config.json: rope_theta: 77.0 against {same['rope_theta']}" in result.text
+    result = convert("to-hf", "--megatron", there, "--hf", hf, "--out", tmp_path / "no")
+    assert result.status == 1
+    assert "rope_theta: 77.0 against" in result.text
 
 
 def test_shards_have_an_index_that_transformers_loads(hf, megatron, tmp_path, convert):
