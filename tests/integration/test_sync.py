@@ -60,7 +60,7 @@ def test_vllm_rotates_as_the_actor_does(launched):
     assert len(line["off"]) > 25
     print(line["off"])
     # vLLM divides the position by a linear factor, the others the frequency.
-    assert max(line["off"].values()) <= 1e-4
+    assert max(line["off"].values()) <= 1e-5
 
 
 def test_bytes_sent_are_the_plan_and_the_lower_bound(results):
@@ -90,8 +90,8 @@ def test_both_engines_say_the_same_before_and_after_training(results):
             f"vLLM| {line['mean']:.2e} (largest {line['largest']:.2e}) of {line['tokens']} tokens; "
             f"trained and synced {line['after_mean']:.2e} (largest {line['after_largest']:.2e})"
         )
-        assert line["mean"] <= 1e-4
-        assert line["after_mean"] <= 1e-4
+        assert line["largest"] <= 1e-5
+        assert line["after_largest"] <= 1e-5
         assert line["tokens"] > 200
 
 
