@@ -2,7 +2,7 @@
 
 `train`, `prune`, `evaluate`, `--check`, the NeMo-Run recipes and the library call these. The rules
 of fields, models and ranks stand in `megaprune.rules`, those of a config.json in
-`weights.supported`; here they are asked, and with them what only files can tell: the folder, the
+`weights.rope`; here they are asked, and with them what only files can tell: the folder, the
 model, its tokenizer, the data and the graders. Nothing is written.
 """
 
