@@ -133,6 +133,7 @@ def test_code_of_a_tokenizer_goes_along(hf, tmp_path, convert, auto_map):
     assert sorted(path.name for path in back.glob("*.py")) == code
     assert all((back / name).read_text() == CODE[name] for name in code)
     assert any(f"{', '.join(code)} is copied" in note for note in done.json["notes"])
+    assert notes_of(HfFolder(hf), "modeling_other.py is not copied: it is code")
 
 
 def test_code_on_the_hub_stays_there(hf):

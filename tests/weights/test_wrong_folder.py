@@ -223,10 +223,21 @@ def test_a_configuration_that_is_given_beside_a_checkpoint(hf, megatron, tmp_pat
     done = convert(*arguments, megatron)
     assert done.status == 1
     assert f"{megatron} is a Megatron-core checkpoint; expected a Hugging Face model" in done.err
+    renamed = hf / "qwen.json"
+    (hf / "config.json").rename(renamed)
+    assert f"{renamed} is not a folder; expected" in convert(*arguments, renamed).err
     assert "hf download ORG/NAME" in convert(*arguments, "ORG/NAME").err
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").touch()
     assert "a PEFT adapter" in convert(*arguments, tmp_path / "adapter").err
+
+
+def test_a_merged_model_beside_the_shards_is_named_too(hf, make):
+    path = make(["model_world_size_2_rank_0.pt"])
+    shutil.copytree(hf, path / "huggingface")
+    with pytest.raises(InputError, match="Merge it") as error:
+        MegatronFolder(path)
+    assert f". Below it: {path}/huggingface (a Hugging Face model)" in str(error.value)
 
 
 def test_files_in_place_of_their_folders(hf, tmp_path):

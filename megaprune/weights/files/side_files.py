@@ -84,6 +84,11 @@ def side_file_notes(folder: Path) -> list[str]:
             f"{', '.join(map(named, code))} is copied, since a tokenizer names it: it is code, and "
             f"is run by who loads the tokenizer with trust_remote_code alone"
         )
+    if others := sorted(named(p.name) for p in folder.glob("*.py") if p.name not in files):
+        notes.append(
+            f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not copied: it is code, "
+            f"and no tokenizer names it"
+        )
     tokenizers = (*_TOKENIZERS, *((name,) for name in files if name.endswith(".tiktoken")))
     if not code and not any(all(part in files for part in parts) for parts in tokenizers):
         notes.append(

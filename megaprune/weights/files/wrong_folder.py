@@ -63,7 +63,8 @@ KNOWN_FORMATS = (
     KnownFormat(
         "a checkpoint of verl's Megatron trainer",
         (r"dist_ckpt",),
-        "Give the Megatron-core checkpoint in it, {path}/dist_ckpt, with --hf {path}/huggingface",
+        "Give the Megatron-core checkpoint in it, {path}/dist_ckpt, with --hf {path}/huggingface; if "
+        "that has weights, it is the whole model as a Hugging Face folder",
     ),
     KnownFormat(
         "a checkpoint of DeepSpeed",
@@ -150,7 +151,8 @@ def check_hugging_face(path: Path, expected: str = FolderKind.HUGGING_FACE.value
 
 def check_described(path: Path) -> None:
     """Raise an InputError that says what a path is unless it is a config.json, or beside one."""
-    if not path.is_file() and not os.path.lexists(path / "config.json"):
+    is_config = path.is_file() and path.name == "config.json"
+    if not is_config and not os.path.lexists(path / "config.json"):
         refuse(path, f"{FolderKind.HUGGING_FACE.value} or its config.json")
 
 
@@ -164,7 +166,8 @@ def refuse(path: Path, expected: str) -> NoReturn:
         raise InputError(_no_folder(path, expected))
     kind = kind_of(path)
     if said := described(path):
-        raise InputError(f"{path} is {said[0]}; expected {expected}. {said[1]}")
+        more = below(path) if any(str(model) not in said[1] for model, _ in _models(path)) else ""
+        raise InputError(f"{path} is {said[0]}; expected {expected}. {said[1]}{more}")
     if kind is FolderKind.HUGGING_FACE:
         raise InputError(
             f"{path} is {kind.value}: it has {sign_of_hugging_face(path)}; expected {expected}. "
@@ -211,17 +214,18 @@ def described(path: Path) -> tuple[str, str] | None:
 
 def below(path: Path) -> str:
     """Name the models below a folder, or a folder of another program's; nothing if none is."""
-    models: list[str] = []
-    others: list[str] = []
-    for folder in _folders(path):
-        if kind := _model(folder):
-            models.append(f"{folder} ({kind.value})")
-        elif said := described(folder):
-            others.append(f"{folder} is {said[0]}. {said[1]}")
-    if models:
+    if models := [f"{folder} ({kind.value})" for folder, kind in _models(path)]:
         more = f" and {len(models) - 3} more" if len(models) > 3 else ""
         return f". Below it: {', '.join(models[:3])}{more}"
-    return f". Below it, {others[0]}" if others else ""
+    for folder in _folders(path):
+        if said := described(folder):
+            return f". Below it, {folder} is {said[0]}. {said[1]}"
+    return ""
+
+
+def _models(path: Path) -> list[tuple[Path, FolderKind]]:
+    """List the models below a folder."""
+    return [(folder, kind) for folder in _folders(path) if (kind := _model(folder))]
 
 
 def _model(folder: Path) -> FolderKind | None:
