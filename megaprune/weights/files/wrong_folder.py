@@ -63,8 +63,8 @@ KNOWN_FORMATS = (
     KnownFormat(
         "a checkpoint of verl's Megatron trainer",
         (r"dist_ckpt",),
-        "Give the Megatron-core checkpoint in it, {path}/dist_ckpt, with --hf {path}/huggingface; if "
-        "that has weights, it is the whole model as a Hugging Face folder",
+        "Give the Megatron-core checkpoint in it, {path}/dist_ckpt, with --hf {path}/huggingface; "
+        "if that has weights, it is the whole model as a Hugging Face folder",
     ),
     KnownFormat(
         "a checkpoint of DeepSpeed",
