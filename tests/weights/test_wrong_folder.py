@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from megaprune.errors import InputError
 from megaprune.weights.files import open_folder
+from megaprune.weights.files.folder import otherwise_named
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.megatron_folder import MegatronFolder
 from megaprune.weights.files.wrong_folder import check_checkpoint, check_hugging_face
@@ -309,3 +310,20 @@ def test_a_hugging_face_folder_with_files_of_that_name(hf, tmp_path, convert):
     assert convert("to-hf", "--megatron", there, "--out", back).status == 0
     assert convert("verify", hf, back).status == 0
     assert (back / "metadata.json").read_text() == (hf / "metadata.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ("decoder.layers._orig_mod.mlp.linear_fc1.weight", "is what torch.compile adds"),
+        ("module.decoder.layers.mlp.linear_fc1.weight", "is what DistributedDataParallel"),
+        ("decoder.layers.mlp._fsdp_wrapped_module.linear_fc1.weight", "is what FSDP adds"),
+        ("vision.decoder.layers.mlp.linear_fc1.weight", "names of tensors begin otherwise"),
+        ("decoder.layers.mlp.linear_fc2.weight", ""),
+        ("decoder.layers.mlp.my_module.linear_fc1.weight", ""),
+    ],
+)
+def test_names_of_a_checkpoint_with_the_words_of_wrappers(stored, words):
+    said = otherwise_named("decoder.layers.mlp.linear_fc1.weight", ["other", stored])
+    assert words in said
+    assert bool(words) == bool(said)
