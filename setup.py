@@ -19,7 +19,7 @@ MAPPED = {
 # What a run needs besides the engines.
 RUN = [
     "pyarrow>=17",  # data sets and samples
-    "math-verify>=0.9,<0.10",  # answers
+    "mpmath>=1.3,<2",  # answers
     "matplotlib>=3.8",  # reports
     "wandb>=0.19",  # tracking
     "httpx>=0.27",  # judges of thoughts

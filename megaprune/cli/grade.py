@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from megaprune.errors import InputError
 from megaprune.files import check_output, new_file
+from megaprune.grading.graders import BOXES
 
 if TYPE_CHECKING:
     from megaprune.grading.pool import Pool
@@ -45,6 +46,13 @@ def add_parser(commands: Any) -> None:
         help="strict: the last complete box after the thought (default); lenient: the last box "
         "anywhere; answer: the response is the answer; olympiad: strict, of several answers; or "
         "your own, path/to/file.py:function",
+    )
+    job.add_argument(
+        "--boxes",
+        choices=BOXES,
+        default=BOXES[0],
+        help="of boxes side by side at the end of an answer, all are one list (default), or the "
+        "last is the answer",
     )
     job.add_argument("--output", metavar="FILE", help="write the verdicts here, not to stdout")
     job.add_argument(
@@ -83,6 +91,7 @@ def run_grade(options: argparse.Namespace) -> int:
             workers=options.workers,
             seconds=options.seconds,
             variables=options.environment,
+            boxes=options.boxes,
         ) as pool,
         _sink(options.output, options.overwrite) as sink,
     ):

@@ -127,6 +127,12 @@ class GradingConfig:
         default={},
         doc="Other graders by data_source. Known sets have theirs (`megaprune data --list`).",
     )
+    boxes: str = field(
+        default="all",
+        choices=("all", "last"),
+        doc="Boxes side by side at the end of an answer: all of them are one list, or the last one "
+        "is the answer.",
+    )
     workers: int = field(
         default=2, gt=0, unit="processes", may_change=True, doc="Grading processes of each engine."
     )
@@ -139,7 +145,7 @@ class GradingConfig:
     )
     memory_bytes: int = field(
         default=2 << 30,
-        ge=128 << 20,  # Python and sympy alone take about 70 MB
+        ge=128 << 20,  # Python and the graders take about 60 MB
         unit="bytes",
         may_change=True,
         doc="Memory limit of a grading process.",

@@ -16,8 +16,9 @@ from megaprune.data.parquet import check_text, shown
 from megaprune.data.sets import ANSWER_COLUMNS, PROBLEM_COLUMNS, ProblemSet, SourceRow
 from megaprune.data.sources import SourceFiles
 from megaprune.errors import InputError
-from megaprune.grading.equality import normal_form
-from megaprune.grading.find import last_box
+from megaprune.grading.equality import joined, listed
+from megaprune.grading.find import last_boxes
+from megaprune.grading.forms import normal_forms
 
 NOT_OF_THE_SET = "not of the set"
 EMPTY = "empty problem"
@@ -102,6 +103,7 @@ def collect(
             raise InputError(f"{where}: {error}") from error
         except RecursionError as error:
             raise InputError(f"{where}: lists in lists, too deep for a problem") from error
+    collector.count_duplicates()
     if not collector.questions:
         why = ", ".join(f"{count} {reason}" for reason, count in collector.dropped.items())
         raise InputError(f"{source.name}: none of {rows} rows can be used ({why or 'it is empty'})")
@@ -120,6 +122,7 @@ class _Collector:
     def __init__(self, keep_duplicates: bool, keep_instructions: bool):
         self._keep_duplicates, self._keep_instructions = keep_duplicates, keep_instructions
         self._first: dict[str, BareProblem] = {}
+        self._again: list[tuple[str, str]] = []  # the answers of problems that come twice
         self.questions: list[BareProblem] = []
         self.dropped: Counter[str] = Counter()
         self.kept_duplicates: Counter[str] = Counter()
@@ -137,12 +140,18 @@ class _Collector:
                 question = replace(question, problem=bare)
         first = self._first.setdefault(NormalizedText(bare).normal, question)
         if first is not question:
-            same = normal_form(first.gold) == normal_form(question.gold)
-            reasons = self.kept_duplicates if self._keep_duplicates else self.dropped
-            reasons[DUPLICATE if same else OTHER_ANSWER] += 1
+            self._again.append((first.gold, question.gold))
             if not self._keep_duplicates:
                 return
         self.questions.append(question)
+
+    def count_duplicates(self) -> None:
+        """Count the problems that came again, by whether their answers are the same."""
+        forms = normal_forms(gold for pair in self._again for gold in pair)
+        (self.kept_duplicates if self._keep_duplicates else self.dropped).update(
+            DUPLICATE if forms[first] == forms[second] else OTHER_ANSWER
+            for first, second in self._again
+        )
 
 
 def bare_problem(
@@ -225,7 +234,7 @@ def _answer(column: str, value: Any) -> str:
     if isinstance(value, dict):
         value = value.get("ground_truth")
     if isinstance(value, list):
-        value = ", ".join(_answer("", part) for part in value)
+        value = joined([_answer("", part) for part in value])
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -237,8 +246,8 @@ def _answer(column: str, value: Any) -> str:
     if final := _FINAL.search(value):
         return final[1]
     if column.rpartition(".")[2] == "solution" or r"\boxed" in value or r"\fbox" in value:
-        return last_box(value) or ""
-    return value
+        return last_boxes(value) or ""
+    return listed(value)
 
 
 def _parsed(text: str) -> Any:

@@ -136,8 +136,8 @@ def olympiad_gold(row: SourceRow, answer: str) -> str:
 
 
 def _split(answer: str) -> list[str]:
-    from megaprune.grading.equality import COMMA, split
     from megaprune.grading.normal import tidy
+    from megaprune.grading.shapes import COMMA, split
 
     if _SENTENCE.search(answer):
         return [answer]

@@ -74,7 +74,7 @@ PROBES: dict[str, tuple[str, ...]] = {
     "torchaudio": ("modules", "torchaudio"),
     "torchcodec": ("modules", "torchcodec"),
     "fused_weight_gradient_mlp_cuda": ("modules", "torch", "fused_weight_gradient_mlp_cuda"),
-    "math_verify": ("modules", "math_verify"),
+    "mpmath": ("modules", "mpmath"),
     "wandb": ("modules", "wandb"),
     "matplotlib": ("modules", "matplotlib.figure"),
     "pyarrow": ("modules", "pyarrow.parquet"),

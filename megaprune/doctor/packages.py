@@ -40,7 +40,7 @@ PACKAGES = (
     Package("omegaconf", "omegaconf", "configurations"),
     Package("pydantic", "pydantic", "fields of configurations"),
     Package("pyarrow", "pyarrow", "data sets and samples"),
-    Package("math-verify", "math_verify", "grading"),
+    Package("mpmath", "mpmath", "grading"),
     Package("psutil", "psutil", "without it Megatron-core hangs when it saves a checkpoint"),
     Package("matplotlib", "matplotlib", "reports", required=False),
     Package("wandb", "wandb", "tracking (wandb.mode)", required=False),

@@ -17,8 +17,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megaprune.grading.equality import normal_form
-
 Right: TypeAlias = Sequence[Sequence[bool]]
 """[P][n]."""
 
@@ -55,18 +53,35 @@ def pass_at_k(right: Right, k: int) -> float | None:
     return float(np.mean(chances)) if chances else None
 
 
+RIGHT_ANSWER = "right"
+"""The vote of samples whose answer was graded right: they agree with the gold answer."""
+
+
+def votes(forms: Sequence[str | None], verdicts: Sequence[bool]) -> list[str | None]:
+    """Return what each sample of a problem votes for; None where it has no answer.
+
+    Answers that were graded right are one class, however they are written; the others are classes
+    by their normal form. No form can be taken for RIGHT_ANSWER: it has a mark before it.
+    """
+    rights = {form for form, verdict in zip(forms, verdicts, strict=True) if verdict}
+    return [
+        None if form is None else RIGHT_ANSWER if form in rights else f"={form}" for form in forms
+    ]
+
+
 def majority_at_k(
     answers: Sequence[Sequence[str | None]], right: Right, k: int, seed: int = 0
 ) -> float | None:
     """The chance that the answer which most of k samples give is right (maj@k, 2203.11171).
 
-    Samples vote for their answer's `grading.equality.normal_form`; those without an answer do not
-    vote, ties are split evenly, and where nobody votes the problem is wrong. Mean over all subsets
-    of k of a problem's samples if there are at most SUBSETS (k = 1 and k = n are exact), else over
-    so many random ones of this seed; then over problems of k samples or more.
+    Samples whose answers were graded right vote alike, others for their answer's normal form (see
+    `votes`). Those without an answer do not vote, ties are split evenly, and where nobody votes
+    the problem is wrong. Mean over all subsets of k of a problem's samples if there are at most
+    SUBSETS (k = 1 and k = n are exact), else over so many random ones of this seed; then over
+    problems of k samples or more.
 
     Args:
-        answers: [P][n], as extracted from the samples.
+        answers: [P][n], the normal forms (`grading.forms`) of what was extracted from the samples.
         right: [P][n].
 
     Returns:
@@ -82,15 +97,15 @@ def majority_at_k(
     return float(np.mean(chances)) if chances else None
 
 
-def _majority(texts: Sequence[str | None], verdicts: Sequence[bool], k: int, seed: int) -> float:
-    forms = [None if text is None else normal_form(text) for text in texts]
-    classes = sorted({form for form in forms if form is not None})
+def _majority(forms: Sequence[str | None], verdicts: Sequence[bool], k: int, seed: int) -> float:
+    voted = votes(forms, verdicts)
+    classes = sorted({vote for vote in voted if vote is not None})
     if not classes:
         return 0.0
-    votes = np.array([[form == name for name in classes] for form in forms], dtype=np.float64)
-    chosen = _subsets(len(texts), k, seed)
-    counts = chosen @ votes
-    rights = chosen @ (votes * np.array(verdicts, dtype=np.float64)[:, None])
+    ballots = np.array([[vote == name for name in classes] for vote in voted], dtype=np.float64)
+    chosen = _subsets(len(forms), k, seed)
+    counts = chosen @ ballots
+    rights = chosen @ (ballots * np.array(verdicts, dtype=np.float64)[:, None])
     won = (counts == counts.max(axis=1, keepdims=True)) & (counts > 0)
     share = np.divide(rights, counts, out=np.zeros_like(counts), where=won)
     return float(np.mean(share.sum(axis=1) / np.maximum(won.sum(axis=1), 1)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from megaprune import schema
 from megaprune.evaluation import metrics
+from megaprune.grading.forms import normal_forms
 from megaprune.grading.verdict import FAILURES
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
     for row in rows:
         by_exit.setdefault(row["exit_at"], []).append(row)
     own = _Samples(by_exit.pop(None, []))
-    right, lengths, answers = own.of("match"), own.of("length"), own.of("extracted")
+    right, lengths, answers = own.of("match"), own.of("length"), _forms(own)
     powers = _powers(max(map(len, right), default=0))
     return {
         "problems": len(right),
@@ -108,6 +109,13 @@ def truncated(rows: Iterable[Row]) -> float:
 
 def _cut_off(row: Row) -> bool:
     return bool(row["finish"] == "length")
+
+
+def _forms(samples: _Samples) -> list[list[str | None]]:
+    """Return normal forms of what was extracted, [problems][samples]; None where nothing was."""
+    extracted = samples.of("extracted")
+    forms = normal_forms(text for texts in extracted for text in texts if text is not None)
+    return [[None if text is None else forms[text] for text in texts] for texts in extracted]
 
 
 def _headline(samples: _Samples) -> dict[str, Any]:

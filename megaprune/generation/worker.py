@@ -107,6 +107,7 @@ class RolloutWorker:
                 seconds=grading.seconds,
                 memory_bytes=grading.memory_bytes,
                 variables=grading.environment,
+                boxes=grading.boxes,
             )
         self._pending: dict[tuple[int, int], tuple[Response, np.ndarray, str]] = {}
         self._version = 0

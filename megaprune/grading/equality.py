@@ -1,20 +1,39 @@
-"""Are two answers equal? Numbers, words, lists, tuples, sets; expressions by math-verify."""
+"""Are two answers equal? Numbers, words, lists, tuples, sets, expressions, relations, matrices."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from megaprune.grading.normal import Unparsable, bare, number, split_unit, tidy, words
+from megaprune.grading import notations
+from megaprune.grading.normal import Unparsable, nesting, tidy
+from megaprune.grading.numbers import number
+from megaprune.grading.quantities import equal_relations, equal_scalars
+from megaprune.grading.shapes import (
+    EQUALS,
+    RELATION,
+    SIGNS,
+    AnswerShape,
+    Matrix,
+    close,
+    condition_of,
+    interval_of,
+    join_thousands,
+    matrix_of,
+    members,
+    separators,
+    shape_of,
+    signed,
+    split,
+)
+from megaprune.grading.units import split_unit
 
-# No gold answer of the usual sets is a tenth of this; the LaTeX parser takes seconds for more.
+# No gold answer of the usual sets is a tenth of this.
 MAX_LENGTH = 2000
-
-# A decimal with as many places may stand for a fraction that it rounds.
-ROUNDED_PLACES = 6
+MAX_NESTING = 60
+"""Of brackets."""
 
 
 @lru_cache(maxsize=1 << 14)
@@ -23,9 +42,10 @@ def compare(gold: str, answer: str) -> str:
 
     Texts that are alike are right whether or not they can be parsed. Numbers must be equal exactly,
     but a decimal of six places or more may round. A unit or percent sign that one of the two lacks
-    does not matter; 50% is also 0.5. Lists and sets have no order, tuples have; (1, 2) is a pair
-    or an interval, as the other is. Against a gold answer that is no equation, the last side of an
-    equation counts. There is no time limit.
+    does not matter; 50% is also 0.5, and 3 hours are 180 minutes. Lists and sets have no order,
+    tuples have; (1, 2) is a pair or an interval, as the other is. Against a gold answer that is no
+    equation, the last side of an equation counts. A gold answer that is a JSON list of texts is a
+    list. There is no time limit.
     """
     return reason(equal, gold, answer)
 
@@ -46,7 +66,9 @@ def reason(equal: Callable[[str, str], bool], gold: str, answer: str) -> str:
         return "right"
     if len(answer) > MAX_LENGTH:
         return "unparsable"
-    gold, answer = tidy(gold), tidy(answer)
+    gold, answer = tidy(listed(gold)), tidy(answer)
+    if nesting(answer) > MAX_NESTING:
+        return "unparsable"
     try:
         return "right" if equal(gold, answer) else "wrong"
     except RecursionError:
@@ -57,15 +79,57 @@ def reason(equal: Callable[[str, str], bool], gold: str, answer: str) -> str:
         )
 
 
+def listed(gold: str) -> str:
+    """Return a gold answer that is a JSON list of texts, as ["1", "2"], as a list with semicolons.
+
+    A list of numbers, as [1, 2], stays: it may be an interval.
+    """
+    if not re.match(r'\s*\[\s*"', gold):
+        return gold
+    try:
+        parts = json.loads(gold)
+    except (ValueError, RecursionError):
+        return gold
+    if not all(isinstance(part, str) for part in parts):
+        return gold
+    return joined(parts)
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Write a list as one text, with semicolons if a member has commas of its own."""
+    return ("; " if any("," in part for part in parts) else ", ").join(parts)
+
+
 def equal(gold: str, answer: str) -> bool:
     """Say whether two tidy texts are equal; raises Unparsable if one cannot be understood."""
-    if _close(gold) == _close(answer):
+    if close(gold) == close(answer):
         return True
+    gold, answer = (join_thousands(notations.unworded(text)) for text in (gold, answer))
+    if (decided := notations.equal_notations(gold, answer, equal)) is not None:
+        return decided
+    named = gold, answer
     gold, answer = _same_sides(gold, answer)
     if gold == answer:
         return True
-    decided = _equal_shapes(shape_of(gold), shape_of(answer))
-    return _equal_scalars(gold, answer) if decided is None else decided
+    if (
+        named != (gold, answer)
+        and (decided := notations.equal_notations(gold, answer, equal)) is not None
+    ):
+        return decided
+    if any(notations.mixed(text) == str(number(other)) for text, other in (
+        (answer, gold), (gold, answer)
+    ) if number(other) is not None):  # fmt: skip
+        return True
+    if (decided := _equal_sets(gold, answer)) is not None:
+        return decided
+    if (decided := _equal_matrices(matrix_of(gold), matrix_of(answer), gold, answer)) is not None:
+        return decided
+    decided = _equal_shapes(_shape(gold), _shape(answer))
+    if not decided and (groups := _groups(gold)):
+        parts = _groups(answer) or _shape(answer).parts
+        if _equal_unordered(groups, parts):
+            return True
+    return equal_scalars(gold, answer) if decided is None else decided
 
 
 def _equal_loosely(gold: str, answer: str) -> bool:
@@ -77,69 +141,40 @@ def _equal_loosely(gold: str, answer: str) -> bool:
     return any(abs(b - near) <= max(abs(b), abs(near)) / 10**4 for near in (a / 100, a, a * 100))
 
 
-def _close(text: str) -> str:
-    """Remove the spaces that mean nothing; between digits they mean something."""
-    return re.sub(r"(?<!\d) | (?!\d)", "", text)
-
-
-@lru_cache(maxsize=1 << 14)
-def normal_form(answer: str) -> str:
-    """Return a text that plainly equal answers share: to count votes, not to judge.
-
-    As `compare` reads them, without computer algebra: 1/2 and 0.5 share one, so do 1, 2 and 2, 1,
-    but not 1+1 and 2. A unit is dropped, and so is the name in `x = 5`.
-    """
-    if len(answer) > MAX_LENGTH:
-        return answer.strip()
-    text = tidy(answer)
-    sides = _sides(text)
-    if len(sides) == 2 and _is_name(sides[0]):
-        text = sides[1]
-    shape = shape_of(text)
-    if shape.kind in ("", r"\{\}"):
-        return ",".join(sorted(map(_scalar_form, shape.parts)))
-    return _scalar_form(text)
-
-
-def _scalar_form(text: str) -> str:
-    if words(text) is not None:
-        return bare(text)
-    value, unit = split_unit(text)
-    value = text if unit == "%" else value
-    exact = number(value)
-    return _close(value) if exact is None else str(exact)
-
-
 # Sides of equations.
 
 
 def _same_sides(gold: str, answer: str) -> tuple[str, str]:
     """Return both without `x =` or `x in` where only one of them has it."""
-    gold, answer = set_of(gold), set_of(answer)
-    ours, theirs = _sides(gold), _sides(answer)
+    gold, answer = condition_of(gold), condition_of(answer)
+    ours, theirs = sides(gold), sides(answer)
     if len(ours) == 1 and len(theirs) > 1:
         answer = theirs[-1]
     elif len(ours) > 1 and len(theirs) == 1 and _is_name(ours[0]):
         gold = ours[-1]
+    elif len(ours) > 2 and len(theirs) > 1 and _is_name(ours[0]):
+        gold, answer = f"{ours[0]}={ours[-1]}", f"{theirs[0]}={theirs[-1]}"
+    elif len(ours) == 2 and len(theirs) > 2 and _is_name(theirs[0]):
+        answer = f"{theirs[0]}={theirs[-1]}"
     return gold, answer
 
 
-def set_of(text: str) -> str:
-    """Return the set in `x in A`, and the condition in the set of all x with it."""
-    text = re.sub(r"^[^=<>]*\\in(?![a-zA-Z])\s*", "", text)
-    return re.sub(r"^\\\{ ?[a-zA-Z] ?(?:\||:|\\mid(?![a-zA-Z])) ?([^{}]*)\\\}$", r"\1", text)
-
-
-def _sides(text: str) -> list[str]:
-    """Return the sides of an equation; of several, with commas between them, the whole."""
-    if len(split(text, COMMA)) > 1:
+def sides(text: str) -> list[str]:
+    """Return the sides of an equation; of several, with separators between them, the whole."""
+    if len(members(text)) > 1 or separators(text, _INEQUALITY):
         return [text]
-    return [side.strip() for side in split(text, _EQUALS)]
+    return [side.strip() for side in split(text, EQUALS)]
 
 
+def value_side(sides: Sequence[str]) -> str:
+    """Return the value in `x = 5`; of other equations, the whole."""
+    return sides[1] if len(sides) == 2 and _is_name(sides[0]) else "=".join(sides)
+
+
+_INEQUALITY = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]")
 _NAME = re.compile(
-    r"(?:\\?[A-Za-z]+'?|\\angle[A-Z ']+)(?:_(?:\w+|\{ ?\\?\w+ ?\}))?(?:\([^=]*\))?|\([A-Za-z, ]+\)"
-    r"|\\text\{.*\}"
+    r"(?:\\?[A-Za-z]+'?|\\angle[A-Z ']+)(?:_(?:\w+|\{ ?\\?\w+ ?\}))? ?(?:\([^=]*\))?"
+    r"|\([A-Za-z, ]+\)|\\text\{.*\}|[A-Za-z]+(?: ?: ?[A-Za-z]+)+"
 )
 
 
@@ -147,61 +182,154 @@ def _is_name(side: str) -> bool:
     return _NAME.fullmatch(side) is not None
 
 
+# Sets of real numbers.
+
+
+def _equal_sets(gold: str, answer: str) -> bool | None:
+    """Compare sets of real numbers where one is written as such; None otherwise."""
+    if not (_is_set(gold) or _is_set(answer)):
+        return None
+    from megaprune.grading.real_sets import RealSet, equal_sets, real_set
+
+    if any(SIGNS.search(text) for text in (gold, answer)):
+        return None
+    gold, answer = condition_of(gold), condition_of(answer)
+    sets: list[RealSet | None] = []
+    for text in (gold, answer):
+        try:
+            sets.append(real_set(text))
+        except Unparsable:
+            # What is no set of numbers may have variables in its ends, or be a relation of several.
+            shapes = interval_of(gold), interval_of(answer)
+            if shapes[0] and shapes[1]:
+                return _equal_shapes(shapes[0], shapes[1])
+            if (decided := equal_relations(gold, answer)) is not None:
+                return decided
+            raise
+    if sets[0] is None or sets[1] is None:
+        # Ends with variables: the bounds are compared as they are written.
+        shapes = interval_of(gold), interval_of(answer)
+        if shapes[0] and shapes[1]:
+            return _equal_shapes(shapes[0], shapes[1])
+        return None if sets[0] is sets[1] else False
+    try:
+        return equal_sets(sets[0], sets[1])
+    except Unparsable:
+        return equal_relations(gold, answer)
+
+
+_SET = re.compile(r"\\(?:cup|cap|setminus|mathbb|emptyset|le|ge|ne|infty)(?![a-zA-Z])|[<>]")
+
+
+def _is_set(text: str) -> bool:
+    if not _SET.search(text):
+        return False
+    return "=" not in separators(text, RELATION)
+
+
 # Lists, tuples, intervals, sets.
 
-COMMA = re.compile(r"[,;]")
-_EQUALS = re.compile(r"(?<![<>!])=")
-_UNION = re.compile(r"\\cup(?![a-zA-Z])")
-_BRACKET = re.compile(r"\\[{}]|\\\\|[({\[\])}]")
-_OPENS = ("(", "[", "{", r"\{")
+
+def _shape(text: str) -> AnswerShape:
+    r"""Return the shape of a text, with both values of each part that has \pm."""
+    shape = shape_of(text)
+    if not SIGNS.search(text):
+        return shape
+    if shape.kind in ("", r"\{\}"):
+        parts = tuple(value for part in shape.parts for value in signed(part))
+        return AnswerShape(shape.kind, parts)
+    if shape.kind in ("scalar", "()"):
+        return AnswerShape("", tuple(signed(text)))
+    return shape
 
 
-@dataclass(frozen=True)
-class AnswerShape:
-    """An answer as a list, tuple, interval, set or union of parts, or as a scalar without parts."""
-
-    kind: str
-    """Two brackets; "" for a list without; "cup" for a union; "scalar" if there are no parts."""
-
-    parts: tuple[str, ...]
-
-
-def shape_of(text: str) -> AnswerShape:
-    """Return the brackets and parts of a tidy text."""
-    if r"\begin" in text or number(text) is not None:
-        return AnswerShape("scalar", (text,))
-    if len(parts := split(text, _UNION)) > 1:
-        return AnswerShape("cup", tuple(parts))
-    if len(parts := split(text, COMMA)) > 1:
-        return AnswerShape("", tuple(parts))
-    for opening in (r"\{", "(", "["):
-        if not text.startswith(opening) or not _encloses(text, len(opening)):
-            continue
-        closing = r"\}" if text.endswith(r"\}") else text[-1]
-        inside = split(text[len(opening) : -len(closing)], COMMA)
-        if len(inside) > 1 or opening == r"\{":
-            return AnswerShape(opening + closing, tuple(inside))
-    return AnswerShape("scalar", (text,))
+def _groups(text: str) -> list[str]:
+    """Return the parts of 100,200 where they may be a list of numbers of three digits."""
+    return text.split(",") if re.fullmatch(r"\d{3}(?:,\d{3})+", text) else []
 
 
 def _equal_shapes(gold: AnswerShape, answer: AnswerShape) -> bool | None:
     """Compare part by part; None if either must be understood as a whole."""
     kinds = {gold.kind, answer.kind}
     if "scalar" in kinds:
-        return None
+        if gold.kind == "scalar" and answer.kind == "" and len(answer.parts) > 1:
+            # The same answer, given several times.
+            return all(equal(gold.parts[0], part) for part in answer.parts)
+        if kinds == {"scalar", r"\{\}"}:
+            braces, scalar = (gold, answer) if gold.kind == r"\{\}" else (answer, gold)
+            return scalar.parts[0] != r"\emptyset" and all(
+                equal(part, scalar.parts[0]) for part in braces.parts
+            )
+        return None if kinds <= {"scalar", "cup"} else False
     if "cup" in kinds:
         return True if len(kinds) == 1 and _equal_unordered(gold.parts, answer.parts) else None
+    if kinds == {""} and (ordered := _in_order_of_names(gold, answer)) is not None:
+        return ordered
     if kinds <= {"", r"\{\}"}:
-        return _equal_unordered(gold.parts, answer.parts)
+        return _equal_members(gold, answer)
     if kinds != {"", "()"} and len(kinds) > 1:
         return False
-    pairs = zip(gold.parts, answer.parts, strict=False)
-    return len(gold.parts) == len(answer.parts) and all(equal(a, b) for a, b in pairs)
+    if len(gold.parts) != len(answer.parts):
+        return False
+    parts = [
+        _sorted_by_name(shape.parts) if shape.kind == "" else shape.parts
+        for shape in (gold, answer)
+    ]
+    return all(equal(a, b) for a, b in zip(*parts, strict=True))
 
 
-def _equal_unordered(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
+def _names(parts: Sequence[str]) -> list[str] | None:
+    """Return the names that are set equal in each part, if they all differ."""
+    pairs = [sides(part) for part in parts]
+    if not all(len(pair) > 1 and _is_name(pair[0]) for pair in pairs):
+        return None
+    names = [pair[0].replace(" ", "") for pair in pairs]
+    return names if len(set(names)) == len(names) else None
+
+
+def _sorted_by_name(parts: Sequence[str]) -> Sequence[str]:
+    names = _names(parts)
+    return parts if names is None else [part for _, part in sorted(zip(names, parts, strict=True))]
+
+
+def _in_order_of_names(gold: AnswerShape, answer: AnswerShape) -> bool | None:
+    """Compare x=1, y=2 with 1, 2, whose members belong to the names in their order."""
+    named = _names(gold.parts), _names(answer.parts)
+    if (named[0] is None) == (named[1] is None):
+        return None
+    if len(gold.parts) != len(answer.parts):
+        return False
+    if any(len(name) > 1 and "_" not in name for name in named[0] or named[1] or ()):
+        return None
+    return all(equal(a, b) for a, b in zip(gold.parts, answer.parts, strict=True))
+
+
+def _equal_members(gold: AnswerShape, answer: AnswerShape) -> bool:
+    """Compare lists and sets: a set has its members once, and so may the answer to a list."""
+    if _equal_unordered(gold.parts, answer.parts):
+        return True
+    if gold.kind != answer.kind or gold.kind == r"\{\}":
+        return _covers(gold.parts, answer.parts) and _covers(answer.parts, gold.parts)
+    if len(answer.parts) > len(gold.parts) and len(set(gold.parts)) == len(gold.parts):
+        return _covers(gold.parts, answer.parts) and _covers(answer.parts, gold.parts)
+    return False
+
+
+def _covers(left: Sequence[str], right: Sequence[str]) -> bool:
+    return all(any(equal(part, other) for other in left) for part in dict.fromkeys(right))
+
+
+def _equal_unordered(gold: Sequence[str], answer: Sequence[str]) -> bool:
+    if len(gold) != len(answer):
+        return False
     left = list(answer)
+    rest = []
     for part in gold:
+        if part in left:
+            left.remove(part)
+        else:
+            rest.append(part)
+    for part in rest:
         for other in left:
             if equal(part, other):
                 left.remove(other)
@@ -211,87 +339,26 @@ def _equal_unordered(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
     return not left
 
 
-def split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Split a text at the separators that stand in no bracket."""
-    if not separator.search(text):
-        return [text]
-    depths = _depths(text)
-    cuts = [match.span() for match in separator.finditer(text) if depths[match.start()] == 0]
-    begins = [0, *(end for _, end in cuts)]
-    ends = [*(begin for begin, _ in cuts), len(text)]
-    return [text[begin:end].strip() for begin, end in zip(begins, ends, strict=True)]
+# Matrices and vectors.
 
 
-def _encloses(text: str, begin: int) -> bool:
-    """Say whether the bracket that opens the text closes at its end."""
-    depths = _depths(text)
-    last = len(text) - (2 if text.endswith(r"\}") else 1)
-    return text[last:] in (")", "]", r"\}") and 0 not in depths[begin:last]
-
-
-def _depths(text: str) -> list[int]:
-    """Count the brackets around each character; those of an interval need not be of a kind."""
-    depths: list[int] = []
-    depth = end = 0
-    for bracket in _BRACKET.finditer(text):
-        depths += [depth] * (bracket.end() - end)
-        end = bracket.end()
-        if bracket[0] != r"\\":
-            depth += 1 if bracket[0] in _OPENS else -1
-    return depths + [depth] * (len(text) - end)
-
-
-# What has no parts.
-
-
-def _equal_scalars(gold: str, answer: str) -> bool:
-    if words(gold) is not None or words(answer) is not None:
-        return bare(gold) == bare(answer)
-    (a, unit_a), (b, unit_b) = split_unit(gold), split_unit(answer)
-    if (unit_a == "%") != (unit_b == "%"):
-        return _equal_values(a, b) or _equal_values(_part(a, unit_a), _part(b, unit_b))
-    if unit_a != unit_b and {unit_a, unit_b}.isdisjoint({"", "?"}):
+def _equal_matrices(a: Matrix | None, b: Matrix | None, gold: str, answer: str) -> bool | None:
+    if a is None and b is None:
+        return None
+    if a is None or b is None:
+        matrix, other = (a, answer) if a else (b, gold)
+        shape = shape_of(other)
+        if matrix is None or matrix.bars or shape.kind not in ("()", r"[]"):
+            return None if matrix is not None and matrix.bars else False
+        column = all(len(row) == 1 for row in matrix.rows)
+        cells = [row[0] for row in matrix.rows] if column else list(matrix.rows[0])
+        if not column and len(matrix.rows) > 1 or len(cells) != len(shape.parts):
+            return False
+        return all(equal(*pair) for pair in zip(cells, shape.parts, strict=True))
+    if a.bars != b.bars or list(map(len, a.rows)) != list(map(len, b.rows)):
         return False
-    return _equal_values(*_same_bases(a, b))
-
-
-def _part(value: str, unit: str) -> str:
-    """Write a percentage as a fraction of 1."""
-    if unit != "%":
-        return value
-    exact = number(value)
-    return rf"\frac{{{value}}}{{100}}" if exact is None else str(exact / 100)
-
-
-def _same_bases(a: str, b: str) -> tuple[str, str]:
-    """Return both without the subscript that names a number's base, if only one has it.
-
-    The LaTeX parser drops subscripts of numbers: 11_2 would equal 11_3.
-    """
-    bases = [re.fullmatch(r"\(?(\w+?)\)?_\{?(?:\\text\{)?(\w+)\}*", text) for text in (a, b)]
-    digits = [
-        match[1] if match and match[1].isalnum() else text
-        for match, text in zip(bases, (a, b), strict=True)
-    ]
-    if bases[0] and bases[1] and bases[0][2] != bases[1][2]:
-        return a.replace("_", "x"), b.replace("_", "x")
-    return digits[0], digits[1]
-
-
-def _equal_values(gold: str, answer: str) -> bool:
-    a, b = number(gold), number(answer)
-    if a is not None and b is not None:
-        return a == b or _rounds(gold, a, b) or _rounds(answer, b, a)
-    if _close(gold) == _close(answer):
-        return True
-    from megaprune.grading.symbolic import symbolically_equal
-
-    return symbolically_equal(gold, answer)
-
-
-def _rounds(text: str, decimal: Fraction, exact: Fraction) -> bool:
-    """Say whether `text` rounds `exact`, which never ends as a decimal, to enough places."""
-    places = len(text.rpartition(".")[2]) if re.fullmatch(r"-?\d*\.\d+", text) else 0
-    if places < ROUNDED_PLACES or 10**places % exact.denominator == 0:
-        return False
-    return round(exact, places) == decimal
+    return all(
+        equal(x, y)
+        for ours, theirs in zip(a.rows, b.rows, strict=True)
+        for x, y in zip(ours, theirs, strict=True)
+    )

@@ -6,7 +6,6 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from megaprune import user_code
@@ -15,6 +14,11 @@ from megaprune.grading import find
 from megaprune.grading.equality import compare, compare_loosely
 from megaprune.grading.olympiad import compare_all
 from megaprune.grading.verdict import Verdict
+
+ALL, LAST = "all", "last"
+BOXES = (ALL, LAST)
+"""Boxes side by side at the end of an answer are one list, or the last of them is the answer. With
+either, a response has one answer: none that gives two earns for each of them."""
 
 
 class Grader(Protocol):
@@ -28,15 +32,15 @@ class Grader(Protocol):
 class AnswerGrader:
     """A grader in two steps: find the answer, which is cheap; compare it, which may not be."""
 
-    find: Callable[[str, bool], str | Verdict]
-    """(response, finished) -> the answer, or the verdict that there is none."""
+    find: Callable[[str, bool, str], str | Verdict]
+    """(response, finished, boxes) -> the answer, or the verdict that there is none."""
 
     compare: Callable[[str, str], str]
     """(gold, answer) -> the reason, one of WHY; InputError if the gold answer is at fault."""
 
-    def __call__(self, gold: str, response: str, finished: bool) -> Verdict:
-        """Find the answer and compare it."""
-        answer = self.find(response, finished)
+    def __call__(self, gold: str, response: str, finished: bool, boxes: str = ALL) -> Verdict:
+        """Find the answer and compare it; `boxes` is one of BOXES."""
+        answer = self.find(response, finished, boxes)
         return answer if isinstance(answer, Verdict) else self.judge(gold, answer)
 
     def judge(self, gold: str, answer: str) -> Verdict:
@@ -49,22 +53,24 @@ class AnswerGrader:
         return Verdict(why == "right", answer, why, detail)
 
 
-def _strict(
-    response: str, finished: bool, box: Callable[[str], str | None] = find.last_box
-) -> str | Verdict:
+def _strict(response: str, finished: bool, boxes: str) -> str | Verdict:
     if not finished:
         return Verdict(False, None, "cut off")
     answer = find.after_thought(response)
     if answer is None:
         return Verdict(False, None, "thought not closed")
-    return _given(box(answer))
+    return _given(find.last_boxes(answer) if boxes == ALL else find.last_box(answer))
 
 
-def _lenient(response: str, finished: bool) -> str | Verdict:
+def _all_boxes(response: str, finished: bool, boxes: str) -> str | Verdict:
+    return _strict(response, finished, ALL)
+
+
+def _lenient(response: str, finished: bool, boxes: str) -> str | Verdict:
     return _given(find.anywhere(response))
 
 
-def _answer(response: str, finished: bool) -> str | Verdict:
+def _answer(response: str, finished: bool, boxes: str) -> str | Verdict:
     return _given(response) if finished else Verdict(False, None, "cut off")
 
 
@@ -77,13 +83,14 @@ GRADERS: dict[str, AnswerGrader] = {
     "strict": AnswerGrader(_strict, compare),
     "lenient": AnswerGrader(_lenient, compare_loosely),
     "answer": AnswerGrader(_answer, compare),
-    "olympiad": AnswerGrader(partial(_strict, box=find.last_boxes), compare_all),
+    "olympiad": AnswerGrader(_all_boxes, compare_all),
 }
-r"""strict: the last complete `\boxed{}` after the thought of a response that ended by itself.
+r"""strict: the last complete `\boxed{}` after the thought of a response that ended by itself, with
+those side by side with it (see BOXES).
 lenient: the last box anywhere, also of a response that was cut; tolerances as ThinkPrune's.
 answer: the response is the answer.
-olympiad: as strict, with all answers of several, in one box or in boxes side by side, and a gold
-answer as `grading.olympiad` says."""
+olympiad: as strict, always with all boxes side by side, and a gold answer as `grading.olympiad`
+says."""
 
 
 def resolve(name: str) -> Grader:

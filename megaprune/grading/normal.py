@@ -1,10 +1,17 @@
-r"""Normal forms: the same LaTeX for what people and models write in many ways."""
+r"""Normal spelling: the same LaTeX for what people and models write in many ways.
+
+Every pass reads the text once, so that the time is linear in its length.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from fractions import Fraction
+
+
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a text."""
+    return frozenset(text.split())
 
 
 class Unparsable(Exception):
@@ -14,62 +21,151 @@ class Unparsable(Exception):
 _SYMBOLS = {
     "−": "-", "–": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*",
     "÷": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "√": r"\sqrt ",
-    "°": r"^\circ ", "º": r"^\circ ", "ℝ": r"\mathbb{R}", "α": r"\alpha ", "β": r"\beta ",
-    "θ": r"\theta ", "λ": r"\lambda ", "′": "'", "’": "'", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ",
+    "√": r"\sqrt ", "°": r"^\circ ", "º": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}", "ℚ": r"\mathbb{Q}", "α": r"\alpha ", "β": r"\beta ",
+    "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ",
+    "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "∠": r"\angle ",
+    "△": r"\triangle ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "⟨": r"\langle ",
+    "⟩": r"\rangle ", "∨": r"\lor ", "∧": r"\land ", "∖": r"\setminus ", "≈": r"\approx ",
+    "…": r"\ldots ", "⋯": r"\ldots ", "∶": ":", "、": ",", "。": ".", "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "℃": r"^\circ C", "℉": r"^\circ F",
+    "\u0304": "\u0305", "或": r"\lor ", "和": r"\land ", "且": r"\land ", "￥": "¥",
 }  # fmt: skip
 
-_FONT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf|normal)|[mh]box)\s*\{"
+_END = r"(?![a-zA-Z])"
+_FONT = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|sl|up|normal)?|math(?:rm|bf|it|sf|normal)|[mh]box"
+    r"|operatorname\*?) ?\{"
+)
+_LAYOUT = (
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?)" + _END + r" ?(?:\.(?!\d))?"
+    r"|\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it|large|Large|small|normalsize|strut"
+    r"|mathstrut|centering|nonumber|hfill|hline|allowbreak|mathop|underline|boxed|fbox|smash"
+    r"|boldsymbol|bm|ensuremath)" + _END + r"|\\!"
+    r"|\\(?:[hv]space\*?|[hv]?phantom|label|tag\*?|color) ?\{[^{}]*\}"
+    r"|\\(?:textcolor|colorbox) ?\{[^{}]*\}|\\phantom ?-?"
+)
+_FUNCTIONS = (
+    "arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|lg|exp|gcd|lcm"
+    "|max|min"
+)
 
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
-        (r"\\(?:boxed|fbox)\s*(?=\{)", ""),
-        (r"(?<=\d)(?:,\s*\\!|\s*\{\s*,\s*\})\s*(?=\d{3}(?!\d))", ""),
-        (r"\\?\$|(?<!\\)\\[()\[\]]|\\!", ""),
-        (r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?", ""),
-        (r"\\(?:displaystyle|limits|rm|bf)(?![a-zA-Z])", ""),
-        (r"(?<!\\)\\[,;:> ]|\\q?quad(?![a-zA-Z])|~", " "),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\\\ ?\[[^\[\]]*\]", r"\\\\ "),
+        (r"(?<=\d)(?:, ?\\!| ?\{ ?, ?\}) ?(?=\d{3}(?!\d))", ""),
+        (r"(?<!\\)\$|(?<!\\)\\[()\[\]]", ""),
+        (_LAYOUT, ""),
+        (
+            r"(?<!\\)\\[,;:> ]|\\(?:q?quad|thinspace|enspace|enskip|medspace|thickspace|space)"
+            + _END
+            + r"|~|(?<!\\)\\$",
+            " ",
+        ),
+        (r"\\[dtcs]frac" + _END + r"|\\(?:nice|x)frac" + _END, r"\\frac"),
+        (r"\\[dt]binom" + _END, r"\\binom"),
         (_FONT, r"\\text{"),
-        (r"\\text\{\s*(-?\d[\d.,]*|[A-Za-z])\s*\}", r"\1"),
-        (r"^\s*\\text\{\s*(-?\d[\d.,]*)(\s+[^{}]*)\}", r"\1\\text{\2}"),
-        (r"\\text\{\s*\}", ""),
-        (r",?\s*\\text\{\s*,?\s*(?:and|or)\s*\}\s*|,?\s+(?:and|or)\s+", ", "),
-        (r"\\phantom(?![a-zA-Z])\s*(?:\{[^{}]*\}|-)?", ""),
-        (r"(?:(?<=\{)|^)\s*\\approx\s*", ""),
-        (r"\\frac\s*\\pi\s*(?=[\d{])", r"\\frac{\\pi}"),
-        (r"\\%|\s*\bpercent\b|\s*\\text\{\s*(?:percent|%|\\%)\s*\}", "%"),
-        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])", r"^\\circ"),
-        (r"\\l(?:eq|eqslant)(?![a-zA-Z])|<=", r"\\le "),
-        (r"\\g(?:eq|eqslant)(?![a-zA-Z])|>=", r"\\ge "),
-        (r"\\lt(?![a-zA-Z])", "<"),
-        (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
-        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\\text\{ ?(-?\d[\d.,]*) ?\}|^ ?\\text\{ ?([A-Za-z]) ?\}", r"\1\2"),
+        (r"^ ?\\text\{ ?(-?\d[\d.,]*)( [^{}]*)\}", r"\1\\text{\2}"),
+        (r"\\text\{ ?\}", ""),
+        (r"\\(?:vee|lor)" + _END, r"\\lor "),
+        (r"\\(?:wedge|land)" + _END + r"|\\&", r"\\land "),
+        (r"\\text\{ ?,? ?and ?\}|(?<= )and(?= )", r"\\land "),
+        (r"\\text\{ ?,? ?or ?\}|(?<= )or(?= )", r"\\lor "),
+        (r" ?, ?(?=\\l(?:and|or) )", " "),
+        (r"(?:(?<=\{)|^) ?\\approx ?|^ ?=(?!=)", ""),
+        (r"\\frac ?\\pi ?(?=[\d{])", r"\\frac{\\pi}"),
+        (r"\\%| ?\bpercent\b| ?\\text\{ ?(?:percent|%|\\%) ?\}", "%"),
+        (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ" + _END + r"|\\(?:text)?degree" + _END, r"^\\circ "),
+        (r"\\text ?\{ ?(\^\\circ) ?\}", r"\1"),
+        (r"\\l(?:eq|eqslant)" + _END + r"|<=|=<", r"\\le "),
+        (r"\\g(?:eq|eqslant)" + _END + r"|>=", r"\\ge "),
+        (r"\\neq" + _END + r"|!=", r"\\ne "),
+        (r"\\lt" + _END, "<"),
+        (r"\\gt" + _END, ">"),
+        (r"\\lbrace" + _END, r"\\{"),
+        (r"\\rbrace" + _END, r"\\}"),
+        (r"\\langle" + _END, "("),
+        (r"\\rangle" + _END, ")"),
+        (r"\\(?:varnothing|empty)" + _END, r"\\emptyset "),
+        (r"\\(?:vert|lvert|rvert)" + _END, "|"),
+        (r"\\(?:dots|cdots|dotsc|dotsb)" + _END + r"|\.\.\.", r"\\ldots "),
+        (r"\\(?:Bbb|mathbb) ?\{? ?([A-Z]) ?\}?", r"\\mathbb{\1}"),
+        (r"\\var(theta|phi|epsilon|rho|sigma)" + _END, r"\\\1"),
         (r"(?<!\\)\b(?:infinity|inf)\b", r"\\infty "),
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
-        (r"\\sqrt\s+(\d+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
-        (r"(?<![a-zA-Z\\])sqrt\s*(?=[\d({])", r"\\sqrt"),
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r" choose ", r" \\choose "),
+        (r"\\sqrt (\d+|[A-Za-z](?![A-Za-z]))", r"\\sqrt{\1}"),
+        (r"(?<![a-zA-Z\\])sqrt ?(?=[\d({])", r"\\sqrt"),
+        (r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
+        (rf"(?<![a-zA-Z\\])({_FUNCTIONS})(?= ?[(^_\\\d]| [a-zA-Z](?![a-zA-Z]))", r"\\\1 "),
         (r"\*\*", "^"),
-        (r"(?<=[\d)}])\s*\*\s*|(?<=[A-Za-z])\s*\*\s*", r"\\cdot "),
-        (r"\s+", " "),
+        (r"(?<=[\d)}A-Za-z]) ?\* ?", r"\\cdot "),
+        (r" +", " "),
     ]
 ]
+
+_LABEL = re.compile(
+    r"^ ?(?:\\text\{)? ?(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:(?:final|correct) )?"
+    r"(?:answer|solution|result)(?: is(?! ?not)(?: ?:)?| ?[:=]) ?(?:\\text\{)?"
+    r"|^ ?(?:故|所以)?(?:最终)?答案?(?:为|是|：|:) ?",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"""(['"`])([^'"`]*)\1|\*\*([^*]+)\*\*""")
 
 
 def tidy(text: str) -> str:
     """Rewrite a text in the normal spelling: no layout, fonts, dollar signs and outer braces."""
-    text = "".join(map(_latex, text))
-    # Neighbours, as in a power of two digits, are one group.
-    text = re.sub(r"(?<=\d)\}\^\{(?=\d)|\}_\{(?=\d)", "", text) if "}" in text else text
+    if not text.isascii():
+        text = _RAISED.sub(lambda run: "^{" + _plain(run[0]) + "}", text)
+        text = _LOWERED.sub(lambda run: "_{" + _plain(run[0]) + "}", text)
+        text = "".join(map(_latex, text))
+    # A letter of digits with a bar or dot above is a repeating decimal's.
+    if "\u0305" in text or "\u0307" in text:
+        text = re.sub(r"((?:\d\u0305)+)", lambda m: rf"\overline{{{m[1]}}}", text)
+        text = re.sub(r"(\d)\u0307", r"\\dot{\1}", text).replace("\u0305", "")
+    text = " ".join(text.split())
+    if match := _QUOTED.fullmatch(text):
+        text = match[2] or match[3] or ""
+    if r"\begin" in text or "matrix{" in text:
+        text = _environments(text)
+    if match := _LABEL.match(text):
+        rest = text[match.end() :]
+        text = rest.replace("}", "", 1) if _opens(match[0]) else rest
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = text.strip(" ,;:").rstrip(" .,;:")
-    while text.startswith("{") and _closes(text) == len(text) - 1:
-        text = text[1:-1].strip(" ,;:").rstrip(" .,;:")
+    return _stripped(text)
+
+
+def _opens(label: str) -> bool:
+    return r"\text{" in label
+
+
+_MOST_BRACES = 20
+_ENDS = re.compile(r"(?:\\\\ ?)+$")
+
+
+def _stripped(text: str) -> str:
+    """Remove punctuation at the ends, and braces around the whole."""
+    for _ in range(_MOST_BRACES):
+        before = text
+        text = _ENDS.sub("", text.strip(" ,;:").rstrip(" .,;:"))
+        if text.startswith("{") and _closes(text) == len(text) - 1:
+            text = text[1:-1]
+        if text == before:
+            break
     return text
+
+
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+
+
+def _plain(text: str) -> str:
+    """Write raised or lowered digits on the line."""
+    return unicodedata.normalize("NFKC", text).replace("−", "-")
 
 
 def _latex(char: str) -> str:
@@ -77,14 +173,25 @@ def _latex(char: str) -> str:
         return char
     if char in _SYMBOLS:
         return _SYMBOLS[char]
+    if unicodedata.category(char) == "Cf":  # a byte order mark, or another mark without width
+        return ""
     how, *codes = unicodedata.decomposition(char).split() or [""]
     plain = "".join(chr(int(code, 16)) for code in codes) if how.startswith("<") else ""
     if how == "<fraction>" and "⁄" in plain:
         over, under = plain.split("⁄")
         return rf"\frac{{{over}}}{{{under or 1}}}"
     if how in ("<super>", "<sub>"):
-        return ("^" if how == "<super>" else "_") + "{" + plain.replace("−", "-") + "}"
+        return ("^" if how == "<super>" else "_") + "{" + plain + "}"
     return plain if plain.isascii() and plain else char
+
+
+def nesting(text: str) -> int:
+    """Return how deep brackets stand in brackets, of any kind."""
+    depth = deepest = 0
+    for bracket in re.finditer(r"[(\[{]|[)\]}]", text):
+        depth += 1 if bracket[0] in "([{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _closes(text: str) -> int:
@@ -97,101 +204,53 @@ def _closes(text: str) -> int:
     return -1
 
 
-_DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)"
-_DECIMAL = re.compile(
-    rf"(?P<sign>[+-]?) ?(?P<digits>{_DIGITS}?(?:\.\d*)?)"
-    r"(?:[eE](?P<e>[+-]?\d{1,3})| ?(?:\\times|\\cdot|x|\*) ?10 ?\^ ?\{?(?P<ten>-?\d{1,3})\}?)?"
-)
-_FRACTION = re.compile(
-    r"(?P<sign>-?) ?(?:(?P<whole>\d+) ?(?=\\)|(?P<whole2>\d+) +(?=\d))?"
-    r"(?:\\frac ?(?:\{ ?(?P<over>-?\d+) ?\}|(?P<over1>\d)) ?"
-    r"(?:\{ ?(?P<under>\d+) ?\}|(?P<under1>\d))"
-    r"|(?P<over2>\d+) ?/ ?(?P<under2>\d+))"
-)
-
-# Longer ones are no answers, and Python refuses to read them.
-_MAX_DIGITS = 1000
+# Environments that only lay out: what they hold are lines, which make a list.
+_LINES = [
+    name + star
+    for name in (
+        "aligned", "alignedat", "align", "gathered", "gather", "split", "equation", "array",
+        "cases", "dcases", "rcases",
+    )
+    for star in ("", "*")
+]  # fmt: skip
+_PLAIN_MATRIX = re.compile(r"\\(p|b|v|)matrix ?\{")
 
 
-def number(text: str) -> Fraction | None:
-    """Read the exact value of a plain number: 1,234.5, 3e5, 2 1/2; None for anything else."""
-    if len(text) > _MAX_DIGITS:
-        return None
-    if (match := _DECIMAL.fullmatch(text)) and any(map(str.isdigit, match["digits"])):
-        digits = re.sub("[, ]", "", match["digits"])
-        exponent = int(match["e"] or match["ten"] or 0)
-        value = Fraction(digits) * Fraction(10) ** exponent
-        return -value if match["sign"] == "-" else value
-    if match := _FRACTION.fullmatch(text):
-        part = match.groupdict()
-        over = int(part["over"] or part["over1"] or part["over2"])
-        under = int(part["under"] or part["under1"] or part["under2"])
-        whole = int(part["whole"] or part["whole2"] or 0)
-        if under == 0 or (whole and over < 0):
+def _environments(text: str) -> str:
+    r"""Turn lines of layout into a list, and \pmatrix{1 \cr 2} into an environment."""
+    while match := _PLAIN_MATRIX.search(text):
+        first = match.end() - 1
+        last = first + _closes(text[first:])
+        if last < first:
+            break
+        rows = text[first + 1 : last].replace(r"\cr", r"\\")
+        name = f"{match[1]}matrix"
+        rows = rf"\begin{{{name}}}{rows}\end{{{name}}}"
+        text = text[: match.start()] + rows + text[last + 1 :]
+    for name in _LINES:
+        begin, end = rf"\begin{{{name}}}", rf"\end{{{name}}}"
+        while begin in text:
+            before, _, rest = text.partition(begin)
+            inside, closed, after = rest.partition(end)
+            listed = _listed(inside) if closed else None
+            if listed is None:
+                break
+            before = re.sub(r"\\left ?(?:\\[{.]|\.|\\lbrace) ?$", "", before)
+            after = re.sub(r"^ ?\\right ?(?:\.|\\})", "", after)
+            text = f"{before}{listed}{after}"
+    return text
+
+
+def _listed(inside: str) -> str | None:
+    """Return the lines of an environment as a list; None if its columns mean something."""
+    inside = re.sub(r"^ ?\{[lcr|@ ]*\}", "", inside)
+    lines = [line.strip(" ,;") for line in re.split(r"\\\\|\\cr" + _END, inside)]
+    lines = [line for line in lines if line]
+    joined = ""
+    for line in lines:
+        # Columns align relations: 'x &= 1'. Other columns are a table, or cases with conditions.
+        if re.search(r"&(?! ?(?:=|<|>|\\[lg]|\\ne|\\approx))", line):
             return None
-        value = whole + Fraction(over, under)
-        return -value if part["sign"] else value
-    return None
-
-
-_UNIT = re.compile(
-    r"(?P<value>.*[^\s\\,;({\[]) ?"
-    r"(?:\\text\{(?P<text>[^{}]*)\}|(?<=[\d}]) (?P<words>[A-Za-z]{2,}(?:[ -][A-Za-z]+)*)"
-    r"|(?<=\d)(?P<short>[mck]m|kg|mph|ft|in|hours?|min)) ?(?:\^ ?\{? ?(?P<power>[23]) ?\}?)?"
-)
-# What follows a number and is no unit.
-_OPERATION = re.compile(
-    r"\d|^(?:or|and)\b|\b(?:plus|minus|times|over|mod|to|than|not|a?sin|a?cos|a?tan|log|ln|exp)\b"
-)
-_UNITS = {
-    alias: names[0]
-    for names in [
-        ("mm", "millimeter", "millimetre"), ("cm", "centimeter", "centimetre"),
-        ("m", "meter", "metre"), ("km", "kilometer", "kilometre"), ("inch", "in", "inches"),
-        ("foot", "ft", "feet"), ("yard", "yd"), ("mile", "mi"), ("g", "gram"),
-        ("kg", "kilogram"), ("second", "sec", "s"), ("minute", "min"), ("hour", "hr", "h"),
-        ("day",), ("week",), ("month",), ("year", "yr"), ("degree", "deg"), ("radian", "rad"),
-        ("cent",), ("dollar",), ("am", "a.m"), ("pm", "p.m"), ("liter", "litre", "l"), ("%",),
-    ]
-    for alias in names
-}  # fmt: skip
-
-
-def split_unit(text: str) -> tuple[str, str]:
-    r"""Split a tidy text into its value and its unit, as "5 \text{ square feet}" -> ("5", "foot2").
-
-    The unit is "" if there is none, and "?" if it is none of the common ones: a noun.
-    """
-    for ending, name in ((r"^\circ", "degree"), ("%", "%")):
-        if text.endswith(ending) and len(text) > len(ending):
-            return text.removesuffix(ending).rstrip(), name
-    match = _UNIT.fullmatch(text)
-    if not match:
-        return text, ""
-    words = (match["text"] or match["words"] or match["short"] or "").strip().lower()
-    if _OPERATION.search(words) or (len(words) < 3 and words not in _UNITS):
-        return text, ""
-    value = match["value"].removesuffix(r"^\circ").rstrip()
-    return value, _known(words, match["power"] or "")
-
-
-def _known(words: str, power: str) -> str:
-    for word, value in (("square", "2"), ("sq", "2"), ("cubic", "3"), ("cu", "3")):
-        if words.startswith(word + " "):
-            words, power = words.removeprefix(word + " "), value
-    words = words.removesuffix(".")
-    name = _UNITS.get(words) or _UNITS.get(words.removesuffix("s"))
-    return name + power if name else "?"
-
-
-def words(text: str) -> str | None:
-    """Return prose without case, spaces and punctuation; None for mathematics."""
-    whole = re.fullmatch(r"(?:\\text\{[^{}]*\}[ ,.]*)+", text)
-    if whole or re.fullmatch(r"[A-Za-z ,.'()-]*[A-Za-z]{4,}[A-Za-z ,.'()-]*", text):
-        return bare(text)
-    return None
-
-
-def bare(text: str) -> str:
-    """Remove spaces, case and punctuation; signs of mathematics stay."""
-    return re.sub(r"[\s.,;:!?'\"(){}]", "", text.replace(r"\text", "")).casefold()
+        plain = line.replace("&", " ").strip()
+        joined += plain if not joined or plain.startswith("=") else f", {plain}"
+    return joined

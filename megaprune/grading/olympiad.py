@@ -21,8 +21,11 @@ from functools import lru_cache
 from itertools import product
 
 from megaprune.errors import InputError
-from megaprune.grading.equality import COMMA, equal, reason, set_of, shape_of, split
-from megaprune.grading.normal import number, split_unit, tidy
+from megaprune.grading.equality import equal, reason
+from megaprune.grading.normal import tidy
+from megaprune.grading.numbers import number
+from megaprune.grading.shapes import COMMA, SIGNS, condition_of, shape_of, split, with_sign
+from megaprune.grading.units import split_unit
 
 _COMMA_SPACE = re.compile(r"[,;] ")  # of 1,000, 2,000
 
@@ -91,7 +94,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], object]] = {
 
 
 def _equal_lists(gold: Gold, text: str) -> bool:
-    for parts, in_order in _lists(set_of(text)):
+    for parts, in_order in _lists(condition_of(text)):
         if len(parts) != len(gold.answers):
             continue
         if gold.ordered or in_order:
@@ -114,19 +117,13 @@ def _lists(text: str) -> Iterator[tuple[Sequence[str], bool]]:
 
 def _both_signs(part: str, tied: bool) -> list[str]:
     r"""Return the answers in a part with \pm; tied: all its signs change together."""
-    count = len(_SIGN.findall(part))
+    count = len(SIGNS.findall(part))
     if not 0 < count <= _MOST_SIGNS:
         return [part]
     choices = zip(*["+-"] * count, strict=True) if tied else product("+-", repeat=count)
-    return [_signed(part, iter(signs)) for signs in choices]
+    return [with_sign(part, *signs) for signs in choices]
 
 
-def _signed(part: str, signs: Iterator[str]) -> str:
-    return _SIGN.sub(lambda sign: _SIGNS[sign[1] + next(signs)], part)
-
-
-_SIGN = re.compile(r"\\(pm|mp)(?![a-zA-Z]) ?")
-_SIGNS = {"pm+": "+", "pm-": "-", "mp+": "-", "mp-": "+"}
 _MOST_SIGNS = 4
 
 
@@ -171,7 +168,7 @@ def _ending(unit: str) -> str:
 
 def _near(known: str, part: str, error: Fraction) -> bool:
     (exact, unit_a), (given, unit_b) = split_unit(known), split_unit(part)
-    if unit_a != unit_b and {unit_a, unit_b}.isdisjoint({"", "?"}):
+    if unit_a.conflicts(unit_b):
         return False
     a, b = _value(exact), _value(given)
     return a is not None and b is not None and abs(a - b) <= error
@@ -181,7 +178,6 @@ def _value(text: str) -> Fraction | None:
     exact = number(text)
     if exact is not None:
         return exact
-    from megaprune.grading.symbolic import real_value
+    from megaprune.grading.values import real_value
 
-    approximate = real_value(text)
-    return None if approximate is None else Fraction(approximate)
+    return real_value(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from megaprune.errors import InputError
-from megaprune.grading.graders import GRADERS
+from megaprune.grading.graders import ALL, GRADERS
 from megaprune.grading.process import (
     MAY_PASS_SECONDS,
     START_SECONDS,
@@ -55,6 +55,8 @@ class Pool:
     The workers' environment has what Python needs and the `variables` that are named, without the
     keys and passwords of this process; of its files they have standard error alone.
 
+    `boxes`, one of `graders.BOXES`, says which boxes of a response are its answer.
+
     Raises InputError if a grader cannot be loaded. To be used as a context manager.
     """
 
@@ -67,6 +69,7 @@ class Pool:
         seconds: float = 5.0,
         memory_bytes: int = 1 << 30,
         variables: Sequence[str] = (),
+        boxes: str = ALL,
     ):
         if workers < 1 or seconds <= 0:
             raise InputError(
@@ -75,6 +78,7 @@ class Pool:
             )
         self._graders = dict(graders)
         self._default = default
+        self._boxes = boxes
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._submitted: set[Hashable] = set()
@@ -128,7 +132,7 @@ class Pool:
         answer: str | Verdict | None = None
         if name in GRADERS:
             # Finding is cheap; it spares the worker the thought, and often all.
-            answer = GRADERS[name].find(response, finished)
+            answer = GRADERS[name].find(response, finished, self._boxes)
         self._submitted.add(key)
         if isinstance(answer, Verdict):
             self._record(key, answer, 0.0)

@@ -58,7 +58,7 @@ class GradingLimits:
     """Seconds of the worker's CPU time."""
 
     memory_bytes: int
-    """Bytes of address space, the interpreter and sympy (about 70 MB) included."""
+    """Bytes of address space, the interpreter (about 60 MB) included."""
 
     @property
     def wall_seconds(self) -> float:

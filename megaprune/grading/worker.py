@@ -81,9 +81,7 @@ def _prepare(graders: list[str], memory_bytes: int) -> dict[str, Grader]:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resolved = {name: resolve(name) for name in graders}
     if any(isinstance(grader, AnswerGrader) for grader in resolved.values()):
-        from megaprune.grading.symbolic import warm_up
-
-        warm_up()
+        from megaprune.grading import real_sets, relations, values  # noqa: F401 - before the first
     return resolved
 
 

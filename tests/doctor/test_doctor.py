@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 REQUIRED = {
     "Python", "torch", "megatron-core", "vLLM", "transformers", "safetensors", "omegaconf",
     "pydantic",
-    "pyarrow", "math-verify", "psutil",
+    "pyarrow", "mpmath", "psutil",
 }  # fmt: skip
 HAS_GPU = shutil.which("nvidia-smi") is not None
 ON_CPU = pytest.mark.skipif(HAS_GPU, reason="for a machine without a GPU")
@@ -271,14 +271,14 @@ def test_errors_are_told_from_their_beginning(site, examine):
 
 
 def test_a_package_of_the_wrong_version(site, examine):
-    site.metadata("math-verify", "0.5.0")
+    site.metadata("mpmath", "0.5.0")
     site.metadata("omegaconf", "3.0.0")
-    finding = examine()["math-verify"]
-    if packages.requirement_of("megaprune", "math-verify", "gpu") is None:
+    finding = examine()["mpmath"]
+    if packages.requirement_of("megaprune", "mpmath", "gpu") is None:
         pytest.skip("megaprune is not installed: its requirements are not known")
     assert finding.state == "wrong"
-    assert finding.detail.startswith("0.5.0; math-verify")
-    assert finding.fix.startswith("pip install 'math-verify")
+    assert finding.detail.startswith("0.5.0; mpmath")
+    assert finding.fix.startswith("pip install 'mpmath")
 
 
 def test_metadata_without_a_package(site, examine):

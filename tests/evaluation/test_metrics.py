@@ -40,8 +40,8 @@ def test_majority():
     def majority(answers, right, k):
         return metrics.majority_at_k([answers], [right], k)
 
-    # 1/2 in three spellings outvotes two fives.
-    texts = [r"\frac{1}{2}", "0.5", "$1/2$", "5", "5"]
+    # Three halves outvote two fives.
+    texts = ["1/2", "1/2", "1/2", "5", "5"]
     assert majority(texts, [True, True, True, False, False], 5) == 1.0
     assert majority(texts, [False, False, False, True, True], 5) == 0.0
     assert majority(texts, [True, True, True, False, False], 1) == pytest.approx(0.6)
@@ -55,6 +55,9 @@ def test_majority():
     assert majority([None, None, "4"], [False, False, True], 3) == 1.0
     assert majority([None, None], [False, False], 2) == 0.0
     assert majority(["1", "1"], [True, True], 3) is None
+    # Right answers are one class, however they are written.
+    assert majority(["1+1", "2", "4/2", "7", "7"], [True, True, True, False, False], 5) == 1.0
+    assert majority(["right", "2", "2"], [False, True, True], 3) == 1.0
     # A grader that does not say what it found.
     assert majority([None, None], [True, False], 1) is None
 

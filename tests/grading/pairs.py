@@ -400,6 +400,17 @@ MATRICES = [
     ),
 ]
 
+NO_DEVIATIONS = [
+    ("3\\text{ hours}", "180\\text{ minutes}", True),
+    ("90^\\circ", "\\frac{\\pi}{2}", True),
+    ("5", "five", True),
+    ("A", "\\textbf{(A)}\\ 5", True),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "(1,2)", True),
+    ("\\text{dog}", "\\text{the dog}", True),
+    ("X", "x", False),
+    ("5\\text{ miles east}", "5\\text{ miles west}", False),
+]
+
 BASES_AND_RATIOS = [
     ("2516_8", "2516_8", True),
     ("2516_8", "2516", True),
@@ -443,21 +454,15 @@ HOSTILE = [
 PAIRS = [
     *INTEGERS, *THOUSANDS, *DECIMALS, *FRACTIONS, *IRRATIONALS, *ALGEBRA, *EQUATIONS,
     *INEQUALITIES, *INTERVALS, *TUPLES, *SETS, *UNITS, *PERCENT, *TEXT, *CHOICES, *MATRICES,
-    *BASES_AND_RATIOS,
+    *BASES_AND_RATIOS, *NO_DEVIATIONS,
 ]  # fmt: skip
 
 # What a mathematician says and the grader does not: (gold answer, answer, equal).
 DEVIATIONS = [
-    ("3\\text{ hours}", "180\\text{ minutes}", True),
-    ("90^\\circ", "\\frac{\\pi}{2}", True),
-    ("5", "five", True),
-    ("A", "\\textbf{(A)}\\ 5", True),
-    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "(1,2)", True),
+    # Digits in another base, or in none, are no answer to a question for digits in this one.
     ("11_2", "3", True),
-    ("\\text{dog}", "\\text{the dog}", True),
     ("5", "x^2=5", False),  # x^2 may be what was asked for
-    ("X", "x", False),
-    ("5\\text{ miles east}", "5\\text{ miles west}", False),
     ("12\\text{ apples}", "12\\text{ pears}", False),
+    # A run of letters may be a word: dog is not god.
     ("abcd", "dcba", True),
 ]

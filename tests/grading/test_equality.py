@@ -4,10 +4,12 @@ import os
 import time
 
 import pytest
+from notation_pairs import KINDS
 from pairs import DEVIATIONS, HOSTILE, PAIRS
 
 from megaprune.grading import Pool
-from megaprune.grading.equality import normal_form
+from megaprune.grading.equality import compare
+from megaprune.grading.forms import normal_form
 
 SECONDS = 5.0  # for the slowest of the pairs, on a busy machine
 HOSTILE_SECONDS = 1.5
@@ -35,6 +37,23 @@ def test_pairs():
     ]
     assert bad == []
     assert stats.graded == len(PAIRS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_notations(kind):
+    """Each as a mathematician says, and no gold answer taken for one that cannot be read."""
+    bad = [
+        (gold, answer, why)
+        for gold, answer, equal in KINDS[kind]
+        if ((why := compare(gold, answer)) == "right") != equal or why == "gold unparsable"
+    ]
+    assert bad == []
+
+
+def test_notations_try_both():
+    for kind, pairs in KINDS.items():
+        assert len(pairs) == len(set(pairs)) >= 10, kind
+        assert sum(not equal for *_, equal in pairs) >= 3, kind
 
 
 def test_known_deviations_are_as_they_are_known():

@@ -19,7 +19,8 @@ from megaprune.grading.graders import resolve
         (r"<think></think>\boxed{33}", True, "right", "33"),
         (r"\boxed{34}</think>\boxed{33}", True, "right", "33"),
         (r"hm</think> \boxed{1} no, \boxed{33}", True, "right", "33"),
-        (r"hm</think> \boxed{33} \boxed{34}", True, "wrong", "34"),
+        (r"hm</think> \boxed{33} \boxed{34}", True, "wrong", "33, 34"),
+        (r"hm</think> $\boxed{33}$ and $\boxed{33}$", True, "right", "33"),
         (r"hm</think> \boxed{33}", False, "cut off", None),
         (r"hm \boxed{33}", True, "thought not closed", None),
         (r"<think> \boxed{33}", True, "thought not closed", None),
@@ -58,6 +59,31 @@ def test_strict(response, finished, why, extracted):
 @pytest.mark.parametrize("finished", [True, False])
 def test_lenient_does_as_the_released_code_of_thinkprune(gold, response, match, finished):
     assert GRADERS["lenient"](gold, response, finished).match is match
+
+
+TWO = r"hm</think> $x = \boxed{3}$ or $x = \boxed{5}$"
+
+
+@pytest.mark.parametrize(
+    ("boxes", "gold", "match"),
+    [
+        ("all", "3, 5", True),
+        ("all", r"\{5, 3\}", True),
+        ("all", "5", False),
+        ("all", "3", False),
+        ("last", "3, 5", False),
+        ("last", "5", True),
+        ("last", "3", False),
+    ],
+)
+def test_boxes_side_by_side_are_one_list_or_the_last_is_the_answer(boxes, gold, match):
+    """With either, two boxes earn for one gold answer: giving several is no way to be right."""
+    assert GRADERS["strict"](gold, TWO, True, boxes).match is match
+
+
+def test_boxes_side_by_side_that_say_the_same_are_one_answer():
+    assert GRADERS["strict"](r"\frac12", r"</think> \boxed{\frac12}, \boxed{0.5}", True).match
+    assert GRADERS["strict"]("5", r"</think> \boxed{5}, \boxed{6}", True).why == "wrong"
 
 
 def test_answer_is_the_response():
