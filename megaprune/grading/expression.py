@@ -95,15 +95,14 @@ class _Parser:
             minus = self.next() == "-"
             part = self.product()
             parts.append(Node("neg", (part,)) if minus else part)
+        node = Node("add", tuple(parts)) if len(parts) > 1 else parts[0]
         if self.peek() in (r"\mod", r"\bmod"):
             self.next()
-            whole = Node("add", tuple(parts)) if len(parts) > 1 else parts[0]
-            parts = [Node("mod", (whole, self.product()))]
+            node = Node("mod", (node, self.product()))
         if self.take(r"\choose"):
-            whole = Node("add", tuple(parts)) if len(parts) > 1 else parts[0]
-            parts = [Node("binom", (whole, self.sum()))]
+            node = Node("binom", (node, self.sum()))
         self.depth -= 1
-        return Node("add", tuple(parts)) if len(parts) > 1 else parts[0]
+        return node
 
     def product(self) -> Node:
         node = self.signed()
@@ -117,13 +116,12 @@ class _Parser:
                 if token == ":":
                     raise Unparsable(self.text)  # a ratio is no division
                 node = Node("div", (node, self.signed()))
-            elif self.starts() and not (token[0] in _DIGITS and self.after_letter()):
+            elif self.starts() and not (
+                token[0] in _DIGITS and self.tokens[self.at - 1][:1].isalnum()
+            ):
                 node = Node("mul", (node, self.power()))
             else:
                 return node
-
-    def after_letter(self) -> bool:
-        return self.tokens[self.at - 1][:1].isalnum()
 
     def signed(self) -> Node:
         if self.take("-"):
@@ -399,6 +397,6 @@ _DIGITS = frozenset(".0123456789")
 def _combinations(name: str, exponent: Node) -> Node | None:
     """Read C_{10}^{3}."""
     base = name.removeprefix("C_")
-    if not base.isdigit() or base == name or exponent.op != "num":
+    if not base.isdigit() or exponent.op != "num":
         return None
     return Node("binom", (Node("num", (Fraction(base),)), exponent))

@@ -88,6 +88,26 @@ def test_summary():
     assert majority == {"1": 3 / 8, "2": pytest.approx(((3 + 2 / 2) / 6 + 3 / 6) / 2), "4": 1.0}
 
 
+def test_right_answers_are_one_vote_however_they_are_written():
+    texts = ["1+1", "2", r"\frac{4}{2}", "7", "7.0"]
+    rows = [row("a", n, n < 3, 1, extracted=text) for n, text in enumerate(texts)]
+    # Of four, three right ones win in two of five subsets, and two tie with two in the others.
+    assert summary.summarise(rows, [])["majority_at"]["4"] == pytest.approx((2 + 3 / 2) / 5)
+    # Two of each tie.
+    rows = [row("a", n, n < 2, 1, extracted=text) for n, text in enumerate(texts[1:4] + ["7.0"])]
+    assert summary.summarise(rows, [])["majority_at"]["4"] == pytest.approx(0.5)
+
+
+def test_a_summary_of_hostile_answers_is_there_in_time():
+    texts = ["a " * 990, "(" * 1990, r"\text{" * 330, "1," * 990, "9^" * 990, "x" * 100_000]
+    rows = [
+        row(f"p{n % 4}", n, False, 1, extracted=f"{text}{n}") for n, text in enumerate(texts * 20)
+    ]
+    begin = time.process_time()
+    summary.summarise(rows, [])
+    assert time.process_time() - begin < 5
+
+
 def test_a_grader_that_does_not_say_what_it_found_has_no_majority():
     found = summary.summarise([row("a", 0, True, 1, extracted=None)], [])
     assert found["majority_at"] == {"1": None}

@@ -9,7 +9,7 @@ from pairs import DEVIATIONS, HOSTILE, PAIRS
 
 from megaprune.grading import Pool
 from megaprune.grading.equality import compare
-from megaprune.grading.forms import normal_form
+from megaprune.grading.forms import normal_form, normal_forms
 
 SECONDS = 5.0  # for the slowest of the pairs, on a busy machine
 HOSTILE_SECONDS = 1.5
@@ -112,6 +112,45 @@ def test_answers_of_one_normal_form(answers):
 def test_answers_of_different_normal_forms():
     answers = ["1", "2", "50%", "50", "(1,2)", "(2,1)", "1,2", "x", "X+1", "1, 2, 2", r"\frac{", ""]
     assert len(set(map(normal_form, answers))) == len(answers)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a",
+        "a ",
+        "1 ",
+        "1,",
+        "(",
+        "{",
+        "x=",
+        r"\text{",
+        r"\text{a} ",
+        r"\frac",
+        r"\pm ",
+        "a-",
+        "5 a ",
+    ]
+    + [r"\begin{aligned}", r"\left", "1:", "9^", " ", "''", "and ", ". "],
+)
+def test_the_time_of_a_normal_form_is_linear(piece):
+    def seconds(length):
+        text = (piece * length)[:length]
+        spent = []
+        for number in range(3):
+            begin = time.process_time()
+            normal_form(text + str(number))
+            spent.append(time.process_time() - begin)
+        return min(spent)
+
+    assert seconds(1990) < 8 * seconds(490) + 0.02
+
+
+def test_normal_forms_of_many_are_computed_in_a_worker():
+    answers = [r"\frac12", "0.50", "007", "x" * 3000, *(answer for _, answer, _ in HOSTILE)]
+    forms = normal_forms(answers)
+    assert forms.keys() == set(answers)
+    assert (forms[r"\frac12"], forms["0.50"], forms["007"]) == ("1/2", "1/2", "7")
 
 
 def test_normal_forms_of_hostile_answers_are_there_at_once():

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from megaprune.grading import Pool
-from megaprune.grading.equality import COMMA, normal_form, split
+from megaprune.grading.forms import normal_form
 from megaprune.grading.normal import tidy
+from megaprune.grading.shapes import COMMA, split
 
 FOLDER = os.environ.get("MEGAPRUNE_DATA")
 FILES = sorted(Path(FOLDER).glob("*.jsonl")) if FOLDER else []
