@@ -46,6 +46,12 @@ def run(report: Report, scratch: Path, options: argparse.Namespace) -> None:
     folder = write_model(scratch / "model", **shape)
     with report.check("float32 against transformers") as values:
         values |= float32(folder, short)
+    with report.check("float32 with YaRN against transformers") as values:
+        yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}
+        # Half of the longest sample: most of its tokens lie beyond.
+        yarn["original_max_position_embeddings"] = max(len(s.tokens) for s in short) // 2
+        stretched = write_model(scratch / "yarn", **shape, rope_parameters=yarn)
+        values |= float32(stretched, short)
     with report.check("bfloat16 against transformers") as values:
         values |= bfloat16(folder, short + long)
     with report.check("recompute equals none") as values:
