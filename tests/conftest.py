@@ -79,6 +79,7 @@ SLOW = {
     "test_documented_commands.py": "commands as they stand in README and docs/",
     "test_validate.py::test_checking_an_evaluation_ends_if_the_template_does_not": "is waited for",
     "test_validate.py::test_checking_an_evaluation_runs_nothing_of_the_model": "many checks",
+    "weights/test_arguments_megatron.py": "a model of Megatron-core for each argument",
     "weights/test_bad_input.py": "hundreds of conversions",
     "weights/test_convert.py": "hundreds of conversions",
     "weights/test_copy_plan.py": "plans of large worlds",

@@ -68,6 +68,7 @@ def add_to_hf(jobs: Any) -> None:
         help="bytes of a safetensors file at the most (default 5GB)",
     )
     _add_trust(job)
+    _add_claims(job)
     _add_output(job)
     job.set_defaults(run=run_to_hf)
 
@@ -84,6 +85,7 @@ def add_verify(jobs: Any) -> None:
     job.add_argument("b", type=Path, metavar="B", nargs="?")
     _add_dtype(job, "convert A's elements to this before comparing")
     _add_trust(job)
+    _add_claims(job)
     _add_json(job)
     job.set_defaults(run=run_verify)
 
@@ -130,6 +132,8 @@ def run_to_hf(options: argparse.Namespace) -> int:
             check=options.verify,
             trust=options.trust,
             digests="full" if options.verify else "off",
+            keep_vocabulary=options.keep_vocabulary,
+            ignored=options.ignore_argument,
         )
     return _report(done, options.json)
 
@@ -148,7 +152,15 @@ def run_verify(options: argparse.Namespace) -> int:
             verdict = verify_manifest(options.a, begin, options.trust)
         else:
             dtype = DTYPES.get(options.dtype)
-            verdict = verify(options.a, options.b, begin, dtype, options.trust)
+            verdict = verify(
+                options.a,
+                options.b,
+                begin,
+                dtype,
+                options.trust,
+                options.keep_vocabulary,
+                options.ignore_argument,
+            )
     equal = not verdict.differences
     if options.json:
         print(json.dumps({"equal": equal, **asdict(verdict)}, indent=1))
@@ -215,6 +227,24 @@ def _add_trust(job: argparse.ArgumentParser) -> None:
         help="take a checkpoint whose .metadata or common.pt names classes that neither "
         "Megatron-core nor torch writes there: they are passed over (and not run) instead of "
         "refused",
+    )
+
+
+def _add_claims(job: argparse.ArgumentParser) -> None:
+    job.add_argument(
+        "--keep-vocabulary",
+        action="store_true",
+        help="keep rows of a checkpoint's vocabulary that config.json's vocab_size leaves out and "
+        "that are no padding (added tokens), with a config.json that says so, instead of refusing "
+        "it",
+    )
+    job.add_argument(
+        "--ignore-argument",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a training argument, stored in the checkpoint and not known here, that changes "
+        "nothing of what the model computes; may be given more than once",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from megaprune.weights.files.megatron_folder import MegatronFolder
 from megaprune.weights.files.megatron_writer import write_megatron
 from megaprune.weights.files.side_files import copy_side_files, without_quantization
 from megaprune.weights.files.staging import staged
+from megaprune.weights.files.vocabulary import token_count
 from megaprune.weights.files.wrong_folder import check_checkpoint
 from megaprune.weights.layouts import Spelling, checkpoint_layout, extra_states, hf_layout
 from megaprune.weights.layouts.sharding import round_up
@@ -74,9 +76,10 @@ def hf_to_megatron(
     with staged(out, overwrite, weights.nbytes(), hf) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
         write_megatron(partial, weights, extra_states(folder.model), folder.side_files(), progress)
-        notes = [*_fit_config(partial / HF_FILES / "config.json", weights), *_vanished(weights)]
+        notes = _fit_config(partial / HF_FILES / "config.json", weights, folder.model.vocab)
+        notes += [*_vanished(weights), *_tokens_without_rows(folder)]
         if check:
-            _proved(folder, MegatronFolder(partial), begin, dtype)
+            _proved(folder, MegatronFolder(partial, strict=False), begin, dtype)
     return Conversion(
         out, len(folder.model.tensors()), weights.nbytes(), check, folder.notes + notes
     )
@@ -94,10 +97,13 @@ def megatron_to_hf(
     check: bool = True,
     trust: bool = False,
     digests: str = "full",
+    keep_vocabulary: bool = False,
+    ignored: Collection[str] = (),
 ) -> Conversion:
     """Write a Megatron-core distributed checkpoint as a Hugging Face folder.
 
-    Optimizer state and vocabulary padding stay behind.
+    Optimizer state and vocabulary padding stay behind. What of the stored arguments or of the
+    vocabulary contradicts config.json is refused.
 
     Args:
         megatron: the checkpoint, or a folder of checkpoints, of which the latest is taken.
@@ -111,6 +117,9 @@ def megatron_to_hf(
             of refusing it. Nothing of it is run either way.
         digests: how much of a run's checkpoint is compared with the digests in it first: one of
             `digests.VERIFY`. Only what is read is.
+        keep_vocabulary: keep rows beyond config.json's vocab_size that are no padding, and write a
+            config.json that says so, instead of refusing the checkpoint.
+        ignored: training arguments that are not known here, and change nothing.
 
     Raises:
         InputError: as for `hf_to_megatron`; or the checkpoint is damaged.
@@ -118,13 +127,13 @@ def megatron_to_hf(
     check_checkpoint(megatron)
     checkpoint = latest_checkpoint(megatron)
     check_whole(checkpoint, digests, ())  # the small files, before anything in them is believed
-    folder = MegatronFolder(checkpoint, hf, trust)
+    folder = MegatronFolder(checkpoint, hf, trust, keep_vocabulary=keep_vocabulary, ignored=ignored)
     check_whole(checkpoint, digests, {parameter.name for parameter in folder.layout.ranks[0]})
     weights = Rearranged(folder, hf_layout(folder.model), dtype)
     with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())
         copy_side_files(folder.side_files(), partial)
-        notes = _fit_config(partial / "config.json", weights)
+        notes = _fit_config(partial / "config.json", weights, folder.model.vocab)
         write_hf(partial, weights, max_shard, progress)
         notes += _vanished(weights)
         if check:
@@ -145,8 +154,18 @@ def _proved(source: Folder, written: Folder, begin: Begin, dtype: torch.dtype | 
     Manifest.of(source.path, result.digests).write(written.path)
 
 
-def _fit_config(config: Path, weights: Rearranged) -> list[str]:
-    """Make config.json describe the weights beside it: plain, and of the type that it names.
+def _tokens_without_rows(folder: HfFolder) -> list[str]:
+    tokens, words = token_count(folder.side_files())
+    if tokens <= folder.model.vocab:
+        return []
+    return [
+        f"{words}; the model has {folder.model.vocab} rows. Tokens beyond them have no weights, "
+        f"and beside this tokenizer rows of padding are not taken for padding"
+    ]
+
+
+def _fit_config(config: Path, weights: Rearranged, vocab_size: int) -> list[str]:
+    """Make config.json describe the weights beside it: plain, of their type and number of tokens.
 
     Loaders convert to the type that it names, and quantize as it says.
 
@@ -156,6 +175,7 @@ def _fit_config(config: Path, weights: Rearranged) -> list[str]:
     given = json.loads(config.read_text(encoding="utf-8"))
     content, _ = without_quantization(given)
     keys = [key for key in ("dtype", "torch_dtype") if content.get(key)]
+    content["vocab_size"] = vocab_size
     notes = []
     if len(types) == 1 and not all(content[key] in types for key in keys):
         (dtype,) = types

@@ -133,12 +133,6 @@ def _mscale(factor: float, weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def with_theta(config: Mapping[str, Any], theta: Any) -> dict[str, Any]:
-    """Return a config.json that says the same but for the base of the rotation."""
-    others = {key: value for key, value in config.items() if key not in CONFIG_KEYS}
-    return {**others, "rope_parameters": {**rope_parameters(config), "rope_theta": theta}}
-
-
 def rope_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """List what differs in the rotations of two config.json, as "field: in `first`, in `second`".
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -58,24 +58,28 @@ def verify(
     begin: Begin,
     dtype: torch.dtype | None = None,
     trust: bool = False,
+    keep_vocabulary: bool = False,
+    ignored: Collection[str] = (),
 ) -> VerifyResult:
     """Compare a folder with another that it should equal, and with its manifest if it has one.
 
     Every logical tensor of `second` is compared with that of `first` by its bytes (so that NaN
-    equals NaN, and 0.0 is not -0.0), its padding must be zero (that of `first`, which training may
-    have moved, does not matter), and the configurations must be of the same model. If all is well
+    equals NaN, and 0.0 is not -0.0), its padding must be zero (that of `first` may have moved, but
+    as one: else it is no padding), and the configurations must be of the same model. If all is well
     and `second` has no manifest, it gets one.
 
     Args:
         dtype: the first folder's elements are converted to this before they are compared.
-        trust: as for `MegatronFolder`.
+        trust, keep_vocabulary, ignored: as for `MegatronFolder`.
 
     Raises:
         InputError: a folder cannot be read at all.
     """
     configs = (config_of(path) for path in (first, second))
     hf = next((config for config in configs if config), None)
-    reference, folder = open_folder(first, hf, trust), open_folder(second, hf, trust)
+    reference, folder = (
+        open_folder(path, hf, trust, keep_vocabulary, ignored) for path in (first, second)
+    )
     manifest = Manifest.read(folder.path)
     result = compare(reference, folder, begin, dtype)
     if manifest is not None:
@@ -126,6 +130,8 @@ def compare(
         ]
         described = [(side.config, side.side_files()["config.json"]) for side in (first, second)]
         result.generation = generation_differences(*described)
+        if first.lost:
+            result.differences.append(f"{first.path}: {first.lost}")
         if first.model != second.model:
             # What only one file says, and the other leaves to another default, is found here.
             result.differences = result.differences or _model_differences(first.model, second.model)

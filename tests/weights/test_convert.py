@@ -254,7 +254,8 @@ def test_what_the_checkpoint_does_not_say_is_noted(hf, megatron, tmp_path, conve
     shutil.rmtree(megatron / "hf")
     result = convert("to-hf", "--megatron", megatron, "--hf", hf, "--out", tmp_path / "back")
     assert result.status == 0
-    assert f"head count, rotary base and norm epsilon are those of {hf}" in result.text
+    assert f"taken on trust from {hf}, and from what its architecture is" in result.text
+    assert "num_attention_heads, head_dim, num_key_value_heads, rms_norm_eps" in result.text
     assert "3 rows above vocab_size=509 are padding" in result.text
 
 

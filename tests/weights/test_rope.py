@@ -80,15 +80,6 @@ def test_what_differs_is_named(first, second, lines):
     assert config_differences(named_config(first), named_config(second)) == lines
 
 
-def test_another_base_is_put_into_either_spelling():
-    for name in ("yarn", "yarn, new", "linear, a base inside", "nothing said", "llama3"):
-        config = named_config(BUILT[name])
-        changed = rope.with_theta(config, 77.5)
-        assert rope.rope_parameters(changed) == {
-            **rope.rope_parameters(config), "rope_theta": 77.5
-        }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

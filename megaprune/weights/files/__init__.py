@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from megaprune.weights.files.checkpoint_index import kept_config
@@ -19,17 +20,30 @@ def config_of(path: Path) -> Path | None:
     return path if (path / "config.json").is_file() else None
 
 
-def open_folder(path: Path, hf: Path | None = None, trust: bool = False) -> Folder:
-    """Open a folder of either format.
+def open_folder(
+    path: Path,
+    hf: Path | None = None,
+    trust: bool = False,
+    keep_vocabulary: bool = False,
+    ignored: Collection[str] = (),
+) -> Folder:
+    """Open a folder of either format, to compare it.
 
     Args:
         hf: where to take config.json from for a Megatron checkpoint that does not keep it.
-        trust: as for `MegatronFolder`.
+        trust, keep_vocabulary, ignored: as for `MegatronFolder`.
 
     Raises:
         InputError: there is no such folder, or it holds neither format.
     """
     if is_checkpoint(path):
-        return MegatronFolder(path, None if kept_config(path) else hf, trust)
+        return MegatronFolder(
+            path,
+            None if kept_config(path) else hf,
+            trust,
+            keep_vocabulary=keep_vocabulary,
+            ignored=ignored,
+            strict=False,
+        )
     check_hugging_face(path, EITHER)
     return HfFolder(path)

@@ -47,6 +47,8 @@ class Folder(Weights, Protocol):
     model: Model
     notes: list[str]
     """What a user should know about the folder although nothing is wrong."""
+    lost: str
+    """What of the weights is left out of `model` although something says that it belongs to it."""
 
     def side_files(self) -> dict[str, Path]:
         """Return the files of the Hugging Face model besides its weights, by name."""

@@ -83,6 +83,7 @@ class HfFolder:
     """
 
     format = "hugging-face"
+    lost = ""
 
     def __init__(self, path: Path):
         check_hugging_face(path)

@@ -1,4 +1,4 @@
-"""The arguments that Megatron-LM stores beside the weights, in config.json's terms."""
+"""The arguments that Megatron-LM stores beside the weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from megaprune.errors import InputError
 from megaprune.weights.files.archive import Archive, FilePart, storage_type
 from megaprune.weights.files.checkpoint_metadata import known_in_metadata
 from megaprune.weights.files.pickled import Made, Name
-from megaprune.weights.rope import with_theta
 from megaprune.weights.untrusted import shown
 
 _COMMON_BYTES = 64 << 20
@@ -28,6 +27,8 @@ _CLASSES = {
     "numpy._core.numeric": {"_frombuffer"},
     "numpy.core.numeric": {"_frombuffer"},
     "torch": {"device"},
+    "torch.nn.functional": {"gelu", "relu", "silu"},
+    "torch._C._nn": {"gelu", "silu"},
     "torch.storage": {"UntypedStorage"},
     "torch._utils": {"_rebuild_parameter", "_rebuild_tensor_v2", "_rebuild_tensor_v3"},
     **dict.fromkeys(
@@ -38,32 +39,56 @@ _CLASSES = {
 }  # fmt: skip
 """What torch and Megatron-core pickle there, besides classes of Megatron's own."""
 
-_NAMESPACES = {Name("argparse", "Namespace")}
+_NAMESPACES = {Name("argparse", "Namespace"), Name("types", "SimpleNamespace")}
 
 
-def training_arguments(common: Path, trust: bool = False) -> dict[str, Any] | None:
-    """Read the `args` that Megatron-LM keeps in common.pt, if it does.
+def training_arguments(common: Path, trust: bool = False) -> dict[str, Any]:
+    """Read the `args` that Megatron-LM keeps in common.pt.
 
     Args:
         trust: pass over objects of classes that neither Megatron-core nor torch write there,
             instead of refusing them. They are not made or run either way.
 
+    Returns:
+        Values by name; functions and types are there by their own names, and what is grouped (as
+        Megatron-LM's YAML files do) is there without its groups. Empty if none are stored.
+
     Raises:
-        InputError: the file is damaged, or names what is not known.
+        InputError: the file is damaged, names what is not known, or has arguments of a kind that
+            cannot be read.
     """
     if not common.is_file():
-        return None
+        return {}
     size = common.stat().st_size
     if size > _COMMON_BYTES:
         raise InputError(f"{common} has {size} bytes; expected at most {_COMMON_BYTES}")
     with FilePart(common, 0, size, budget=2 * _COMMON_BYTES) as file:
         state = Archive(file, str(common)).content((lambda _: True) if trust else _known)
     args = state.get("args") if isinstance(state, dict) else None
-    if not isinstance(args, Made) or args.maker not in _NAMESPACES:
+    if args is None:
+        return {}
+    fields = _fields(args)
+    if fields is None and trust:
+        return {}
+    if fields is None:
+        raise InputError(
+            f"{common} has args of a kind that is not known, {shown(args)}; expected the Namespace "
+            f"that Megatron-LM stores. What it says of the model cannot be compared"
+        )
+    plain: dict[str, Any] = {}
+    for name, value in fields.items():
+        group = _fields(value) if isinstance(value, Made) else None
+        plain |= {name: value} if group is None else group
+    return {name: str(value) if isinstance(value, Name) else value for name, value in plain.items()}
+
+
+def _fields(args: Any) -> dict[str, Any] | None:
+    """Return the fields of a namespace or dictionary; None if it is neither."""
+    if isinstance(args, Made) and args.maker in _NAMESPACES:
+        args = args.state if args.state is not None else {}
+    if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
         return None
-    if not isinstance(args.state, dict):
-        raise InputError(f"{common} cannot be read: its args are {shown(args.state)}")
-    return args.state
+    return args
 
 
 def _known(name: Name) -> bool:
@@ -74,25 +99,3 @@ def _known(name: Name) -> bool:
         or known_in_metadata(name)
         or storage_type(name) is not None
     )
-
-
-def as_config(args: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Write Megatron-LM's arguments in config.json's terms; what they do not say stays as it is."""
-    plain = {
-        name: value for name, value in args.items() if isinstance(value, bool | int | float | str)
-    }
-    spelled = {
-        "num_hidden_layers": plain.get("num_layers"),
-        "hidden_size": plain.get("hidden_size"),
-        "intermediate_size": plain.get("ffn_hidden_size"),
-        "num_attention_heads": plain.get("num_attention_heads"),
-        "head_dim": plain.get("kv_channels"),
-        "rms_norm_eps": plain.get("norm_epsilon"),
-    }
-    if plain.get("group_query_attention", False):
-        spelled["num_key_value_heads"] = plain.get("num_query_groups")
-    if "untie_embeddings_and_output_weights" in plain:
-        spelled["tie_word_embeddings"] = not plain["untie_embeddings_and_output_weights"]
-    base = plain.get("rotary_base")
-    result = {**config, **{k: v for k, v in spelled.items() if v is not None}}
-    return result if base is None else with_theta(result, base)

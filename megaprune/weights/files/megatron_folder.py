@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from megaprune.errors import InputError
+from megaprune.weights.arguments import compare_arguments
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.checkpoint_index import HF_FILES, CheckpointIndex, Chunk, locate
 from megaprune.weights.files.folder import check_shape, dtype_name, otherwise_named
 from megaprune.weights.files.hf_folder import DTYPES
 from megaprune.weights.files.mapped import read_box
-from megaprune.weights.files.megatron_arguments import as_config, training_arguments
+from megaprune.weights.files.megatron_arguments import training_arguments
 from megaprune.weights.files.side_files import (
     side_file_notes,
     side_files,
     without_quantization,
 )
+from megaprune.weights.files.vocabulary import look_at
 from megaprune.weights.files.wrong_folder import check_described
 from megaprune.weights.generation_fields import generation_differences
 from megaprune.weights.layouts import Layout, Spelling, checkpoint_layout
 from megaprune.weights.model import Model, config_differences, read_config
-from megaprune.weights.untrusted import check_stays_in, named
+from megaprune.weights.untrusted import check_stays_in, named, shown
 
 _EMBEDDING = "embedding.word_embeddings.weight"
+_HEAD = "output_layer.weight"
 
 
 class MegatronFolder:
@@ -37,20 +42,34 @@ class MegatronFolder:
             checkpoint does not keep these files itself; else it must agree with what it keeps.
         trust: pass over what its pickles have of classes that are not known, instead of refusing
             it. Nothing of it is run either way.
+        keep_vocabulary: rows beyond config.json's vocab_size that are no padding are part of the
+            model, whose `config` then says so.
+        ignored: training arguments that are not known here, and change nothing.
+        strict: refuse such rows if they are not kept, instead of saying so in `lost`.
 
     Raises:
-        InputError: no such checkpoint, another model than the configuration says, or files
-            missing or truncated.
+        InputError: no such checkpoint, another model than the configuration or the arguments that
+            training stored say, or files missing or truncated.
     """
 
     format = "megatron-torch_dist"
 
-    def __init__(self, path: Path, hf: Path | None = None, trust: bool = False):
-        self._index, self._trust = CheckpointIndex(path, trust), trust
+    def __init__(
+        self,
+        path: Path,
+        hf: Path | None = None,
+        trust: bool = False,
+        *,
+        keep_vocabulary: bool = False,
+        ignored: Collection[str] = (),
+        strict: bool = True,
+    ):
+        self._index = CheckpointIndex(path, trust)
         self.path = path = self._index.path
         self.notes: list[str] = []
         self._hf = path / HF_FILES
-        self.config, quantization = without_quantization(self._config(hf))
+        config, where = self._config(hf)
+        self.config, quantization = without_quantization(config)
         if quantization:
             self.notes.append(
                 f"the config.json of {self._hf} says that weights are quantized ({quantization}); "
@@ -59,14 +78,13 @@ class MegatronFolder:
         self.notes += side_file_notes(self._hf)
         self.model = Model.from_config(self.config, str(self._hf / "config.json"))
         self.spelling = self._spelling()
+        self.args = training_arguments(path / "common.pt", trust)
+        self._compare_arguments(where, ignored)
         self.layout: Layout = checkpoint_layout(self.model, self.spelling)
         self._check()
-        if padding := self.spelling.padded_vocab - self.model.vocab:
-            self.notes.append(
-                f"{padding} rows above vocab_size={self.model.vocab} are padding, and not part of "
-                f"the model"
-            )
         self._chunks = {p.name: self._index.chunks(p.name) for p in self.layout.ranks[0]}
+        self.lost = ""
+        self._settle_vocabulary(keep_vocabulary, strict)
 
     def dtype(self, parameter: str) -> torch.dtype:
         """Return the element type of a parameter."""
@@ -99,7 +117,8 @@ class MegatronFolder:
         offset, strides = chunk.data
         return read_box(chunk.path, offset, dtype, strides, box.within(chunk.box))
 
-    def _config(self, hf: Path | None) -> dict[str, Any]:
+    def _config(self, hf: Path | None) -> tuple[dict[str, Any], str]:
+        """Return the configuration, and the file that it is in."""
         check_stays_in(self._hf, self.path)
         stored = read_config(self._hf) if self._hf.is_dir() else None
         if hf is None:
@@ -108,7 +127,7 @@ class MegatronFolder:
                     f"{self.path} keeps no config.json (no folder {HF_FILES}/): give a Hugging "
                     f"Face folder of the same model (to-hf: with --hf; verify: as the other folder)"
                 )
-            return self._agreeing(stored, str(self._hf / "config.json"))
+            return stored, str(self._hf / "config.json")
         check_described(hf)
         given = read_config(hf)
         if stored is not None:
@@ -122,24 +141,63 @@ class MegatronFolder:
             self.notes += [f"generation differs from that of {hf}, and is kept: {d}" for d in kept]
         else:
             self._hf = hf if hf.is_dir() else hf.parent
-        return self._agreeing(given, str(hf))
+        return given, str(hf)
 
-    def _agreeing(self, config: dict[str, Any], where: str) -> dict[str, Any]:
-        """Return the configuration, once compared with the arguments that Megatron-LM stored."""
-        args = training_arguments(self.path / "common.pt", self._trust)
-        if not args and self._hf != self.path / HF_FILES:
-            self.notes.append(
-                f"head count, rotary base and norm epsilon are those of {where}: the checkpoint "
-                f"does not say them, and shapes do not show them"
+    def _compare_arguments(self, where: str, ignored: Collection[str]) -> None:
+        """Refuse a configuration that the stored arguments contradict; note what nothing shows."""
+        common = self.path / "common.pt"
+        rows = self.spelling.padded_vocab
+        seen = compare_arguments(self.args, self.config, self.model, rows, ignored)
+        if seen.differences:
+            raise InputError(
+                f"{where} is another model than the arguments that training stored in {common}: "
+                f"{'; '.join(seen.differences)}"
             )
-        if args:
-            differences = config_differences(config, as_config(args, config))
-            if differences:
-                raise InputError(
-                    f"{where} is another model than the arguments that training stored in "
-                    f"{self.path / 'common.pt'}: {'; '.join(differences)}"
-                )
-        return config
+        if seen.unknown:
+            raise InputError(
+                f"{common} has training arguments that are not known here, and may change the "
+                f"model: {', '.join(seen.unknown)}. For those that change nothing of what the "
+                f"trained model computes, give --ignore-argument NAME"
+            )
+        if used := [name for name in ignored if name in self.args]:
+            values = ", ".join(f"{named(name)}={shown(self.args[name])}" for name in used)
+            self.notes.append(f"of the training arguments, {values} were ignored, as asked for")
+        if seen.unknown_off:
+            self.notes.append(
+                f"training arguments that are not known here are off (None, False, 0 or empty), "
+                f"and are taken to change nothing: {', '.join(seen.unknown_off)}"
+            )
+        if seen.rounding:
+            self.notes.append(
+                f"training computed in other number formats than the weights are stored in "
+                f"({', '.join(seen.rounding)}); a Hugging Face model does not"
+            )
+        # What the checkpoint itself keeps was written with the weights.
+        if seen.trusted and self._hf != self.path / HF_FILES:
+            names = ", ".join(dict.fromkeys(seen.trusted))
+            self.notes.append(
+                f"taken on trust from {where}, and from what its architecture is, since neither "
+                f"the checkpoint's arguments nor its tensors show it: {names}"
+            )
+
+    def _settle_vocabulary(self, keep: bool, strict: bool) -> None:
+        """Keep rows beyond config.json's vocab_size that are no padding, or refuse or note them."""
+        names = [self.spelling.prefix + name for name in (_EMBEDDING, _HEAD)]
+        shapes = {p.name: p.shape for p in self.layout.ranks[0] if p.name in names}
+        seen = look_at(self.read, shapes, self.model.vocab, self.args, self.side_files())
+        if not seen.problem:
+            self.notes += seen.notes
+            return
+        if keep:
+            self.config = {**self.config, "vocab_size": seen.tokens}
+            self.model = replace(self.model, vocab=seen.tokens)
+            self.layout = checkpoint_layout(self.model, self.spelling)
+            self.notes += seen.notes
+        elif strict:
+            raise InputError(f"{self.path}: {seen.problem}")
+        else:
+            self.lost = seen.problem
+            self.notes.append(f"{self.path}: {seen.problem}")
 
     def _spelling(self) -> Spelling:
         names = [n for n in self._index.tensors if n.endswith(_EMBEDDING) and "optim" not in n]
