@@ -1,17 +1,15 @@
 """What runs, prunings, evaluations and analyses leave on disk: files, columns, metrics.
 
-Whatever writes one of these and whatever reads it takes the name from here. `python -m
-megaprune.schema` writes docs/metrics.md from the same declarations.
+Whatever writes one of these and whatever reads it takes the name from here. `schema_page` writes
+docs/metrics.md from the same declarations.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -249,6 +247,13 @@ GRADING_FAILED = _metric(
     "The share of responses that the grader could not grade: too slow, too much memory, an error. "
     "They count as wrong.",
 )
+VERDICT = _metric(
+    "verdict/<verdict>",
+    "1",
+    "responses with it / responses",
+    "The share of each of the grader's verdicts: right, wrong, cut_off, thought_not_closed, "
+    "no_answer and so on. They add up to 1.",
+)
 NO_SIGNAL = _metric(
     "no_signal",
     "1",
@@ -374,6 +379,11 @@ def share_of(phase: str) -> str:
     return SHARE.replace("<phase>", phase)
 
 
+def verdict_of(why: str) -> str:
+    """The name of the share of responses with a verdict, one of `grading.verdict.WHY`."""
+    return VERDICT.replace("<verdict>", why.replace(" ", "_"))
+
+
 OLD_METRICS = {
     "length/mean": LENGTH_MEAN,
     "length/p50": LENGTH_P50,
@@ -397,68 +407,3 @@ def metric_of(name: str) -> MetricDoc | None:
     fits = [m for m in METRICS if re.fullmatch(re.sub(r"<\w+>", ".+", m.name), name)]
     # Of two families the narrower one; a name of its own before all.
     return max(fits, key=lambda m: ("<" not in m.name, len(m.name)), default=None)
-
-
-# The page ----------------------------------------------------------------------------------------
-def metrics_page() -> str:
-    """The text of docs/metrics.md."""
-    metrics = [(f"`{m.name}`", m.unit, _code(m.formula), m.doc) for m in METRICS]
-    old = [(f"`{name}`", f"`{new}`") for name, new in OLD_METRICS.items()]
-    columns = [(f"`{column.name}`", column.type, column.doc) for column in SAMPLE_COLUMNS]
-    files = [(f"`{path}`", doc) for path, doc in FILES.items()]
-    return "\n".join(
-        (
-            "# What runs and evaluations write",
-            "",
-            "This page is made by `python -m megaprune.schema` from the declarations in "
-            "megaprune/schema.py.",
-            "",
-            "## Metrics",
-            "",
-            f"`{METRICS_FILE}` has a line for each step and each validation; W&B gets the same "
-            "names. Shares are of 1. The numbers of responses are of all that a step drew (but for "
-            "its surplus), and those with `learned/` of the ones that it learned from.",
-            "",
-            "*Learned tokens* are those of responses whose advantage is not 0, whatever else the "
-            "loss has computed for a KL divergence or an entropy; with a loss that does without "
-            "advantages (`sft`), those of all responses. A step without any has no such metric.",
-            "",
-            *_table(("metric", "unit", "formula", "what it says"), metrics),
-            "",
-            "Runs may have older names, which `megaprune report` reads too:",
-            "",
-            *_table(("older", "today"), old),
-            "",
-            "## Tables of responses",
-            "",
-            "All are parquet, with the same columns in runs and evaluations.",
-            "",
-            *_table(("column", "type", "what it holds"), columns),
-            "",
-            "## Files",
-            "",
-            *_table(("path", "what it is"), files),
-            "",
-        )
-    )
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write the page: `python -m megaprune.schema [FILE]`."""
-    path = Path(arguments[0] if arguments else "docs/metrics.md")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(metrics_page(), encoding="utf-8")
-    print(path)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "megaprune"
 # longest name that fits, so that a room's lower part can stand apart.
 LAYERS = [
     ["errors", "schema", "config.renamed"],
-    ["files", "foreign_text"],
+    ["files", "foreign_text", "schema_page"],
     ["lease", "yaml_text"],
     ["distributed", "config.fields"],
     ["user_code", "hub"],

@@ -366,6 +366,14 @@ class Config:
         doc="The run stops when the log-probs of both engines differ by more, on average. Null: "
         "never.",
     )
+    max_failed_steps: int | None = field(
+        default=3,
+        gt=0,
+        unit="steps",
+        may_change=True,
+        doc="The run stops when so many steps in a row have responses that all fail for one "
+        "reason, as cut off or no answer; wrong answers are none. Null: never.",
+    )
     strict: bool = field(
         default=False,
         may_change=True,

@@ -243,7 +243,7 @@ def draw_diagnostics(run: RunRecord) -> list[Picture]:
         steps, values = run.series(key)
         if np.isfinite(values).any():
             pictures.append(_draw_small(name, title, unit, steps, values))
-    return [*pictures, *_draw_seconds(run)]
+    return [*pictures, *_draw_verdicts(run), *_draw_seconds(run)]
 
 
 def _draw_small(name: str, title: str, unit: str, steps: Array, values: Array) -> Picture:
@@ -266,20 +266,54 @@ def _draw_seconds(run: RunRecord) -> list[Picture]:
     phases = _phases(run)
     if not phases:
         return []
-    steps = np.array([*run.metrics])
+    image = _draw_stacked(phases, np.array([*run.metrics]), "seconds per step")
+    total = float(sum(values.sum() for values in phases.values())) or 1.0
+    shares = (f"{name} {number(values.sum() / total, '.0%')}" for name, values in phases.items())
+    caption = f"Of all seconds: {', '.join(shares)}."
+    return [Picture("seconds", image, "Time of a step", caption)]
+
+
+def _draw_verdicts(run: RunRecord) -> list[Picture]:
+    """Draw the shares of the grader's verdicts in each step, stacked."""
+    prefix = schema.verdict_of("")
+    names = dict.fromkeys(key for row in run.metrics.values() for key in row)
+    shares = {
+        key.removeprefix(prefix).replace("_", " "): _column(run, key)
+        for key in names
+        if key.startswith(prefix) and _column(run, key).any()
+    }
+    if not shares:
+        return []
+    image = _draw_stacked(shares, np.array([*run.metrics]), "share of answers", percent=True)
+    last = (f"{name} {number(float(values[-1]), '.1%')}" for name, values in shares.items())
+    caption = f"At the last step: {', '.join(last)}."
+    return [Picture("verdicts", image, "What the grader says", caption)]
+
+
+def _draw_stacked(
+    parts: Mapping[str, Array], steps: Array, unit: str, percent: bool = False
+) -> bytes:
+    """Draw parts of each step on top of each other."""
     with new_figure(SMALL) as (figure, axes):
         bottom = np.zeros(len(steps))
-        for index, (name, values) in enumerate(phases.items()):
+        for index, (name, values) in enumerate(parts.items()):
             colour = COLOURS[index] if index < len(COLOURS) else GREY
             axes.bar(steps, values, 1.0, bottom, color=colour, label=name)
             bottom += values
-        axes.set(xlabel=STEP, ylabel="seconds per step")
+        axes.set(xlabel=STEP, ylabel=unit)
+        if percent:
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_formatter(PERCENT)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, handlelength=1)
-    total = float(bottom.sum()) or 1.0
-    shares = (f"{name} {number(values.sum() / total, '.0%')}" for name, values in phases.items())
-    caption = f"Of all seconds: {', '.join(shares)}."
-    return [Picture("seconds", to_png(figure), "Time of a step", caption)]
+    return to_png(figure)
+
+
+def _column(run: RunRecord, key: str) -> Array:
+    """Return a metric of all steps, 0 where a step has none."""
+    values = np.array([row.get(key, 0.0) for row in run.metrics.values()], dtype=float)
+    finite: Array = np.nan_to_num(values, posinf=0, neginf=0)
+    return finite
 
 
 def _phases(run: RunRecord) -> dict[str, Array]:
@@ -287,9 +321,7 @@ def _phases(run: RunRecord) -> dict[str, Array]:
     prefix = schema.seconds_of("")
     names = dict.fromkeys(key for row in run.metrics.values() for key in row)
     seconds = {
-        key.removeprefix(prefix): np.nan_to_num(
-            np.array([row.get(key, 0.0) for row in run.metrics.values()]), posinf=0, neginf=0
-        )
+        key.removeprefix(prefix): _column(run, key)
         for key in names
         if key.startswith(prefix) and key != schema.SECONDS_STEP
     }

@@ -29,6 +29,7 @@ from megaprune.trainer.batch import RolloutBatch, sample_row
 from megaprune.trainer.checkpoint import Checkpoints, export
 from megaprune.trainer.checkpoint_files import Score, goes_on, latest_step
 from megaprune.trainer.engines import Engines
+from megaprune.trainer.failing_steps import FailingSteps
 from megaprune.trainer.learner import Learner, Unstable
 from megaprune.trainer.metrics import Clock, Reporter, batch_metrics, response_metrics
 from megaprune.trainer.run_dir import RunDir
@@ -118,7 +119,11 @@ class TrainingRun:
         self.checkpoints.check_places(self.step, config.steps)
         self._dir.rewind(self.step)
         self._page = ProgressPage(self._dir.path)
-        self._reporter = Reporter(config, self.step, problems, self._dir.history())
+        history = self._dir.history()
+        self._reporter = Reporter(config, self.step, problems, history)
+        self._failing = FailingSteps(
+            config.max_failed_steps, world.broadcast_from_rank0(history[-_REMEMBERED:])
+        )
         self.source: Source = make_source(
             config,
             problems.problems,
@@ -186,6 +191,7 @@ class TrainingRun:
                 **sync.over_all_ranks(),
             }
             metrics = self._log(batch, metrics)
+        self._check_verdicts(batch)
         self._validate_and_save()
         return StepResult(self.step, metrics, batch)
 
@@ -287,6 +293,17 @@ class TrainingRun:
                 f"in another out="
             ) from error
 
+    def _check_verdicts(self, batch: RolloutBatch) -> None:
+        """Warn of a step whose responses all fail for one reason; stop after several."""
+        if warning := self._failing.see(batch.drawn_rollouts):
+            self._reporter.warn(f"step {self.step}: {warning}")
+        if reason := self._failing.too_many:
+            self.checkpoints.finish()  # one that was begun before is good
+            samples = f"{self.config.out}/{schema.SAMPLES_FOLDER}"
+            raise InputError(
+                f"step {self.step}: {reason}. The responses are in {samples}. {warning}"
+            )
+
     def _log(self, batch: RolloutBatch, metrics: dict[str, float]) -> dict[str, float]:
         spent = self.clock.read()
         self._dir.samples(schema.SAMPLES_FOLDER, self.step, batch.rows())
@@ -299,6 +316,10 @@ class TrainingRun:
     def _report(self, line: dict[str, float]) -> None:
         self._dir.metrics(line)
         self._reporter.show(line)
+
+
+_REMEMBERED = 1000
+"""Lines of metrics that are looked at for failing steps, when a run goes on."""
 
 
 def _due(step: int, every: int) -> bool:

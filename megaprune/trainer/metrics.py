@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,6 +25,7 @@ from megaprune.distributed import world
 from megaprune.errors import counted
 from megaprune.foreign_text import terminal
 from megaprune.generation.worker import Rollout
+from megaprune.grading.verdict import WHY
 from megaprune.trainer.batch import RolloutBatch
 from megaprune.trainer.trackers import Line, Tracked, Trackers
 
@@ -68,6 +69,7 @@ class Clock:
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """How right and how long responses are; lengths in tokens, the rest as shares of them."""
     lengths = np.array([rollout.length for rollout in rollouts])
+    said = Counter(rollout.verdict.why for rollout in rollouts)
     return {
         schema.ACCURACY: float(np.mean([rollout.verdict.match for rollout in rollouts])),
         schema.LENGTH_MEAN: float(lengths.mean()),
@@ -75,6 +77,7 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         schema.LENGTH_P95: float(np.percentile(lengths, 95)),
         schema.TRUNCATED: float(np.mean([not rollout.finished for rollout in rollouts])),
         schema.GRADING_FAILED: float(np.mean([rollout.verdict.failed for rollout in rollouts])),
+        **{schema.verdict_of(why): said[why] / len(rollouts) for why in WHY},
     }
 
 
@@ -105,7 +108,7 @@ _SHOWN = (
     (schema.LENGTH_MEAN, "tokens", "{:.0f}"),
     (schema.LENGTH_P95, "p95", "{:.0f}"),
     (schema.TRUNCATED, "cut off", "{:.1%}"),
-    (schema.GRADING_FAILED, "grading failed", "{:.1%}"),
+    *((schema.verdict_of(why), why, "{:.1%}") for why in WHY if why not in ("right", "cut off")),
     (schema.NO_SIGNAL, "no signal", "{:.0%}"),
     (schema.ENTROPY, "entropy", "{:.3f}"),
     (schema.KL, "kl", "{:.4f}"),
@@ -114,6 +117,8 @@ _SHOWN = (
     (schema.TOKENS_PER_SECOND, "tokens/s", "{:.0f}"),
     (schema.SECONDS_STEP, "s", "{:.1f}"),
 )
+
+_VERDICTS = schema.verdict_of("")
 
 
 class Reporter:
@@ -156,15 +161,18 @@ class Reporter:
         """A line of words. W&B keeps what is printed: without values of the environment."""
         self._console.print(Text(hidden(text), "dim"))
 
+    def warn(self, text: str) -> None:
+        """A warning, of what may be wrong with the run."""
+        self._console.print(f"megaprune: warning: {hidden(text)}", markup=False)
+
     def warn_of_failed(self, answers: Sequence[Rollout]) -> None:
         """Say, the first time, that a grader failed; samples tell the reason of each."""
         failed = [a.verdict for a in answers if a.verdict.failed]
         if failed and not self._warned:
             self._warned = True
-            self._console.print(
-                f"megaprune: warning: the grader failed on {len(failed)} of {len(answers)} answers "
-                f"({failed[0].why}: {failed[0].detail.strip()}); they count as wrong",
-                markup=False,
+            self.warn(
+                f"the grader failed on {len(failed)} of {len(answers)} answers "
+                f"({failed[0].why}: {failed[0].detail.strip()}); they count as wrong"
             )
 
     def show(self, line: Mapping[str, Any]) -> None:
@@ -175,7 +183,7 @@ class Reporter:
         text = Text(f"{name:<12}", "cyan" if validation else "bold")
         for key, word, form in _SHOWN:
             value = line.get(prefix + key)
-            if value is not None and (value or key != schema.GRADING_FAILED):
+            if value is not None and (value or not key.startswith(_VERDICTS)):
                 text.append(f"  {word} ", "dim not bold").append(
                     form.format(value), "default not bold"
                 )

@@ -42,6 +42,7 @@ pytestmark = [
 RECIPE = "recipe=tiny_overthinker"
 SMALL = [
     RECIPE, "steps=2", "data.train_batch_size=4", "rollout.n=4", "rollout.max_response_length=24", "validation.every=0",
+    "max_failed_steps=null",  # all are cut off
     "checkpoint.every=1", "processes=1",
 ]  # fmt: skip
 SECONDS = 300

@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 SMALL = [
-    "prune", "recipe=tiny_overthinker", "limits=120,72", "steps=3", "data.train_batch_size=8", "rollout.n=4",
+    "prune", "recipe=tiny_overthinker", "limits=120,72", "max_failed_steps=null", "steps=3", "data.train_batch_size=8", "rollout.n=4",
     "validation.every=1", "validation.n=1", "validation.max_response_length=24", "checkpoint.every=1",
     "checkpoint.wait=true", "processes=1",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ def test_the_command_writes_it(run, capsys):
     assert capsys.readouterr().out.strip() == str(run / "report/index.html")
     names = {path.name for path in (run / "report").iterdir()}
     pictures = {"length", "accuracy", "histogram", "trade_off", "cut_off", "no_signal", "entropy"}
-    pictures |= {"kl", "grad_norm", "mismatch", "speed", "seconds"}
+    pictures |= {"kl", "grad_norm", "mismatch", "speed", "seconds", "verdicts"}
     assert names == {RECORD, "index.html", *(f"{name}.png" for name in pictures)}
     for name in pictures:
         content = (run / f"report/{name}.png").read_bytes()
@@ -52,10 +52,11 @@ def test_longer_answers_are_called_longer(run):
 def test_figures_say_what_they_show(run):
     page = write_report(run).read_text()
     alts = dict(re.findall(r'<figure id="(\w+)"><img src="[^"]+" alt="([^"]+)"', page))
-    assert len(alts) == page.count("<img") == 12
+    assert len(alts) == page.count("<img") == 13
     assert "from 450 at step 1 to 300 tokens at step 4" in alts["length"]
     assert "it went from 500 at step 0 to 300 tokens at step 4" in alts["length"]
     assert "generate 67" in alts["seconds"]
+    assert "right 90.0\xa0%, wrong 0.0\xa0%, cut off 10.0\xa0%." in alts["verdicts"]
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):

@@ -10,6 +10,7 @@ from megaprune.algorithms.algorithm import Algorithm
 from megaprune.data import Problems
 from megaprune.generation.worker import Rollout
 from megaprune.grading import Verdict
+from megaprune.grading.verdict import WHY
 from megaprune.trainer.metrics import Clock, Reporter, batch_metrics, response_metrics
 
 RIGHT, WRONG = Verdict(True, "1", "right"), Verdict(False, "2", "wrong")
@@ -29,7 +30,12 @@ def test_responses_by_hand():
         schema.LENGTH_P95: pytest.approx(89.5),
         schema.TRUNCATED: 0.25,
         schema.GRADING_FAILED: 0.25,
+        **dict.fromkeys(map(schema.verdict_of, WHY), 0),
+        "verdict/right": 0.5,
+        "verdict/wrong": 0.25,
+        "verdict/crash": 0.25,
     }
+    assert "verdict/thought_not_closed" in response_metrics(rollouts)
 
 
 def test_a_recorded_batch(recorded_batch):
@@ -92,12 +98,16 @@ def test_lines_that_people_read(reporter, capsys):
     line = {"step": 2, schema.REWARD: 0.5, **response_metrics(rollouts), schema.SECONDS_STEP: 2.0}
     tells.show({**line, "unknown": 7})
     tells.show({"step": 2, **{f"validation/{k}": v for k, v in response_metrics(rollouts).items()}})
-    step, validation = capsys.readouterr().out.splitlines()
+    unanswered = [rollout(10), rollout(30, Verdict(False, None, "no answer"))]
+    tells.show({**line, **response_metrics(unanswered)})
+    step, validation, told = capsys.readouterr().out.splitlines()
     assert step.startswith("step 2/4")
     assert "reward 0.500  right 50.0%  tokens 20" in step
     assert "left 4 s" in step
     assert "unknown" not in step
-    assert "grading failed" not in step  # 0 of it
+    assert "wrong 50.0%" in step
+    assert "no answer" not in step  # 0 of it
+    assert "no answer 50.0%" in told
     assert validation.split()[:4] == ["validation", "right", "50.0%", "tokens"]
 
 
