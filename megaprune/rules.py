@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from megaprune.algorithms.registry import name_of
+from megaprune.config.limits import training_limits
 from megaprune.config.run import Config, EngineConfig, GradingConfig
 from megaprune.data.instructions import BOX
 from megaprune.data.sets import graders as known_graders
@@ -67,7 +68,7 @@ def training_problems(config: Config) -> Iterator[str]:
             "actor.sequence_parallel=true with actor.tp=1; expected actor.tp=2 or more: there is "
             "nothing to divide activations among"
         )
-    longest = config.data.max_prompt_length + max(limits_of(config))
+    longest = config.data.max_prompt_length + max(training_limits(config))
     prompt = config.data.max_prompt_length
     what = f"data.max_prompt_length={prompt} and the length limit"
     yield from sample_problems(actor.max_tokens, longest, what)
@@ -85,18 +86,6 @@ def sample_problems(max_tokens: int, longest: int, what: str) -> Iterator[str]:
             f"actor.max_tokens={max_tokens}, and a sample may have {longest} tokens ({what}); "
             f"expected {longest} or more"
         )
-
-
-def longest_sequence(config: Config) -> int:
-    """Tokens of the longest prompt and response together that an engine may have to hold."""
-    limits = [*limits_of(config), config.validation.max_response_length or 0]
-    return config.data.max_prompt_length + max(limits)
-
-
-def limits_of(config: Config) -> list[int]:
-    """Return the length limits that a configuration trains under: of its rounds, or its own."""
-    limits: list[int] = getattr(config, "limits", [])
-    return limits or [config.rollout.max_response_length]
 
 
 def falling_problems(limits: list[int]) -> Iterator[str]:
@@ -202,7 +191,7 @@ def context_problems(config: Config, context: int) -> Iterator[str]:
     """
     name = "limits" if getattr(config, "limits", []) else "rollout.max_response_length"
     for field, limit in (
-        (name, max(limits_of(config))),
+        (name, max(training_limits(config))),
         ("validation.max_response_length", config.validation.max_response_length),
     ):
         yield from length_problems(

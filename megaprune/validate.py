@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from megaprune.config.limits import longest_sequence
 from megaprune.config.run import Config, GradingConfig
 from megaprune.data import Problem, Problems, load_tokenizer
 from megaprune.data.on_node import check_problems
@@ -39,7 +40,6 @@ from megaprune.rules import (
     format_problems,
     frozen_problems,
     length_problems,
-    longest_sequence,
     parallelism_problems,
     prune_problems,
     refuse,
@@ -138,13 +138,15 @@ def _check_files(config: Config, processes: int) -> None:
     check_trackers(config.wandb, config.tensorboard)
     folder = HfFolder(Path(config.model))
     check_supported(folder.config)
+    context = context_of(folder.config)
+    longest = longest_sequence(config, context)
     refuse(
         [
-            *context_problems(config, context_of(folder.config)),
+            *context_problems(config, context),
             *_quantization_problems(folder),
             *frozen_problems(config, folder.model),
             *parallelism_problems(config, folder.model, processes),
-            *cache_problems(config.rollout, folder.model, config.dtype, longest_sequence(config)),
+            *cache_problems(config.rollout, folder.model, config.dtype, longest),
         ]
     )
     _check_data(config)

@@ -248,7 +248,8 @@ class ValidationConfig:
         default=None,
         gt=0,
         unit="tokens",
-        doc="Length limit of a response. Null for rollout.max_response_length.",
+        doc="Length limit of a response. Null for 4 times that of training (of a pruning's first "
+        "round), as far as the model's context goes.",
     )
 
 

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 from megaprune.config.fields import field, nearest, section
+from megaprune.config.limits import training_limits
 from megaprune.config.read import read_fields
 from megaprune.config.run import DataConfig
 from megaprune.errors import InputError
@@ -31,19 +32,12 @@ class PlanConfig(PruneConfig):
     @property
     def rounds(self) -> list[int]:
         """The limit of each round."""
-        return self.limits or [self.rollout.max_response_length]
+        return training_limits(self)
 
     @property
     def longest_trained(self) -> int:
         """Tokens of the longest sequence that is learned from."""
         return self.data.max_prompt_length + max(self.rounds)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence that an engine may have to hold."""
-        return self.data.max_prompt_length + max(
-            *self.rounds, self.validation.max_response_length or 0
-        )
 
 
 def read_plan_config(arguments: Sequence[str]) -> PlanConfig:

@@ -9,6 +9,7 @@ from itertools import product
 from math import log, log1p
 from typing import Any
 
+from megaprune.config.limits import longest_sequence
 from megaprune.config.read import read_recipe
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
@@ -263,7 +264,7 @@ def _engine_candidates(
             engine = engine_memory(changed, shape, hardware)
         except ValueError:
             continue
-        if engine.cache_tokens >= config.longest:
+        if engine.cache_tokens >= longest_sequence(config, shape.context):
             seconds = sum(
                 generation_seconds(changed, shape, hardware, number)
                 for number in range(len(changed.rounds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from megaprune.config.limits import validation_limit
 from megaprune.parallelism import Parallel, engine_layout
 from megaprune.planner.actor_memory import actor_parts, micro_batch_count, rank_elements
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, TRANSFER_BUFFER_BYTES, HardwareSpec
@@ -81,7 +82,7 @@ def round_time(
         tokens=config.data.train_batch_size * config.rollout.n * limit * hardware.mean_length,
         steps=config.steps,
         validation_seconds=_validations(config, number)
-        * _validation_seconds(config, shape, hardware, limit),
+        * _validation_seconds(config, shape, hardware),
     )
 
 
@@ -315,12 +316,12 @@ def _validations(config: PlanConfig, number: int) -> int:
     return before + config.steps // every + (1 if config.steps % every else 0)
 
 
-def _validation_seconds(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
-) -> float:
+def _validation_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
     """Estimate a validation: it generates, with its own n and limit."""
     validation, problems = config.validation, hardware.validation_problems
-    longest = validation.max_response_length or limit
+    longest = validation_limit(config, shape.context)
+    if longest is None:
+        return 0.0
     return generate_seconds(config, shape, hardware, problems, validation.n, longest)[1]
 
 

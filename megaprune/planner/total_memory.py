@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from megaprune.config.limits import longest_sequence
 from megaprune.parallelism import Parallel
 from megaprune.planner.actor_memory import POOL, actor_phases, rank_elements
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
@@ -165,13 +166,14 @@ def memory_problems(config: PlanConfig, shape: ModelShape, hardware: HardwareSpe
     """
     problems = []
     engine = engine_memory(config, shape, hardware)
-    if engine.cache_tokens < config.longest:
+    longest = longest_sequence(config, shape.context)
+    if engine.cache_tokens < longest:
         given = f"rollout.gpu_memory_utilization={config.rollout.gpu_memory_utilization:g}"
         if config.rollout.kv_cache_memory_bytes is not None:
             given = f"rollout.kv_cache_memory_bytes={config.rollout.kv_cache_memory_bytes}"
         problems.append(
             f"{given} leaves {max(0, engine.cache) / GB:.1f} GB for the key-value cache, "
-            f"{engine.cache_tokens} tokens; one sequence may have {config.longest}"
+            f"{engine.cache_tokens} tokens; one sequence may have {longest}"
         )
     gpu = gpu_memory(config, shape, hardware)
     for phase, total in gpu.totals.items():

@@ -14,9 +14,8 @@ from megaprune.errors import InputError
 class PruneConfig(Config):
     """A pruning in rounds; all fields of a run are those of each round.
 
-    The seed of a round is `seed` + its number - 1. `validation.max_response_length` should be long:
-    with null, each round is measured under its own limit, and the model that it began with looks
-    worse.
+    The seed of a round is `seed` + its number - 1. All rounds are measured under one limit, that of
+    `validation.max_response_length`.
     """
 
     limits: list[int] = field(

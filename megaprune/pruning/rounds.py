@@ -23,12 +23,14 @@ import torch.distributed as dist
 from rich.table import Table
 
 from megaprune import schema
+from megaprune.config.limits import validation_limit
 from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.files import replace_link, replace_text
 from megaprune.foreign_text import terminal
 from megaprune.pruning.config import PruneConfig
+from megaprune.weights.model import context_of, read_config
 
 
 def prune(config: PruneConfig) -> None:
@@ -115,8 +117,12 @@ class Rounds:
             "out": str(self._folder / folder),
             "seed": shared.seed + number - 1,
             "rollout": replace(shared.rollout, max_response_length=limit),
-            # Losses are measured from the model before all rounds.
-            "validation": replace(shared.validation, first=number == 1 or shared.validation.first),
+            # Losses are measured from the model before all rounds, and all rounds alike.
+            "validation": replace(
+                shared.validation,
+                first=number == 1 or shared.validation.first,
+                max_response_length=self._validation_limit(),
+            ),
             "wandb": replace(
                 wandb,
                 name=wandb.name and f"{wandb.name} {folder}",
@@ -124,6 +130,13 @@ class Rounds:
             ),
         }
         return Config(**{field.name: getattr(shared, field.name) for field in fields(Config)} | own)
+
+    def _validation_limit(self) -> int | None:
+        """The same for all rounds, whose models are of one shape."""
+        limit = self._config.validation.max_response_length
+        if limit is not None:
+            return limit
+        return validation_limit(self._config, context_of(read_config(Path(self._config.model))))
 
     def choose(self, run: Config) -> None:
         """Choose a run's best model, and record what it is and why.

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from megaprune.actor.actor import Actor
+from megaprune.config.limits import longest_sequence
 from megaprune.config.run import Config
 from megaprune.distributed.device import release_cached
 from megaprune.generation.generator import Generator
 from megaprune.weights.copy_plan import plan
+from megaprune.weights.model import context_of, read_config
 from megaprune.weights.sync import SyncStats, WeightSync
 
 
@@ -36,8 +38,7 @@ class Engines:
     ):
         model = Path(config.model)
         # vLLM wants its memory to be free when it starts.
-        limit = max(config.rollout.max_response_length, config.validation.max_response_length or 0)
-        length = config.data.max_prompt_length + limit
+        length = longest_sequence(config, context_of(read_config(model)))
         self._dtype = getattr(torch, config.dtype)
         with starting("vLLM"):
             self.generator = Generator(model, config.rollout, self._dtype, length)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from megaprune import schema
 from megaprune.config.given import hidden
+from megaprune.config.limits import validation_limit
 from megaprune.config.run import Config
 from megaprune.data import load_tokenizer
 from megaprune.data.on_node import read_problems_on_node
@@ -35,6 +36,7 @@ from megaprune.trainer.metrics import Clock, Reporter, batch_metrics, response_m
 from megaprune.trainer.run_dir import RunDir
 from megaprune.trainer.sources import Source, make_source
 from megaprune.weights.files.hf_folder import HfFolder
+from megaprune.weights.model import context_of, read_config
 
 
 def train(config: Config) -> None:
@@ -97,6 +99,7 @@ class TrainingRun:
 
     def _build(self) -> None:
         config, model, data = self.config, Path(self.config.model), self.config.data
+        self._validation_limit = validation_limit(config, context_of(read_config(model)))
         with self._starting("data"):
             tokenizer = load_tokenizer(model)
             length, duplicates = data.max_prompt_length, data.duplicates
@@ -120,7 +123,9 @@ class TrainingRun:
         self._dir.rewind(self.step)
         self._page = ProgressPage(self._dir.path)
         history = self._dir.history()
-        self._reporter = Reporter(config, self.step, problems, history)
+        self._reporter = Reporter(
+            config, self.step, problems, history, self._validation_limit
+        )
         self._failing = FailingSteps(
             config.max_failed_steps, world.broadcast_from_rank0(history[-_REMEMBERED:])
         )
@@ -198,13 +203,16 @@ class TrainingRun:
     def validate(self) -> Score | None:
         """Measure on the validation problems; None if there are none, or it is not wanted."""
         config = self.config.validation
-        if not self._validation_problems or not config.every:
+        if not self._validation_problems or self._validation_limit is None:
             return None
         with self.clock.beside("validate") as seconds:
             problems, worker = self._validation_problems.problems, self._worker
-            length = config.max_response_length or self.config.rollout.max_response_length
             sampling = SamplingOptions(
-                config.n, length, config.temperature, config.top_p, self.config.seed
+                config.n,
+                self._validation_limit,
+                config.temperature,
+                config.top_p,
+                self.config.seed,
             )
             requests = {
                 i: RolloutRequest(problems[i], f"{i}/{problems[i].name}")

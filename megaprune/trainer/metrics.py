@@ -131,9 +131,17 @@ class Reporter:
         done: steps that were done before.
         problems: that it trains on.
         history: lines of metrics.jsonl, of those steps.
+        validation_limit: the most tokens of a response in validations; None if there are none.
     """
 
-    def __init__(self, config: Config, done: int, problems: Problems, history: Sequence[Line] = ()):
+    def __init__(
+        self,
+        config: Config,
+        done: int,
+        problems: Problems,
+        history: Sequence[Line] = (),
+        validation_limit: int | None = None,
+    ):
         first = dist.get_rank() == 0
         self._console = terminal(highlight=False, soft_wrap=True, quiet=not first)
         self._steps = config.steps
@@ -149,11 +157,14 @@ class Reporter:
                 f"{problems.duplicates} {was} duplicate{'s' * (problems.duplicates != 1)}"
             )
         dropped = f" ({', '.join(left_out)})" if left_out else ""
+        measured = "no validation"
+        if validation_limit is not None:
+            measured = f"validation with at most {validation_limit} tokens"
         self.say(
             f"{config.model} -> {config.out}: "
             f"{counted(len(problems.problems), 'problem')}{dropped}, "
             f"{config.data.train_batch_size} x {config.rollout.n} responses of at most "
-            f"{config.rollout.max_response_length} tokens a step; "
+            f"{config.rollout.max_response_length} tokens a step, {measured}; "
             f"processes: {dist.get_world_size()}" + (f"; goes on after step {done}" if done else "")
         )
 

@@ -58,6 +58,19 @@ def test_a_round_is_a_run_of_its_own(config):
     assert (run.optimizer, run.algorithm) == (config.optimizer, config.algorithm)
 
 
+@pytest.mark.parametrize(("context", "limit"), [(None, 640), (1024, 640), (400, 336)])
+def test_all_rounds_are_measured_under_one_limit(config, tmp_path, context, limit):
+    """Under a limit of its own, each round's model would look worse before the round than after."""
+    model = tmp_path / "base"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
+    validation = replace(config.validation, max_response_length=None)
+    config = replace(config, model=str(model), validation=validation)
+    for number in (1, 2, 3):
+        run = Rounds(config).config(number, "a/chosen/model")
+        assert run.validation.max_response_length == limit
+
+
 def test_rounds_follow_each_other(config):
     assert (Rounds(config).next, Rounds(config).model) == (1, config.model)
     one = rounds(config, (0.98, 120))

@@ -86,13 +86,16 @@ def test_what_is_beside_a_step_is_not_in_its_seconds():
 
 @pytest.fixture
 def reporter(alone, configuration):
-    return lambda done=0, dropped=0: Reporter(configuration(), done, Problems([], dropped))
+    return lambda done=0, dropped=0, validation_limit=None: Reporter(
+        configuration(), done, Problems([], dropped), (), validation_limit
+    )
 
 
 def test_lines_that_people_read(reporter, capsys):
     tells = reporter(done=1, dropped=3)
     head = capsys.readouterr().out
     assert "(3 dropped as too long), 8 x 4 responses of at most 120 tokens a step" in head
+    assert "no validation" in head
     assert "goes on after step 1" in head
     rollouts = [rollout(10), rollout(30, WRONG)]
     line = {"step": 2, schema.REWARD: 0.5, **response_metrics(rollouts), schema.SECONDS_STEP: 2.0}
@@ -109,6 +112,12 @@ def test_lines_that_people_read(reporter, capsys):
     assert "no answer" not in step  # 0 of it
     assert "no answer 50.0%" in told
     assert validation.split()[:4] == ["validation", "right", "50.0%", "tokens"]
+
+
+def test_the_first_line_says_how_long_a_validation_s_responses_may_be(reporter, capsys):
+    reporter(validation_limit=480)
+    (head,) = capsys.readouterr().out.splitlines()
+    assert "of at most 120 tokens a step, validation with at most 480 tokens; " in head
 
 
 def test_graders_that_fail_are_named_once(reporter, capsys):
