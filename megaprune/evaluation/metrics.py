@@ -23,6 +23,9 @@ Right: TypeAlias = Sequence[Sequence[bool]]
 PERCENTILES = (20, 40, 50, 60, 80, 90, 99)
 """Those that ThinkPrune (2504.01296) tells of lengths."""
 
+_ALIKE = 1e-9
+"""Shares that differ by less are one: thirds are not exact."""
+
 SUBSETS = 1000
 """Of a problem's samples, at most, that `majority_at_k` takes the mean over."""
 
@@ -212,7 +215,7 @@ def share_interval(
     it is `wilson` of P cases.
     """
     known = np.asarray(values, dtype=np.float64)
-    if known.size and np.ptp(known) == 0:
+    if known.size and np.ptp(known) < _ALIKE:
         return wilson(float(known[0]), known.size, level)
     return bootstrap(known, level=level, draws=draws, seed=seed)
 
@@ -226,7 +229,7 @@ def difference_interval(
     of which P problems have no case (`wilson` of 0), and nowhere beyond -1 and 1.
     """
     differences = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
-    if differences.size and np.ptp(differences) == 0:
+    if differences.size and np.ptp(differences) < _ALIKE:
         middle, reach = float(differences[0]), wilson(0.0, differences.size, level)[1]
         return max(-1.0, middle - reach), min(1.0, middle + reach)
     return paired_bootstrap(values, baseline, level, draws, seed)

@@ -221,8 +221,8 @@ def table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
     failed = any(row[schema.GRADING_FAILED] for row in sets.values())
     grid = Table(box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
     grid.add_column("set", overflow="fold")
-    columns = ["samples", "right", "tokens", "cut\noff", "un-\npars-\nable"]
-    columns += ["grad-\ning\nfailed"] * failed + ["points", "more\ntokens", "AES"] * compared
+    columns = ["samples", "right", "tokens", "cut\noff", "unparsable"]
+    columns += ["grading\nfailed"] * failed + ["points", "more\ntokens", "AES"] * compared
     for column in columns:
         grid.add_column(column, justify="right", no_wrap=True)
     for place, (name, row) in enumerate(rows):
@@ -246,12 +246,18 @@ def _compared(change: Mapping[str, Any] | None) -> list[str]:
     if not change:
         return ["", "", ""]
     score = change.get("aes")
-    points = f"{100 * change['accuracy_difference']:+.1f}"
+    points = _signed(100 * change["accuracy_difference"])
     return [
         points + _below(change.get("interval"), "+.1f"),
-        f"{change['length_ratio'] - 1:+.1%}",
+        f"{_signed(100 * (change['length_ratio'] - 1))}%",
         f"{score['signed']:.2f}" if score else "",
     ]
+
+
+def _signed(value: float) -> str:
+    """Format a change; none has no sign."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def _below(interval: Sequence[float] | None, form: str) -> str:

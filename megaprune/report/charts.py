@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ from megaprune.report.figures import (
     to_png,
     values_of,
 )
+from megaprune.report.labels import label_points
 from megaprune.report.run_records import AnswerTable
 from megaprune.report.summary import Estimate
 
@@ -77,13 +79,15 @@ def draw_lengths(
             )
             for patch in patches[1]:
                 patch.set(hatch="////", edgecolor=VERMILION, lw=0.4)
-            text = f"mean, {number(mean.value, ',.0f')}"
-            panel.axvline(mean.value, color=BLACK, lw=1.3, ls="--", label=text)
+            panel.axvline(mean.value, color=BLACK, lw=1.3, ls="--", label="mean")
             panel.set_ylabel("answers, %")
-            panel.set_title(label(what, 60), loc="left", fontsize=10.5)
+            title_of_it = f"{label(what, 40)}: mean {number(mean.value, ',.0f')}"
+            panel.set_title(title_of_it, loc="left", fontsize=10.5)
             panel.xaxis.set_major_formatter(TOKENS)
-            panel.legend(loc="best")
         panel.set_xlabel("tokens per answer")
+        # Above all panels: within one it would hide bars, or the line of the mean would strike it.
+        handles, names = panel.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=3, handlelength=1.6)
     caption = "; ".join(
         f"{what}: {number(mean.value, ',.0f')} and {number(answers.lengths.max(), ',.0f')}"
         for what, answers, mean in rows
@@ -105,7 +109,10 @@ def draw_budgets(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
     with new_figure(LARGE) as (figure, axes):
         for index, line in enumerate(lines):
             colour, marker = look(index)
-            axes.plot(*_xy(line.solid), color=colour, marker=marker, ms=4, label=label(line.name))
+            if line.solid:
+                axes.plot(
+                    *_xy(line.solid), color=colour, marker=marker, ms=4, label=label(line.name)
+                )
             if line.marks:
                 estimates = [*line.marks.values()]
                 axes.errorbar(
@@ -141,7 +148,8 @@ def draw_samples(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
         for index, line in enumerate(lines):
             colour, marker = look(index)
             style = {"color": colour, "marker": marker, "ms": 4}
-            axes.plot(*_xy(line.solid), **style, label=f"{label(line.name)}, pass@k")
+            if line.solid:
+                axes.plot(*_xy(line.solid), **style, label=f"{label(line.name)}, pass@k")
             if line.dashed:
                 text = f"{label(line.name)}, maj@k"
                 axes.plot(*_xy(line.dashed), **style, ls="--", mfc="white", label=text)
@@ -155,7 +163,12 @@ def draw_samples(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
         )
         for line in lines
     )
-    caption = f"pass@k: one of k samples is right; maj@k: what most of k say is right. {most}."
+    meanings = []
+    if any(line.solid for line in lines):
+        meanings.append("pass@k: one of k samples is right")
+    if any(line.dashed for line in lines):
+        meanings.append("maj@k: what most of k say is right")
+    caption = f"{'; '.join(meanings)}. {most}."
     return Picture(name, to_png(figure), "With several samples", caption)
 
 
@@ -189,13 +202,6 @@ def _finish_numbers(axes: Axes, numbers: Sequence[int], unit: str) -> None:
     axes.set(xlabel=unit, ylabel="accuracy")
     axes.yaxis.set_major_formatter(PERCENT)
     legend_above(axes)
-
-
-_PLACES = (
-    (5, 5, "left"), (5, -13, "left"), (-5, 5, "right"), (-5, -13, "right"), (5, 17, "left"),
-    (5, -25, "left"),
-)  # fmt: skip
-"""Of a point's label: points to the right and up, and which side of it is there."""
 
 
 @dataclass(frozen=True)
@@ -232,13 +238,27 @@ def draw_path(name: str, points: Sequence[TradeOffPoint], each: str) -> Picture:
         # Labels of a few: those of dozens would hide each other.
         labelled = sorted({*np.linspace(0, len(x) - 1, min(len(x), 7)).round().astype(int)})
         _finish_plane(axes)
-        _label(axes, [(points[at].name, float(x[at]), float(y[at])) for at in labelled])
+        label_points(
+            axes,
+            [(points[at].name, float(x[at]), float(y[at])) for at in labelled],
+            [*_crosses(points), *pairwise(zip(x, y, strict=True))],
+        )
     ends = "; ".join(_place(point) for point in dict.fromkeys((points[0], points[-1])))
     caption = (
         f"{sentence(ends)} Each point is {each} with its 95 % intervals: the further left, the "
         "shorter the answers; the further up, the more are right."
     )
     return Picture(name, to_png(figure), "Accuracy against length", caption)
+
+
+def _crosses(points: Sequence[TradeOffPoint]) -> list[tuple[tuple[float, float], ...]]:
+    """The intervals of points, as lines."""
+    lines = []
+    for point in points:
+        x, y = point.tokens, point.accuracy
+        lines.append(((x.low, y.value), (x.high, y.value)))
+        lines.append(((x.value, y.low), (x.value, y.high)))
+    return lines
 
 
 def draw_paths(name: str, paths: Mapping[str, Sequence[TradeOffPoint]]) -> Picture:
@@ -264,9 +284,14 @@ def draw_paths(name: str, paths: Mapping[str, Sequence[TradeOffPoint]]) -> Pictu
         _finish_plane(axes)
         legend_above(axes)
     ends = "; ".join(f"{model}, {_place(points[-1])}" for model, points in paths.items())
+    what = "Each mark is a run's only validation, with"
+    if any(len(points) > 1 for points in paths.values()):
+        what = (
+            "Hollow marks are the validations of a run in their order; the last one is filled and "
+            "has"
+        )
     caption = (
-        f"{ends}. Hollow marks are the validations of a run in their order; the last one "
-        "is filled and has its 95 % intervals. The further left, the shorter the answers; the "
+        f"{ends}. {what} its 95 % intervals. The further left, the shorter the answers; the "
         "further up, the more are right."
     )
     return Picture(name, to_png(figure), "Accuracy against length", caption)
@@ -297,13 +322,14 @@ def draw_models(name: str, points: Sequence[TradeOffPoint], baseline: str | None
         _finish_plane(axes)
         _show_models(axes, points)
         legend_above(axes)
+        drawn, hidden = _in_view(axes, points)
     places = "; ".join(_place(point) for point in points)
     caption = f"With 95 % intervals. {places}."
-    if any(point.at_budget for point in points):
+    if drawn:
         caption += (
-            " The dashed lines are the same answers, those longer than a budget cut and wrong; "
+            " The dashed lines are the same answers, those longer than a budget cut and wrong"
         )
-        caption += "they go on to the left and below."
+        caption += "; they go on to the left and below." if hidden else "."
     if any(point.name == baseline for point in points):
         caption += " The baseline has a ring."
     return Picture(name, to_png(figure), "Accuracy against length", caption)
@@ -324,40 +350,18 @@ def _show_models(axes: Axes, points: Sequence[TradeOffPoint]) -> None:
             getattr(axes, f"set_{which}lim")(max(begin, low - size), min(end, high + 0.15 * size))
 
 
-def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write names at points, each where it hides no other name and no point, if possible.
-
-    Args:
-        axes: the axes, with their final limits.
-        points: names, and where they are.
-    """
+def _in_view(axes: Axes, points: Sequence[TradeOffPoint]) -> tuple[bool, bool]:
+    """Tell whether any part of a model's curve over budgets is in view, and whether any is not."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    wide, tall = (72 * size * 0.8 for size in LARGE)  # of the axes, in points of 1/72 inch, nearly
-    at = [
-        (wide * (x - left) / (right - left), tall * (y - low) / (high - low)) for _, x, y in points
-    ]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
-    for (name, x, y), (across, up) in zip(points, at, strict=True):
-        boxes = {}
-        for place in _PLACES:
-            begin = across + place[0] - (5.5 * len(name) if place[2] == "right" else 0)
-            boxes[place] = begin, up + place[1], begin + 5.5 * len(name), up + place[1] + 9
-        free = (
-            place
-            for place, box in boxes.items()
-            if box[0] > 0 and box[2] < wide and not any(_meet(box, other) for other in taken)
-        )
-        place = next(free, _PLACES[0])
-        taken.append(boxes[place])
-        axes.annotate(
-            name, (x, y), xytext=place[:2], ha=place[2], textcoords="offset points",
-            fontsize=9.5, zorder=4,
-        )  # fmt: skip
-
-
-def _meet(box: Sequence[float], other: Sequence[float]) -> bool:
-    """Tell whether two boxes (left, low, right, high) overlap."""
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+    drawn = hidden = False
+    for point in points:
+        end = point.tokens.value, point.accuracy.value
+        curve = [at for at in point.at_budget if at != end]
+        inside = [left <= tokens <= right and low <= share <= high for tokens, share in curve]
+        # The last stretch leads to the model's own mark, which is in view.
+        drawn |= bool(curve)
+        hidden |= not all(inside)
+    return drawn, hidden
 
 
 def _place(point: TradeOffPoint) -> str:

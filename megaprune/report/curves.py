@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from megaprune import schema
 from megaprune.report.figures import (
@@ -21,7 +20,6 @@ from megaprune.report.figures import (
     PINK,
     SKY,
     SMALL,
-    STEP,
     TOKENS,
     VERMILION,
     Picture,
@@ -29,9 +27,11 @@ from megaprune.report.figures import (
     label,
     legend_above,
     look,
+    marks_of,
     new_figure,
     number,
     sentence,
+    step_axis,
     to_png,
     values_of,
     went,
@@ -91,7 +91,7 @@ def _draw_length(segments: Sequence[RunSegment]) -> list[Picture]:
             at, values = _draw_outcomes(axes, segments, lambda outcome: outcome.tokens)
             sentences.append(f"On validation {went('it', at, values, ',.0f', ' tokens')}.")
         _draw_limits(segments, axes)
-        axes.set(xlabel=STEP, ylabel="tokens per answer")
+        axes.set(ylabel="tokens per answer")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(TOKENS)
         _finish(segments, axes)
@@ -105,20 +105,25 @@ def _draw_band(segments: Sequence[RunSegment], axes: Axes) -> None:
         low_steps, low = segment.series(schema.LENGTH_P50)
         high_steps, high = segment.series(schema.LENGTH_P95)
         both, at_low, at_high = np.intersect1d(low_steps, high_steps, return_indices=True)
-        if len(both):
+        if len(both) == 1:  # a band over one step is nothing to see
+            axes.vlines(
+                both, low[at_low], high[at_high], color=SKY, alpha=0.5, lw=9, label=text, zorder=1
+            )
+        elif len(both):
             axes.fill_between(
                 both, low[at_low], high[at_high], color=SKY, alpha=0.3, lw=0, label=text
             )
+        if len(both):
             text = "_"  # once in the legend
 
 
 def _draw_limits(segments: Sequence[RunSegment], axes: Axes) -> None:
     """Draw the limits, unless they are so far off that lengths would be a line at the bottom."""
-    limits = [segment.run.setting("rollout.max_response_length") for segment in segments]
+    limits = [segment.run.training_limit for segment in segments]
     drawn = [
         (segment, limit)
         for segment, limit in zip(segments, limits, strict=True)
-        if isinstance(limit, (int, float)) and axes.dataLim.ymax > limit / 2
+        if limit is not None and axes.dataLim.ymax > limit / 2
     ]
     for index, (segment, limit) in enumerate(drawn):
         text = f"training limit, {limit:,} tokens" if len(segments) == 1 else "training limit"
@@ -145,16 +150,55 @@ def _draw_accuracy(segments: Sequence[RunSegment]) -> list[Picture]:
         if len(steps):
             _draw_series(segments, axes, schema.ACCURACY, color=BLUE, label="training, accuracy")
             sentences.append(f"In training {went('accuracy', steps, accuracy, '.1%')}.")
+            limits = dict.fromkeys(segment.run.training_limit for segment in segments)
+            if None not in limits:
+                of_rounds = ", in the order of the rounds" * (len(limits) > 1)
+                tokens = " and ".join(f"{limit:,}" for limit in limits)
+                sentences.append(
+                    f"There, answers are cut off at {tokens} tokens{of_rounds}, and count as wrong."
+                )
         if len(reward_steps):
             style = {"color": PINK, "ls": "--", "lw": 1.4, "label": "training, reward"}
             _draw_series(segments, axes, schema.REWARD, **style)
-            sentences.append(f"There {went('the mean reward', reward_steps, reward, '.3g')}.")
+            sentences.append(sentence(went("the mean reward", reward_steps, reward, ".3g")))
         if outcomes:
             at, values = _draw_outcomes(axes, segments, lambda outcome: outcome.accuracy)
             sentences.append(f"On validation {went('accuracy', at, values, '.1%')}.")
-        axes.set(xlabel=STEP, ylabel="share right, mean reward")
+            sentences += _draw_within(axes, segments)
+        axes.set(ylabel="share right, mean reward")
+        low, high = axes.get_ylim()
+        if low >= 0 and high <= 1 and len({*steps, *reward_steps}) < 2 and not outcomes:
+            axes.set_ylim(0, 1)  # one point has no range of its own
         _finish(segments, axes)
     return [Picture("accuracy", to_png(figure), "Accuracy and reward", " ".join(sentences))]
+
+
+def _draw_within(axes: Axes, segments: Sequence[RunSegment]) -> list[str]:
+    """Draw the accuracy of validations counted as in training, where that is another; say so."""
+    counted: list[tuple[int, float]] = []
+    text = "validation, within the training limit"
+    for segment in segments:
+        points = [
+            (outcome.at, outcome.within, outcome.accuracy.value) for outcome in segment.outcomes
+        ]
+        if not any(
+            within is not None and accuracy - within > 1e-9 for _, within, accuracy in points
+        ):
+            continue
+        steps = [segment.begin + at for at, _, _ in points]
+        values = [within for _, within, _ in points if within is not None]
+        axes.plot(
+            steps, values, color=VERMILION, marker="o", mfc="white", ms=5, lw=1, ls=":", label=text
+        )
+        counted += zip(steps, values, strict=True)
+        text = "_"  # once in the legend
+    if not counted:
+        return []
+    at, shares = (np.array(column) for column in zip(*counted, strict=True))
+    return [
+        "Hollow marks count validation as training does, answers beyond the training limit as "
+        f"wrong: {went('that', at, shares, '.1%')}."
+    ]
 
 
 def _joined(segments: Sequence[RunSegment], name: str) -> tuple[Array, Array]:
@@ -167,9 +211,9 @@ def _draw_series(segments: Sequence[RunSegment], axes: Axes, name: str, **style:
     """Draw a line for each segment: between two of them the model may go back some steps."""
     for segment in segments:
         steps, values = segment.series(name)
-        # A line through few points is nothing to see.
-        marks: dict[str, Any] = {"marker": "o", "ms": 3} if len(steps) < 10 else {}
-        axes.plot(steps, values, **style, **marks)
+        if not np.isfinite(values).any():
+            continue  # the legend names what is drawn
+        axes.plot(steps, values, **style, **marks_of(steps))
         style["label"] = "_"  # once in the legend
 
 
@@ -209,7 +253,8 @@ def _draw_outcomes(
 
 
 def _finish(segments: Sequence[RunSegment], axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    steps = [step + segment.begin for segment in segments for step in segment.run.metrics]
+    step_axis(axes, [*steps, *(step for step, _ in _outcomes(segments))])
     legend_above(axes)
     if len(segments) == 1:
         return
@@ -232,7 +277,7 @@ def draw_diagnostics(run: RunRecord) -> list[Picture]:
     """Draw small figures of the metrics that tell whether a run is well."""
     pictures = []
     for name, key, title, unit in (
-        ("cut_off", schema.TRUNCATED, "Answers cut off", "share of answers"),
+        ("cut_off", schema.TRUNCATED, _cut_off_in_training(run), "share of answers"),
         ("no_signal", schema.NO_SIGNAL, "Groups without signal", "share of groups"),
         ("entropy", schema.ENTROPY, "Entropy", "nats per token"),
         ("kl", schema.KL, "KL divergence from the reference", "nats per token"),
@@ -246,17 +291,21 @@ def draw_diagnostics(run: RunRecord) -> list[Picture]:
     return [*pictures, *_draw_verdicts(run), *_draw_seconds(run)]
 
 
+def _cut_off_in_training(run: RunRecord) -> str:
+    limit = run.training_limit
+    return "Training answers cut off" + (f" at {limit:,} tokens" if limit is not None else "")
+
+
 def _draw_small(name: str, title: str, unit: str, steps: Array, values: Array) -> Picture:
     with new_figure(SMALL) as (figure, axes):
-        marks = {"marker": "o", "ms": 3} if len(steps) < 10 else {}
-        axes.plot(steps, values, color=BLUE, **marks)
-        axes.set(xlabel=STEP, ylabel=unit)
+        axes.plot(steps, values, color=BLUE, **marks_of(steps))
+        axes.set(ylabel=unit)
         if unit.startswith("share"):
-            axes.set_ylim(0, max(1.05 * np.nanmax(values), 0.05))
+            axes.set_ylim(0, max(1.1 * np.nanmax(values), 0.05))
             axes.yaxis.set_major_formatter(PERCENT)
         elif np.nanmin(values) >= 0:
-            axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            axes.set_ylim(0, 1.1 * np.nanmax(values) or 1)
+        step_axis(axes, steps, ticks=6)
     form = ".1%" if unit.startswith("share") else ".3g"
     return Picture(name, to_png(figure), title, sentence(went("it", steps, values, form)))
 
@@ -300,11 +349,11 @@ def _draw_stacked(
             colour = COLOURS[index] if index < len(COLOURS) else GREY
             axes.bar(steps, values, 1.0, bottom, color=colour, label=name)
             bottom += values
-        axes.set(xlabel=STEP, ylabel=unit)
+        axes.set(ylabel=unit)
         if percent:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PERCENT)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        step_axis(axes, steps, ticks=6)
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, handlelength=1)
     return to_png(figure)
 
@@ -364,15 +413,12 @@ def draw_overlaid(
                 continue
             colour, marker = look(index)
             steps, values = drawn[run]
-            marked = large or len(steps) < 10
-            axes.plot(
-                steps, values, color=colour, label=label(run), marker=marker if marked else None,
-                ms=4, lw=1.5,
-            )  # fmt: skip
-        axes.set(xlabel=STEP, ylabel=unit)
-        if is_share:
-            axes.yaxis.set_major_formatter(PERCENT)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            marks = {"ms": 4, "marker": marker} if large else marks_of(steps, marker)
+            axes.plot(steps, values, color=colour, label=label(run), lw=1.5, **marks)
+        axes.set(ylabel=unit)
+        if is_share or "tokens" in unit:
+            axes.yaxis.set_major_formatter(PERCENT if is_share else TOKENS)
+        step_axis(axes, np.concatenate([steps for steps, _ in drawn.values()]), ticks=6)
         if large:
             legend_above(axes)
         else:

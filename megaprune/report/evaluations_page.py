@@ -38,11 +38,13 @@ from megaprune.report.page import draw_analyses
 from megaprune.report.run_records import read_answers
 from megaprune.report.summary import Estimate, choose_pairs, choose_some
 
-WORDS = "Cut off: at the limit. Unparsable: ended, but without an answer that can be read."
+WORDS = "Unparsable: ended, but without an answer that can be read."
 METHOD = (
     "Accuracy and tokens are means over problems, of each problem's mean over its samples, with "
-    "95 % intervals (bootstrap over problems; of a difference: of the same problems, in pairs)."
+    "95 % intervals: bootstrap over problems, or Wilson's score interval of a share that is the "
+    "same for all problems, as at 0 and 100 %."
 )
+OF_DIFFERENCES = " Differences are of the same problems, in pairs."
 AES = (
     " AES, the accuracy-efficiency score, is the share of tokens saved plus 3 times the relative "
     "change of accuracy if that is a gain, and less 5 times if it is a loss. Below it, absolute: "
@@ -77,7 +79,8 @@ def evaluations_page(
         ),
     ]
     pictures = [picture for drawn in by_set.values() for picture in drawn]
-    header = f'{_claim(comparison)}\n{_about(comparison)}<p class="soft">{METHOD}</p>'
+    method = METHOD + OF_DIFFERENCES * _compares(comparison)
+    header = f'{_claim(comparison)}\n{_about(comparison)}<p class="soft">{method}</p>'
     return page.make_page(" · ".join(names), header, parts, [*pictures, *behaviours])
 
 
@@ -113,7 +116,8 @@ def _claim_against(evaluation: EvaluationRecord, base: EvaluationRecord | None) 
     length = float(np.mean([change.length_ratio for change in changes])) - 1
     right = float(np.mean([change.accuracy.value for change in changes]))
     return (
-        f"{escape(evaluation.name)}: answers are {page.longer_or_shorter(length)}, accuracy "
+        f"{escape(evaluation.name)}: answers are "
+        f"{page.longer_or_shorter(length, f'those of {escape(base.name)}')}, accuracy "
         f"{points(right)}."
     )
 
@@ -132,10 +136,29 @@ def _about(comparison: EvaluationComparison) -> str:
     return page.facts(facts)
 
 
-def _table(comparison: EvaluationComparison) -> str:
-    compared = any(
-        m.against for evaluation in comparison.evaluations for m in evaluation.sets.values()
+def _compares(comparison: EvaluationComparison) -> bool:
+    return any(
+        measured.against
+        for evaluation in comparison.evaluations
+        for measured in evaluation.sets.values()
     )
+
+
+def _cut_off_words(comparison: EvaluationComparison) -> str:
+    """Say at how many tokens answers were cut off, of each evaluation if they differ."""
+    limits = {
+        evaluation.name: evaluation.settings.get("max_response_length")
+        for evaluation in comparison.evaluations
+    }
+    known = {name: limit for name, limit in limits.items() if isinstance(limit, int)}
+    if len(known) == len(limits) and len({*known.values()}) == 1:
+        return f"Cut off: at {next(iter(known.values())):,} tokens (max_response_length)."
+    each = [f"{escape(name)} at {limit:,} tokens" for name, limit in known.items()]
+    return f"Cut off: {', '.join(each) or 'at max_response_length'}."
+
+
+def _table(comparison: EvaluationComparison) -> str:
+    compared = _compares(comparison)
     failed = any(
         m.grading_failed for evaluation in comparison.evaluations for m in evaluation.sets.values()
     )
@@ -159,7 +182,7 @@ def _table(comparison: EvaluationComparison) -> str:
                     compared,
                 )
             )
-    explanation = WORDS + AES * compared
+    explanation = f"{_cut_off_words(comparison)} {WORDS}" + AES * compared
     return f'{table(head, rows, "Every model on every set")}<p class="soft">{explanation}</p>'
 
 

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, StrMethodFormatter
+from matplotlib.ticker import Formatter, MaxNLocator
 
 from megaprune.report.run_records import Array
 from megaprune.report.summary import Estimate
@@ -48,8 +49,42 @@ STYLE: Any = {  # matplotlib names every key in its type
 }
 STEP = "optimizer step"
 LENGTH = "mean tokens per answer"
-TOKENS = StrMethodFormatter("{x:,.0f}")
-PERCENT = FuncFormatter(lambda x, _: f"{100 * x:.3g} %")
+
+
+class TickNumbers(Formatter):
+    """Labels ticks with as many decimals as tell them apart: 59.0, 59.5, 60.0 and not 59, 60, 60.
+
+    Args:
+        scale: values are multiplied by it.
+        unit: behind each number.
+    """
+
+    def __init__(self, scale: float = 1.0, unit: str = ""):
+        self._scale, self._unit = scale, unit
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of one tick."""
+        return self.format_ticks([x])[0]
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """The labels of all ticks of an axis."""
+        numbers = [self._scale * float(value) for value in values]
+        apart = [b - a for a, b in pairwise(sorted(numbers)) if b > a]
+        most = min(apart, default=1.0) / 100
+        fits = (
+            digits
+            for digits in range(_DECIMALS)
+            if all(abs(round(one, digits) - one) < most for one in numbers)
+        )
+        digits = next(fits, _DECIMALS)
+        return [f"{one:,.{digits}f}{self._unit}".replace("-", "\u2212") for one in numbers]
+
+
+_DECIMALS = 8
+"""Decimals of a tick's label at most."""
+
+TOKENS = TickNumbers()
+PERCENT = TickNumbers(100, " %")
 
 
 @dataclass(frozen=True)
@@ -88,8 +123,27 @@ def to_png(figure: Figure) -> bytes:
 
 
 def legend_above(axes: Axes) -> None:
-    """Put the legend where it hides nothing."""
+    """Put the legend, if anything has a name, where it hides nothing."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.figure.legend(loc="outside upper center", ncols=2, handlelength=1.6, columnspacing=1.4)
+
+
+def marks_of(steps: Sequence[int] | Array, marker: str = "o") -> dict[str, Any]:
+    """Marks on a line through few points, which would be nothing to see; large ones on a single."""
+    if len(steps) >= 10:
+        return {}
+    return {"marker": marker, "ms": 3 if len(steps) > 1 else 7}
+
+
+def step_axis(axes: Axes, steps: Sequence[int] | Array, ticks: int = 9) -> None:
+    """Label an axis of steps with whole numbers; a single step stands between its neighbours."""
+    axes.set_xlabel(STEP)
+    axes.xaxis.set_major_locator(
+        MaxNLocator(ticks, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
+    if len({*map(int, steps)}) == 1:
+        axes.set_xlim(steps[0] - 1, steps[0] + 1)
 
 
 def error_bars(estimates: Sequence[Estimate]) -> Array:

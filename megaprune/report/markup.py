@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import html
 import math
+import os
+import re
 import unicodedata
+from pathlib import Path
+from urllib.parse import quote
 
 from megaprune.report.summary import Estimate
 
@@ -40,12 +44,12 @@ def percent(share: float) -> str:
 
 def signed_percent(share: float) -> str:
     """Format a relative change: `+1.5 %`."""
-    return f"{_number(100 * share, '+.1f')}{TIGHT}%"
+    return f"{_signed(100 * share)}{TIGHT}%"
 
 
 def points(share: float) -> str:
     """Format a difference of shares: `+1.5 points`."""
-    return f"{_number(100 * share, '+.1f')}{TIGHT}points"
+    return f"{_signed(100 * share)}{TIGHT}points"
 
 
 def score(value: float) -> str:
@@ -55,12 +59,14 @@ def score(value: float) -> str:
 
 def interval(estimate: Estimate, kind: str) -> str:
     """Format bounds in the unit of the value that they stand beside: `+0.2 to +2.9`."""
+    ends = (estimate.low, estimate.high)
+    if kind == "change":
+        return " to ".join(_signed(100 * end) for end in ends)
     scale, form = {
         "tokens": (1, ",.0f" if abs(estimate.value) >= 100 else ".1f"),
         "share": (100, ".1f"),
-        "change": (100, "+.1f"),
     }[kind]
-    return f"{_number(scale * estimate.low, form)} to {_number(scale * estimate.high, form)}"
+    return " to ".join(_number(scale * end, form) for end in ends)
 
 
 def plain(value: float) -> str:
@@ -70,25 +76,49 @@ def plain(value: float) -> str:
     return _number(value, ".4g")
 
 
+_STACKED = 4
+"""Columns from which on a table does not fit a phone: there each row is a list."""
+
+
 def table(head: list[str], rows: list[list[str]], caption: str) -> str:
     """Make a table of cells that are HTML; the first column names the rows.
 
-    A row of one cell is a heading of those below it.
+    A row of one cell is a heading of those below it. On a phone each cell of a table of many
+    columns has a line of its own, with the column's name before it.
     """
     heads = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    lines = "".join(_line(row, len(head)) for row in rows)
+    stacked = len(head) >= _STACKED
+    names = [f' data-name="{re.sub("<[^>]*>", " ", name)}"' if stacked else "" for name in head]
+    lines = "".join(_line(row, names) for row in rows)
+    kind = ' class="stacked"' if stacked else ""
     return (
-        f'<div class="wide"><table><caption>{caption}</caption>'
+        f'<div class="wide"><table{kind}><caption>{caption}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 
-def _line(row: list[str], columns: int) -> str:
+def _line(row: list[str], names: list[str]) -> str:
     first, *rest = row
     if not rest:
-        return f'<tr class="group"><th scope="rowgroup" colspan="{columns}">{first}</th></tr>'
-    cells = "".join(f"<td>{cell}</td>" for cell in rest)
+        return f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}">{first}</th></tr>'
+    cells = "".join(f"<td{name}>{cell}</td>" for name, cell in zip(names[1:], rest, strict=True))
     return f'<tr><th scope="row">{first}</th>{cells}</tr>'
+
+
+def path_between(folder: Path, page: Path) -> str:
+    """The path from a page in a folder to another page, as a link has it."""
+    return Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix()
+
+
+def link(text: str, target: str) -> str:
+    """Link a text, which is HTML, to a page by the path to it from this one."""
+    return f'<a href="{quote(target)}">{text}</a>'
+
+
+def _signed(value: float) -> str:
+    """Format a change; none has no sign."""
+    text = _number(value, "+.1f")
+    return text.removeprefix("+") if text == "+0.0" else text
 
 
 def _number(value: float, form: str) -> str:
@@ -114,12 +144,12 @@ CSS = """
 :root {
   color-scheme: light dark;
   --text: #1c1f23; --soft: #5b636e; --line: #d9dde2; --back: #ffffff; --box: #f5f6f8;
-  --link: #0072b2; --good: #00694c; --bad: #a84300; --mark: #fff0c2;
+  --link: #0072b2; --good: #00694c; --bad: #a84300; --mark: #fff0c2; --shade: #0004;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --text: #e6e8eb; --soft: #a3abb5; --line: #3a4048; --back: #16191d; --box: #20242a;
-    --link: #56b4e9; --good: #4fc9a4; --bad: #f09a62; --mark: #4d431f;
+    --link: #56b4e9; --good: #4fc9a4; --bad: #f09a62; --mark: #4d431f; --shade: #000c;
   }
 }
 * { box-sizing: border-box; }
@@ -150,14 +180,20 @@ p { margin: .5rem 0; max-width: 52rem; text-wrap: pretty; }
 .tile .value i { font-style: normal; font-weight: 400; color: var(--soft); }
 .tile .less { font-size: .88rem; }
 .bounds { white-space: nowrap; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr));
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(30rem, 100%), 1fr));
   gap: 1.5rem; }
 .figures.small { grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); }
 figure { margin: 0; break-inside: avoid; }
 figure img { display: block; width: 100%; height: auto; background: #fff; border-radius: .4rem; }
 figcaption { font-size: .88rem; color: var(--soft); margin-top: .4rem; }
 figcaption b { color: var(--text); }
-.wide { overflow-x: auto; margin: 1rem 0; }
+a { color: var(--link); }
+/* What is cut off at a side has a shadow there. */
+.wide { overflow-x: auto; margin: 1rem 0; background:
+  linear-gradient(to right, var(--back) 30%, transparent) left / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--back) 30%, transparent) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / 1rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / 1rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
@@ -189,10 +225,24 @@ pre.prompt { max-height: 14rem; margin-bottom: .5rem; }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--link); }
 @media (max-width: 30rem) { body { padding: 1.25rem .9rem 3rem; } h2 { margin-top: 2.25rem; }
   table { font-size: .8rem; } th, td { padding-right: .55rem; }
-  th:first-child { min-width: 5rem; } }
+  th:first-child { min-width: 5rem; } .path { min-width: 5rem; } }
+@media screen and (max-width: 40rem) {
+  .stacked, .stacked tbody, .stacked tr, .stacked th, .stacked td, .stacked caption {
+    display: block; width: 100%; }
+  .stacked { font-size: .88rem; } .stacked thead { display: none; }
+  .stacked tbody th { font-weight: 600; border: 0; padding: .8rem 0 .1rem; }
+  .stacked td { display: flow-root; border: 0; padding: .1rem 0 .1rem 9.5rem; text-align: left;
+    white-space: normal; overflow-wrap: anywhere; }
+  .stacked td::before { content: attr(data-name); color: var(--soft); float: left; width: 9rem;
+    margin-left: -9.5rem; }
+  .stacked td:empty { display: none; }
+  .stacked tr { border-bottom: 1px solid var(--line); padding-bottom: .6rem; }
+  .stacked .group { border-bottom: 0; padding-bottom: 0; } .stacked .group th { font-size: 1rem; }
+  .path { max-width: none; }
+}
 @media print {
   :root { color-scheme: light; --text: #000; --soft: #444; --line: #bbb; --back: #fff;
-    --box: #f6f6f6; --good: #00694c; --bad: #a84300; --mark: #fff0c2; }
+    --box: #f6f6f6; --good: #00694c; --bad: #a84300; --mark: #fff0c2; --shade: transparent; }
   @page { margin: 15mm; }
   html { font-size: 9.5pt; }
   body { padding: 0; max-width: none; }
@@ -204,6 +254,8 @@ details { margin: 1rem 0; } summary { cursor: pointer; color: var(--link); }
   .tiles { grid-template-columns: repeat(4, 1fr); gap: 3mm; }
   .tile { padding: 2.5mm 3mm; } .tile .value { font-size: 11pt; }
   table { font-size: 8pt; } th, td { padding-right: 2mm; }
+  .wide { overflow: visible; background: none; } td, th { white-space: normal; }
+  a { color: inherit; text-decoration: none; }
   pre { max-height: none; font-size: 7.5pt; }
   pre.prompt { max-height: none; }
 }

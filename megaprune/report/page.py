@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,11 @@ def _inline(text: str) -> str:
 ARROW = "<i>→</i>"
 METHOD = (
     "Means over problems, of each problem's mean over its answers. Intervals: bootstrap over "
-    f"problems, {RESAMPLES:,} resamples."
+    f"problems, {RESAMPLES:,} resamples; Wilson's score interval where a share is the same for all "
+    "problems, as at 0 and 100 %."
 )
+ROUNDED = 0.0005
+"""What is less is 0.0 % on the page."""
 
 
 def claim(lines: list[str]) -> str:
@@ -197,13 +201,35 @@ def claim_one(outcome: AnswerMeans, unit: str) -> str:
     )
 
 
-def longer_or_shorter(change: float) -> str:
-    """Say a relative change of length: `40.0 % shorter`."""
-    return f"{percent(abs(change))} {'shorter' if change < 0 else 'longer'}"
+def cut_off_at(limits: Iterable[int | None]) -> str:
+    """Say at how many tokens answers were cut off: `Answers cut off at 4,000 tokens`.
+
+    Args:
+        limits: of the sets of answers; those that are not known are left out.
+    """
+    known = [f"{limit:,}" for limit in dict.fromkeys(limits) if limit is not None]
+    return f"Answers cut off at {' and '.join(known)} tokens" if known else "Answers cut off"
 
 
-def tiles_of_change(change: MeansChange) -> str:
-    """Show tiles from before to after, with intervals of the changes."""
+def longer_or_shorter(change: float, other: str = "before") -> str:
+    """Say a relative change of length: `40.0 % shorter`, or `as long as before`.
+
+    Args:
+        change: of the mean tokens; not finite if there were none before.
+        other: what answers are as long as, where nothing is left of the change once it is rounded.
+    """
+    if math.isnan(change) or abs(change) < ROUNDED:
+        return f"as long as {other}"
+    word = "shorter" if change < 0 else "longer"
+    return f"{percent(abs(change))} {word}" if math.isfinite(change) else word
+
+
+def tiles_of_change(change: MeansChange, limit: int | None = None) -> str:
+    """Show tiles from before to after, with intervals of the changes.
+
+    Args:
+        limit: the most tokens of an answer; None for what the answers themselves tell.
+    """
     old, new = change.before, change.after
     return _tiles(
         (
@@ -217,7 +243,7 @@ def tiles_of_change(change: MeansChange) -> str:
             _with_interval(points(change.accuracy.value), change.accuracy, "points"),
         ),
         (
-            "Answers cut off at the limit",
+            cut_off_at([limit] if limit is not None else [old.limit, new.limit]),
             f"{percent(old.cut_off.value)} {ARROW} {percent(new.cut_off.value)}",
             _with_interval(points(change.cut_off.value), change.cut_off, "points"),
         ),
@@ -225,11 +251,11 @@ def tiles_of_change(change: MeansChange) -> str:
     )
 
 
-def tiles_of_one(outcome: AnswerMeans) -> str:
-    """Show tiles of one set of answers, with intervals."""
+def tiles_of_one(outcome: AnswerMeans, limit: int | None = None) -> str:
+    """Show tiles of one set of answers, with intervals; `limit` as in `tiles_of_change`."""
     shares = (
         ("Accuracy", outcome.accuracy),
-        ("Answers cut off at the limit", outcome.cut_off),
+        (cut_off_at([outcome.limit if limit is None else limit]), outcome.cut_off),
     )
     return _tiles(
         (

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from megaprune import schema
 from megaprune.report import page
 from megaprune.report.charts import TradeOffPoint, draw_lengths, draw_path
 from megaprune.report.curves import RunSegment, draw_curves
 from megaprune.report.figures import Picture
-from megaprune.report.markup import escape, points, signed_percent, table
+from megaprune.report.markup import escape, link, path_between, points, signed_percent, table
 from megaprune.report.page import draw_analyses
 from megaprune.report.run_records import (
     AnswerTable,
@@ -30,8 +31,8 @@ from megaprune.report.summary import (
 )
 
 
-def prune_page(path: Path, analyses: Sequence[Path]) -> page.Page:
-    """Read a pruning, and show what its rounds came to."""
+def prune_page(path: Path, analyses: Sequence[Path], out: Path) -> page.Page:
+    """Read a pruning, and show what its rounds came to, with links from `out` to their pages."""
     pruning = read_pruning(path)
     shown = _shown(pruning)
     sets = {0: read_answers(pruning.start)} if pruning.start else {}
@@ -43,12 +44,12 @@ def prune_page(path: Path, analyses: Sequence[Path]) -> page.Page:
     curves = draw_curves(_segments(pruning.rounds))
     behaviours = draw_analyses(analyses)
     parts = [
-        page.tiles_of_change(summary.change)
+        page.tiles_of_change(summary.change, shown.run.validation_limit)
         if summary.change
-        else page.tiles_of_one(outcomes[shown.number]),
+        else page.tiles_of_one(outcomes[shown.number], shown.run.validation_limit),
         f'<p class="soft">On held-out validation problems. {page.METHOD}</p>',
         page.notes(_notes(pruning, summary)),
-        f"<h2>Rounds</h2>{_table(pruning, outcomes)}",
+        f"<h2>Rounds</h2>{_table(pruning, outcomes, out)}",
         page.figures("Round by round", comparison),
         page.figures("Over the steps", curves),
         page.table_by_source(summary),
@@ -98,8 +99,9 @@ def _notes(pruning: PruningRecord, summary: AnswerSummary) -> list[str]:
     return notes
 
 
-def _table(pruning: PruningRecord, outcomes: dict[int, AnswerMeans]) -> str:
+def _table(pruning: PruningRecord, outcomes: dict[int, AnswerMeans], out: Path) -> str:
     rows = []
+    linked = False
     if pruning.start:
         model = find_setting(pruning.config, "model")
         rows.append(["start", "", "", *_cells(outcomes[0]), "", _path(model or "")])
@@ -107,9 +109,13 @@ def _table(pruning: PruningRecord, outcomes: dict[int, AnswerMeans]) -> str:
         taken = "<small>taken</small>" if ended.number == pruning.final else ""
         if pruning.stopped and ended is pruning.rounds[-1]:
             taken = "<small>not taken</small>"
+        own = ended.run.path / schema.REPORT_FOLDER / schema.PAGE_FILE
+        name = f"round {ended.number}"
+        if own.is_file():
+            name, linked = link(name, path_between(out, own)), True
         rows.append(
             [
-                f"{ended.number}{taken}",
+                f"{name}{taken}",
                 f"{ended.limit:,}",
                 f"{ended.step:,}",
                 *_cells(outcomes[ended.number]),
@@ -118,11 +124,13 @@ def _table(pruning: PruningRecord, outcomes: dict[int, AnswerMeans]) -> str:
             ]
         )
     head = ["round", "limit", "step", "accuracy", "tokens", "against the start", "model"]
-    return (
-        '<p class="soft">In each round the model of the step that was best in validation is '
-        "chosen, and the next round begins with it. Each round's own page is in its folder.</p>"
-        + table(head, rows, "Every round, with 95 % intervals")
+    text = (
+        "In each round the model of the step that was best in validation is chosen, and the next "
+        "round begins with it."
     )
+    if linked:
+        text += " The names of rounds lead to their own pages."
+    return f'<p class="soft">{text}</p>' + table(head, rows, "Every round, with 95 % intervals")
 
 
 def _cells(outcome: AnswerMeans) -> list[str]:
@@ -159,7 +167,9 @@ def _segments(rounds: Sequence[RoundRecord]) -> list[RunSegment]:
         begin = segments[-1].end if segments else 0
         name = f"round {ended.number}: {ended.limit:,}"
         validations = ended.run.validations.items()
-        outcomes = tuple(describe(step, read_answers(file)) for step, file in validations)
+        outcomes = tuple(
+            describe(step, read_answers(file), ended.limit) for step, file in validations
+        )
         segments.append(RunSegment(ended.run, outcomes, begin, name, chosen=ended.step))
     return segments
 

@@ -31,12 +31,12 @@ def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:
     behaviours = draw_analyses(analyses)
     diagnostics = draw_diagnostics(run)
     parts = [
-        _tiles(summary),
+        _tiles(run, summary),
         _method(summary),
         page.notes(_notes(run, summary)),
         page.figures("Over the steps", curves),
-        page.figures("Before and after", comparison),
-        _tables(summary),
+        page.figures("Before and after" if summary.change else "Lengths", comparison),
+        _tables(run, summary),
         _answers(choose(run), summary),
         page.figures("Thoughts", behaviours),
         page.figures("Diagnostics", diagnostics, "small"),
@@ -55,10 +55,11 @@ def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:
 
 def choose(run: RunRecord) -> list[AnswerExample]:
     """Choose answers of the first and the last validation; without any, of training steps."""
-    files = [*(run.validations or run.samples).values()]
-    if len(files) > 1:
-        return choose_pairs(files[:1], files[-1:], ("before", "after"))
-    return choose_some(files, "before") if files else []
+    files = run.validations or run.samples
+    paths = [*files.values()]
+    if len(paths) > 1:
+        return choose_pairs(paths[:1], paths[-1:], ("before", "after"))
+    return choose_some(paths, f"step {min(files)}") if files else []
 
 
 def _draw_comparison(summary: AnswerSummary) -> list[Picture]:
@@ -92,10 +93,16 @@ def _claim(summary: AnswerSummary) -> str:
     return page.claim(["There are no answers to compare."])
 
 
-def _tiles(summary: AnswerSummary) -> str:
+def _tiles(run: RunRecord, summary: AnswerSummary) -> str:
+    limit = _limit(run, summary)
     if summary.change:
-        return page.tiles_of_change(summary.change)
-    return page.tiles_of_one(summary.outcomes[0]) if summary.outcomes else ""
+        return page.tiles_of_change(summary.change, limit)
+    return page.tiles_of_one(summary.outcomes[0], limit) if summary.outcomes else ""
+
+
+def _limit(run: RunRecord, summary: AnswerSummary) -> int | None:
+    """The most tokens of the answers that are counted, if the configuration says it."""
+    return run.validation_limit if summary.held_out else run.training_limit
 
 
 def _about(run: RunRecord) -> str:
@@ -105,7 +112,8 @@ def _about(run: RunRecord) -> str:
     facts = [f"{last} of {planned} steps" if planned is not None else f"{last} steps"]
     for name, key in (
         ("model", "model"),
-        ("limit", "rollout.max_response_length"),
+        ("training limit", "rollout.max_response_length"),
+        ("validation limit", "validation.max_response_length"),
         ("answers per problem", "rollout.n"),
         ("seed", "seed"),
     ):
@@ -132,8 +140,8 @@ def _notes(run: RunRecord, summary: AnswerSummary) -> list[str]:
     if not summary.held_out and summary.outcomes:
         notes.insert(
             0,
-            "This run has no validation: the numbers are of training answers, before and after on "
-            "different problems, and not of held-out ones.",
+            "This run has no validation: the numbers are of training answers, and not of held-out "
+            "ones" + (", before and after on different problems." if summary.change else "."),
         )
     elif not summary.outcomes:
         notes.insert(0, "This run has kept no answers: the report has only its metrics.")
@@ -147,13 +155,16 @@ def _notes(run: RunRecord, summary: AnswerSummary) -> list[str]:
     return notes
 
 
-def _tables(summary: AnswerSummary) -> str:
+def _tables(run: RunRecord, summary: AnswerSummary) -> str:
     every = ""
     if len(summary.outcomes) > 1:
         what = "validation" if summary.held_out else "step"
         rows = [_outcome_row(outcome) for outcome in summary.outcomes]
         head = ["step", "problems", "tokens", "accuracy", "cut off"]
-        every = table(head, rows, f"Every {what}, with 95 % intervals")
+        limit = _limit(run, summary)
+        limits = [limit] if limit is not None else [each.limit for each in summary.outcomes]
+        caption = f"Every {what}, with 95 % intervals. {page.cut_off_at(limits)}."
+        every = table(head, rows, caption)
     return page.table_by_source(summary) + every
 
 

@@ -158,6 +158,16 @@ class RunRecord:
         """Look up a value of the configuration by its dotted name; None if there is none."""
         return find_setting(self.config, name)
 
+    @property
+    def training_limit(self) -> int | None:
+        """The most tokens of an answer in training; None if the configuration does not say."""
+        return _whole(self.setting("rollout.max_response_length"))
+
+    @property
+    def validation_limit(self) -> int | None:
+        """The most tokens of an answer in a validation; None if the configuration does not say."""
+        return _whole(self.setting("validation.max_response_length"))
+
     def series(self, name: str) -> tuple[Array, Array]:
         """The steps that have a metric, and its values; a value that is not finite is NaN."""
         pairs = [(step, row[name]) for step, row in self.metrics.items() if name in row]
@@ -218,6 +228,10 @@ def _with_names_of_today(config: dict[str, Any]) -> dict[str, Any]:
             target = target[part]
         target.setdefault(name, value)
     return renamed
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def find_setting(config: dict[str, Any], name: str) -> Any:

@@ -24,9 +24,9 @@ _MEASURED_BY = ("data.validation", "data.max_prompt_length", "validation.")
 
 _CURVES = (
     (schema.LENGTH_MEAN, "Response length in training", "mean tokens per answer"),
-    (schema.ACCURACY, "Accuracy in training", "share right"),
+    (schema.ACCURACY, "Accuracy in training (cut off counts as wrong)", "share right"),
     (schema.REWARD, "Reward", "mean reward"),
-    (schema.TRUNCATED, "Answers cut off", "share of answers"),
+    (schema.TRUNCATED, "Training answers cut off", "share of answers"),
     (schema.NO_SIGNAL, "Groups without signal", "share of groups"),
     (schema.ENTROPY, "Entropy", "nats per token"),
     (schema.KL, "KL divergence from the reference", "nats per token"),
@@ -132,9 +132,19 @@ def _results(runs: Sequence[NamedRun]) -> str:
             ]
         )
         rows.append(cells)
-    return table(
-        head, rows, "The last validation of every run, and its change from the run's first"
-    )
+    what = "The last validation of every run"
+    if not all(run.summary.held_out for run in runs):
+        what = "The last validation, or training step, of every run"
+    limits = (limit for run in runs for limit in _limits(run))
+    caption = f"{what}, and its change from the run's first. {page.cut_off_at(limits)}."
+    return table(head, rows, caption)
+
+
+def _limits(run: NamedRun) -> list[int | None]:
+    """The limits of the answers that a run is measured by."""
+    record = run.record
+    limit = record.validation_limit if run.summary.held_out else record.training_limit
+    return [limit] if limit is not None else [each.limit for each in run.summary.outcomes]
 
 
 def _draw_comparison(runs: Sequence[NamedRun]) -> list[Picture]:

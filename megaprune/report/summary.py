@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,11 @@ class Estimate:
 class AnswerMeans:
     """The means of one set of answers; accuracy and cut_off are shares.
 
-    `at` is the step, or the round of a pruning, that the answers are of.
+    Attributes:
+        at: the step, or the round of a pruning, that the answers are of.
+        limit: the tokens at which answers were cut off; None if none was.
+        within: accuracy if answers longer than the training limit were wrong, as they are in
+            training; None if that limit is not known.
     """
 
     at: int
@@ -52,6 +56,8 @@ class AnswerMeans:
     tokens: Estimate
     accuracy: Estimate
     cut_off: Estimate
+    limit: int | None
+    within: float | None
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,14 @@ def summarize(run: RunRecord) -> AnswerSummary:
     files = run.validations if held_out else _ends(run.samples)
     sets = {step: read_answers(path) for step, path in files.items()}
     ends = (min(sets), max(sets)) if len(sets) > 1 else None
-    return summarize_sets(sets, held_out, ends)
+    return summarize_sets(sets, held_out, ends, run.training_limit)
 
 
 def summarize_sets(
-    sets: Mapping[int, AnswerTable], held_out: bool, ends: tuple[int, int] | None
+    sets: Mapping[int, AnswerTable],
+    held_out: bool,
+    ends: tuple[int, int] | None,
+    training_limit: int | None = None,
 ) -> AnswerSummary:
     """Count sets of answers, by step or by round.
 
@@ -106,8 +115,9 @@ def summarize_sets(
         sets: the sets in their order.
         held_out: whether all of them answer validation problems.
         ends: the two that are compared, if any.
+        training_limit: the most tokens of an answer in training, if it is known.
     """
-    outcomes = tuple(describe(at, answers) for at, answers in sets.items())
+    outcomes = tuple(describe(at, answers, training_limit) for at, answers in sets.items())
     if ends is None:
         first = next(iter(sets.values()), None)
         return AnswerSummary(held_out, outcomes, None, {}, first, None, ())
@@ -134,7 +144,7 @@ def summarize_sets(
     )
 
 
-def describe(at: int, answers: AnswerTable) -> AnswerMeans:
+def describe(at: int, answers: AnswerTable, training_limit: int | None = None) -> AnswerMeans:
     """Compute the means of a set of answers, with intervals."""
     means = _means(answers)
     length = means[:, TOKENS]
@@ -143,7 +153,21 @@ def describe(at: int, answers: AnswerTable) -> AnswerMeans:
         Estimate(float(share.mean()), *share_interval(share, draws=RESAMPLES))
         for share in (means[:, RIGHT], means[:, CUT_OFF])
     )
-    return AnswerMeans(at, len(means), len(answers.problems), tokens, accuracy, cut_off)
+    cut = answers.lengths[answers.cut_off > 0]
+    within = None
+    if training_limit is not None:
+        in_time = replace(answers, right=answers.right * (answers.lengths <= training_limit))
+        within = float(_means(in_time)[:, RIGHT].mean())
+    return AnswerMeans(
+        at=at,
+        problems=len(means),
+        answers=len(answers.problems),
+        tokens=tokens,
+        accuracy=accuracy,
+        cut_off=cut_off,
+        limit=int(cut.max()) if len(cut) else None,
+        within=within,
+    )
 
 
 def compare(

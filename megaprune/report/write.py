@@ -92,21 +92,25 @@ def write(paths: Sequence[Path], out: Path | None, baseline: Path | None) -> Pat
                     f"--baseline compares evaluations; expected nothing else, found {other} {path}"
                 )
     out = _default_folder(subjects) if out is None else out
-    page = _make_page(kind, subjects, baseline, analyses)
+    page = _make_page(kind, subjects, baseline, analyses, out)
     pictures = {f"{picture.name}.png": picture.png for picture in page.pictures}
     write_files(out, pictures | {schema.PAGE_FILE: page.html.encode()})
     return out / schema.PAGE_FILE
 
 
 def _make_page(
-    kind: str, subjects: Sequence[Path], baseline: Path | None, analyses: Sequence[Path]
+    kind: str,
+    subjects: Sequence[Path],
+    baseline: Path | None,
+    analyses: Sequence[Path],
+    out: Path,
 ) -> Page:
     if kind == "run" and len(subjects) > 1:
         return runs_page(subjects, analyses)
     if kind == "run":
         return run_page(subjects[0], analyses)
     if kind == "pruning":
-        return prune_page(subjects[0], analyses)
+        return prune_page(subjects[0], analyses, out)
     return evaluations_page(subjects, baseline, analyses)
 
 

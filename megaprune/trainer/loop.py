@@ -123,9 +123,7 @@ class TrainingRun:
         self._dir.rewind(self.step)
         self._page = ProgressPage(self._dir.path)
         history = self._dir.history()
-        self._reporter = Reporter(
-            config, self.step, problems, history, self._validation_limit
-        )
+        self._reporter = Reporter(config, self.step, problems, history, self._validation_limit)
         self._failing = FailingSteps(
             config.max_failed_steps, world.broadcast_from_rank0(history[-_REMEMBERED:])
         )

@@ -65,6 +65,10 @@ addEventListener("load", () => {
     decoded: images.filter(image => image.complete && image.naturalWidth > 0).length,
     width: innerWidth,
     scroll: document.documentElement.scrollWidth,
+    cut: [...document.querySelectorAll(".wide")].filter(e => e.scrollWidth > e.clientWidth)
+      .map(e => getComputedStyle(e).backgroundImage),
+    columns: [...document.querySelectorAll(".stacked td")].filter(e => e.textContent)
+      .map(e => getComputedStyle(e, "::before").content),
     headings: [...document.querySelectorAll("h2")].map(e => e.textContent),
     answers: [...document.querySelectorAll(".answers pre")].map(e => e.textContent),
     nested: document.querySelectorAll("pre :not(span)").length,
@@ -234,6 +238,7 @@ def test_hostile_text_does_not_run_and_does_not_break_the_page(hostile, tmp_path
     assert found["images"] == found["decoded"] == figures
     assert found["width"] == width
     assert found["scroll"] <= width
+    assert width > 390 or found["cut"] == []
     assert found["headings"][-1] == "Configuration"
     answers = found["answers"]
     shown = {
@@ -253,7 +258,8 @@ def test_the_page_as_it_is(hostile, tmp_path, server):
     parser = html.parser.HTMLParser()
     parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))
     parser.feed(page.read_text())
-    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "svg", "a", "form"}
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "svg", "form"}
+    assert "a" not in {tag for tag, _ in tags}  # only rounds have links, and these have no pages
     for _, attributes in tags:
         assert attributes.get("src", "data:").startswith("data:")
         assert not [
@@ -273,6 +279,19 @@ def page(request, run, tmp_path):
     if request.param == "pruning":
         return write_report(write_pruning(tmp_path / "pruned", BEFORE, [AFTER, AFTER]))
     return write_report(*write_long_evaluations(tmp_path, n=4), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("width", [390, 700])
+def test_no_table_is_cut_without_a_hint(page, tmp_path, width):
+    """On a phone no table is wider than the page, and each cell says its column; between a phone
+    and a desk, a table that is has a shadow where it is cut."""
+    found = probe(tmp_path, page, width)
+    assert found["scroll"] <= width
+    if width == 390:
+        assert found["cut"] == []
+        assert found["columns"]
+        assert not {"none", "normal", '""'} & {*found["columns"]}
+    assert all(image.count("linear-gradient") == 4 for image in found["cut"])
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 2000), (500, 3000)])

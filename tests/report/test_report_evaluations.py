@@ -229,7 +229,7 @@ def test_what_nobody_could_do_is_drawn_as_well(tmp_path):
     ]
     paths = [write_evaluation(tmp_path / name, nothing, budgets=()) for name in ("one", "two")]
     page = write_report(*paths, baseline=paths[0], out=tmp_path / "out")
-    assert rows_of_table(page)[-1][7:] == ["+0.0 %", "–"]
+    assert rows_of_table(page)[-1][7:] == ["0.0 %", "–"]
     assert rows_of_table(page)[-1][4] == "100.0 %"
     assert not re.search(r"\bnan\b", text_of(page))
     assert 'id="1-sums_samples"' not in page.read_text()

@@ -34,10 +34,13 @@ def test_the_headline(run):
     text = text_of(write_report(run))
     assert "Answers are 40.0 % shorter: 500 → 300 tokens." in text
     assert "Accuracy: 62.5 % → 75.0 %, +12.5 points." in text
-    assert "Answers cut off at the limit 25.0 % → 0.0 %" in text
+    assert "Answers cut off at 1,000 tokens 25.0 % → 0.0 %" in text
     assert "Problems 4 8 answers each time" in text
     assert "On held-out validation problems, steps 0 and 4." in text
-    assert "4 of 4 steps · model org/a-model · limit 1000 · answers per problem 2 · seed 7" in text
+    assert (
+        "4 of 4 steps · model org/a-model · training limit 1000 · answers per problem 2 · seed 7"
+        in text
+    )
 
 
 def test_longer_answers_are_called_longer(run):

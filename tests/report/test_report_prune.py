@@ -2,6 +2,7 @@
 
 import json
 import re
+from urllib.parse import unquote
 
 import pytest
 from evaluation_folders import write_pruning, write_round, write_rounds
@@ -32,13 +33,45 @@ def test_the_rounds_by_hand(pruning):
     start, first, second = rows_of_table(page)
     assert start[:3] == ["start", "", ""]
     assert start[-1] == "org/a-model"
-    assert first[:3] == ["1", "800", "4"]
+    assert first[:3] == ["round 1", "800", "4"]
     assert first[3].startswith("75.0 % ")
     assert first[4].startswith("300 ")
     assert first[5:] == ["+12.5 points −40.0 % tokens", "round_1_limit_800/chosen"]
-    assert second[:3] == ["2 taken", "400", "4"]
+    assert second[:3] == ["round 2 taken", "400", "4"]
     assert second[4].startswith("150 ")
     assert second[5:] == ["+12.5 points −70.0 % tokens", "round_2_limit_400/chosen"]
+
+
+def links(page):
+    return re.findall(r'<a href="([^"]+)">([^<]+)</a>', page.read_text())
+
+
+def test_rounds_lead_to_their_own_pages(pruning, tmp_path):
+    """Where those are there; from wherever this page is."""
+    assert links(write_report(pruning)) == []
+    assert "lead to their own pages" not in text_of(pruning / "report/index.html")
+    for name in ("round_1_limit_800", "round_2_limit_400"):
+        write_report(pruning / name)
+    for out in (None, tmp_path / "else where" / "page"):
+        page = write_report(pruning, out=out)
+        found = links(page)
+        assert [text for _, text in found] == ["round 1", "round 2"]
+        for (target, _), name in zip(
+            found, ("round_1_limit_800", "round_2_limit_400"), strict=True
+        ):
+            assert (page.parent / unquote(target)).resolve() == pruning / name / "report/index.html"
+        assert "lead to their own pages" in text_of(page)
+
+
+def test_a_round_s_folder_cannot_make_a_link_run_something(pruning):
+    name = 'javascript:alert(1)"><b>'
+    (pruning / "round_1_limit_800").rename(pruning / name)
+    said = json.loads((pruning / "rounds.json").read_text())
+    said["rounds"][0]["folder"] = name
+    (pruning / "rounds.json").write_text(json.dumps(said))
+    write_report(pruning / name)
+    ((target, _),) = links(write_report(pruning))
+    assert target.startswith("../javascript%3Aalert%281%29%22%3E")
 
 
 def test_figures_are_over_all_rounds(pruning):
@@ -69,7 +102,11 @@ def test_a_round_that_lost_too_much_is_not_the_outcome(tmp_path):
     text = text_of(page)
     assert f"Stopped: {words}." in text
     assert "Answers are 40.0 % shorter: 500 → 300 tokens." in text
-    assert [row[0] for row in rows_of_table(page)] == ["start", "1 taken", "2 not taken"]
+    assert [row[0] for row in rows_of_table(page)] == [
+        "start",
+        "round 1 taken",
+        "round 2 not taken",
+    ]
     assert "after round 1" in text
 
 
