@@ -102,7 +102,8 @@ def _line(row: list[str], names: list[str]) -> str:
     if not rest:
         return f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}">{first}</th></tr>'
     cells = "".join(f"<td{name}>{cell}</td>" for name, cell in zip(names[1:], rest, strict=True))
-    return f'<tr><th scope="row">{first}</th>{cells}</tr>'
+    name = names[0] if first.isdigit() else ""  # a number alone says nothing
+    return f'<tr><th scope="row"{name}>{first}</th>{cells}</tr>'
 
 
 def path_between(folder: Path, page: Path) -> str:
@@ -231,6 +232,7 @@ details { margin: 1rem 0; } summary { cursor: pointer; color: var(--link); }
     display: block; width: 100%; }
   .stacked { font-size: .88rem; } .stacked thead { display: none; }
   .stacked tbody th { font-weight: 600; border: 0; padding: .8rem 0 .1rem; }
+  .stacked th[data-name]::before { content: attr(data-name) " "; }
   .stacked td { display: flow-root; border: 0; padding: .1rem 0 .1rem 9.5rem; text-align: left;
     white-space: normal; overflow-wrap: anywhere; }
   .stacked td::before { content: attr(data-name); color: var(--soft); float: left; width: 9rem;
@@ -255,6 +257,7 @@ details { margin: 1rem 0; } summary { cursor: pointer; color: var(--link); }
   .tile { padding: 2.5mm 3mm; } .tile .value { font-size: 11pt; }
   table { font-size: 8pt; } th, td { padding-right: 2mm; }
   .wide { overflow: visible; background: none; } td, th { white-space: normal; }
+  td small { white-space: nowrap; }
   a { color: inherit; text-decoration: none; }
   pre { max-height: none; font-size: 7.5pt; }
   pre.prompt { max-height: none; }
