@@ -94,7 +94,7 @@ def generation_seconds(
     _, step = generate_seconds(config, shape, hardware, prompts, config.rollout.n, limit)
     validation = 0.0
     if count := _validations(config, number):
-        validation = count * _validation_seconds(config, shape, hardware, limit)
+        validation = count * _validation_seconds(config, shape, hardware)
     return config.steps * step + validation
 
 

@@ -30,7 +30,8 @@ from megaprune.errors import InputError
 from megaprune.files import replace_link, replace_text
 from megaprune.foreign_text import terminal
 from megaprune.pruning.config import PruneConfig
-from megaprune.weights.model import context_of, read_config
+from megaprune.weights.model import read_config
+from megaprune.weights.rope import context_of
 
 
 def prune(config: PruneConfig) -> None:

@@ -32,7 +32,7 @@ from megaprune.report.figures import (
     to_png,
     values_of,
 )
-from megaprune.report.labels import label_points
+from megaprune.report.labels import Line, label_points
 from megaprune.report.run_records import AnswerTable
 from megaprune.report.summary import Estimate
 
@@ -251,9 +251,9 @@ def draw_path(name: str, points: Sequence[TradeOffPoint], each: str) -> Picture:
     return Picture(name, to_png(figure), "Accuracy against length", caption)
 
 
-def _crosses(points: Sequence[TradeOffPoint]) -> list[tuple[tuple[float, float], ...]]:
+def _crosses(points: Sequence[TradeOffPoint]) -> list[Line]:
     """The intervals of points, as lines."""
-    lines = []
+    lines: list[Line] = []
     for point in points:
         x, y = point.tokens, point.accuracy
         lines.append(((x.low, y.value), (x.high, y.value)))

@@ -142,8 +142,9 @@ def step_axis(axes: Axes, steps: Sequence[int] | Array, ticks: int = 9) -> None:
     axes.xaxis.set_major_locator(
         MaxNLocator(ticks, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
     )
-    if len({*map(int, steps)}) == 1:
-        axes.set_xlim(steps[0] - 1, steps[0] + 1)
+    if len(only := {*map(int, steps)}) == 1:
+        step = only.pop()
+        axes.set_xlim(step - 1, step + 1)
 
 
 def error_bars(estimates: Sequence[Estimate]) -> Array:

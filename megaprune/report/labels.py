@@ -70,7 +70,7 @@ def _meetings(box: Bbox, frame: Bbox, taken: Sequence[Bbox], segments: Sequence[
     outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
     met = sum(box.overlaps(other) for other in taken)
     struck = sum(strikes(segment, box) for segment in segments)
-    return 100 * outside + 10 * met + struck
+    return int(100 * outside + 10 * met + struck)
 
 
 def strikes(segment: Array, box: Bbox) -> bool:

@@ -14,7 +14,8 @@ from megaprune.config.run import Config
 from megaprune.distributed.device import release_cached
 from megaprune.generation.generator import Generator
 from megaprune.weights.copy_plan import plan
-from megaprune.weights.model import context_of, read_config
+from megaprune.weights.model import read_config
+from megaprune.weights.rope import context_of
 from megaprune.weights.sync import SyncStats, WeightSync
 
 

@@ -36,7 +36,8 @@ from megaprune.trainer.metrics import Clock, Reporter, batch_metrics, response_m
 from megaprune.trainer.run_dir import RunDir
 from megaprune.trainer.sources import Source, make_source
 from megaprune.weights.files.hf_folder import HfFolder
-from megaprune.weights.model import context_of, read_config
+from megaprune.weights.model import read_config
+from megaprune.weights.rope import context_of
 
 
 def train(config: Config) -> None:
