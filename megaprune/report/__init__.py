@@ -1,10 +1,10 @@
 """What runs, prunings and evaluations came to, on one page: numbers, figures, answers.
 
 `run_records` and `evaluation_records` read folders; `summary` counts and chooses answers to show;
-`curves` and `charts` draw in the manner of `figures`; `page` has the pieces of a page in HTML, made
-with `markup`; `run_page`, `runs_page`, `prune_page` and `evaluations_page` put them together;
-`write` sees what the folders are and writes; `progress` writes the page of a run underway. The same
-folders give the same page.
+`curves`, `diagnostics` and `charts` draw in the manner of `figures` and `labels`; `page` has the
+pieces of a page in HTML, made with `markup`; `run_page`, `runs_page`, `prune_page` and
+`evaluations_page` put them together; `write` sees what the folders are and writes; `progress`
+writes the page of a run underway. The same folders give the same page.
 """
 
 import re

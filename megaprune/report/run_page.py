@@ -7,7 +7,8 @@ from pathlib import Path
 
 from megaprune.report import page
 from megaprune.report.charts import TradeOffPoint, draw_lengths, draw_path
-from megaprune.report.curves import RunSegment, draw_curves, draw_diagnostics
+from megaprune.report.curves import RunSegment, draw_curves
+from megaprune.report.diagnostics import draw_diagnostics
 from megaprune.report.figures import Picture
 from megaprune.report.markup import escape, plain, table
 from megaprune.report.page import draw_analyses
