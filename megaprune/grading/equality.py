@@ -109,27 +109,31 @@ def equal(gold: str, answer: str) -> bool:
         return decided
     named = gold, answer
     gold, answer = _same_sides(gold, answer)
-    if gold == answer:
+    if gold == answer or _same_left_sides(gold, answer) or _equal_mixed(gold, answer):
         return True
-    if (
-        named != (gold, answer)
-        and (decided := notations.equal_notations(gold, answer, equal)) is not None
-    ):
-        return decided
-    if any(notations.mixed(text) == str(number(other)) for text, other in (
-        (answer, gold), (gold, answer)
-    ) if number(other) is not None):  # fmt: skip
-        return True
+    if named != (gold, answer):
+        decided = notations.equal_notations(gold, answer, equal)
+        if decided is not None:
+            return decided
     if (decided := _equal_sets(gold, answer)) is not None:
         return decided
-    if (decided := _equal_matrices(matrix_of(gold), matrix_of(answer), gold, answer)) is not None:
+    if (decided := _equal_matrices(gold, answer)) is not None:
         return decided
     decided = _equal_shapes(_shape(gold), _shape(answer))
     if not decided and (groups := _groups(gold)):
-        parts = _groups(answer) or _shape(answer).parts
+        shape = _shape(answer)
+        parts = _groups(answer) or (shape.parts if shape.kind != "()" else ())
         if _equal_unordered(groups, parts):
             return True
     return equal_scalars(gold, answer) if decided is None else decided
+
+
+def _equal_mixed(gold: str, answer: str) -> bool:
+    """Say whether one is a mixed number with "and" in it, 2 and 1/2, and equals the other."""
+    return any(
+        (value := number(other)) is not None and notations.mixed(text) == str(value)
+        for text, other in ((answer, gold), (gold, answer))
+    )
 
 
 def _equal_loosely(gold: str, answer: str) -> bool:
@@ -157,6 +161,16 @@ def _same_sides(gold: str, answer: str) -> tuple[str, str]:
     elif len(ours) == 2 and len(theirs) > 2 and _is_name(theirs[0]):
         answer = f"{theirs[0]}={theirs[-1]}"
     return gold, answer
+
+
+def _same_left_sides(gold: str, answer: str) -> bool:
+    """Say whether two equations have one left side, and equal right sides: x = 3 h, x = 180 min."""
+    ours, theirs = sides(gold), sides(answer)
+    return (
+        len(ours) == len(theirs) == 2
+        and close(ours[0]) == close(theirs[0])
+        and equal(ours[1], theirs[1])
+    )
 
 
 def sides(text: str) -> list[str]:
@@ -342,23 +356,35 @@ def _equal_unordered(gold: Sequence[str], answer: Sequence[str]) -> bool:
 # Matrices and vectors.
 
 
-def _equal_matrices(a: Matrix | None, b: Matrix | None, gold: str, answer: str) -> bool | None:
+def _equal_matrices(gold: str, answer: str) -> bool | None:
+    a, b = matrix_of(gold), matrix_of(answer)
     if a is None and b is None:
         return None
     if a is None or b is None:
         matrix, other = (a, answer) if a else (b, gold)
-        shape = shape_of(other)
-        if matrix is None or matrix.bars or shape.kind not in ("()", r"[]"):
-            return None if matrix is not None and matrix.bars else False
-        column = all(len(row) == 1 for row in matrix.rows)
-        cells = [row[0] for row in matrix.rows] if column else list(matrix.rows[0])
-        if not column and len(matrix.rows) > 1 or len(cells) != len(shape.parts):
-            return False
-        return all(equal(*pair) for pair in zip(cells, shape.parts, strict=True))
+        return matrix is not None and not matrix.bars and _is_written(matrix, shape_of(other))
     if a.bars != b.bars or list(map(len, a.rows)) != list(map(len, b.rows)):
         return False
     return all(
         equal(x, y)
         for ours, theirs in zip(a.rows, b.rows, strict=True)
         for x, y in zip(ours, theirs, strict=True)
+    )
+
+
+def _is_written(matrix: Matrix, shape: AnswerShape) -> bool:
+    """Say whether brackets hold a matrix: a vector, or rows in brackets."""
+    if shape.kind not in ("()", "[]"):
+        return False
+    if len(matrix.rows) > 1 and all(len(row) == 1 for row in matrix.rows):
+        cells = [row[0] for row in matrix.rows]
+        return len(cells) == len(shape.parts) and all(map(equal, cells, shape.parts))
+    if len(matrix.rows) == 1:
+        return len(matrix.rows[0]) == len(shape.parts) and all(
+            map(equal, matrix.rows[0], shape.parts)
+        )
+    rows = [shape_of(part) for part in shape.parts]
+    return len(rows) == len(matrix.rows) and all(
+        row.kind == "[]" and len(row.parts) == len(cells) and all(map(equal, cells, row.parts))
+        for cells, row in zip(matrix.rows, rows, strict=True)
     )

@@ -11,31 +11,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from megaprune.grading.nodes import INFINITY, Node
-from megaprune.grading.normal import Unparsable, word_set
+from megaprune.grading.normal import Unparsable
 from megaprune.grading.numbers import based
-from megaprune.grading.tokens import tokens_of
+from megaprune.grading.tokens import ACCENTS, FUNCTIONS, GREEK, OF_LISTS, tokens_of
 
 MAX_NESTING = 60
 
 
-FUNCTIONS = word_set(
-    """
-    sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh exp ln log lg
-    """
-)
-_OF_LISTS = frozenset(("gcd", "lcm", "max", "min"))
-_GREEK = word_set(
-    """
-    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau
-    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar
-    mho emptyset triangle angle
-    """
-)
-_ACCENTS = word_set(
-    """
-    vec hat bar overline overrightarrow tilde dot mathbb mathcal mathscr mathfrak text
-    """
-)
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 _CONSTANTS = {
     "pi": Node("pi", ()), "infty": INFINITY, "imath": Node("sym", ("i",)),
@@ -99,8 +81,8 @@ class _Parser:
         if self.peek() in (r"\mod", r"\bmod"):
             self.next()
             node = Node("mod", (node, self.product()))
-        if self.take(r"\choose"):
-            node = Node("binom", (node, self.sum()))
+        if self.peek() in (r"\choose", r"\over"):
+            node = Node("binom" if self.next() == r"\choose" else "div", (node, self.sum()))
         self.depth -= 1
         return node
 
@@ -203,7 +185,9 @@ class _Parser:
         return self.atom()
 
     def group(self) -> Node:
-        closing = _CLOSING[self.next()]
+        closing = _CLOSING.get(self.next())
+        if closing is None:
+            raise Unparsable(self.text)
         bars, self.bars = self.bars, 0
         node = self.sum()
         self.bars = bars
@@ -311,7 +295,9 @@ class _Parser:
             return Node("div" if name == "frac" else name, (self.argument(), self.argument()))
         if name in FUNCTIONS:
             return self.function(name)
-        if name in _OF_LISTS:
+        if name in ("abs", "floor", "ceil"):
+            return Node(name, (self.group(),))
+        if name in OF_LISTS:
             return Node(name, self.list())
         if name in ("sum", "prod"):
             return self.series(name)
@@ -327,9 +313,9 @@ class _Parser:
 
     def named(self, token: str) -> Node:
         r"""Read a name that is a command: \alpha, \vec{a}, \text{max}."""
-        if token[1:] in _GREEK:
+        if token[1:] in GREEK:
             label = token
-        elif token[1:] in _ACCENTS:
+        elif token[1:] in ACCENTS:
             label = "" if token == r"\text" else token
             label += self.raw_argument().replace(" ", "")
         else:
@@ -387,8 +373,8 @@ class _Parser:
 
 
 _NO_FACTOR = frozenset(
-    [r"\cdot", r"\times", r"\div", r"\ast", r"\mod", r"\bmod", r"\choose", r"\}", r"\{", r"\|",
-     r"\rfloor", r"\rceil", r"\circ", r"\ldots", r"\mixed"]
+    [r"\cdot", r"\times", r"\div", r"\ast", r"\mod", r"\bmod", r"\choose", r"\over", r"\}",
+     r"\{", r"\|", r"\rfloor", r"\rceil", r"\circ", r"\ldots", r"\mixed"]
 )  # fmt: skip
 
 _DIGITS = frozenset(".0123456789")

@@ -35,20 +35,20 @@ _SYMBOLS = {
 
 _END = r"(?![a-zA-Z])"
 _FONT = (
-    r"\\(?:text(?:bf|it|rm|sf|tt|sl|up|normal)?|math(?:rm|bf|it|sf|normal)|[mh]box"
+    r"\\(?:emph|text(?:bf|it|rm|sf|tt|sl|up|normal)?|math(?:rm|bf|it|sf|normal)|[mh]box"
     r"|operatorname\*?) ?\{"
 )
 _LAYOUT = (
     r"\\(?:left|right|middle|[bB]igg?[lrm]?)" + _END + r" ?(?:\.(?!\d))?"
     r"|\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it|large|Large|small|normalsize|strut"
     r"|mathstrut|centering|nonumber|hfill|hline|allowbreak|mathop|underline|boxed|fbox|smash"
-    r"|boldsymbol|bm|ensuremath)" + _END + r"|\\!"
+    r"|boldsymbol|bm|ensuremath|math(?:rel|bin|ord|op))" + _END + r"|\\!"
     r"|\\(?:[hv]space\*?|[hv]?phantom|label|tag\*?|color) ?\{[^{}]*\}"
     r"|\\(?:textcolor|colorbox) ?\{[^{}]*\}|\\phantom ?-?"
 )
 _FUNCTIONS = (
     "arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|lg|exp|gcd|lcm"
-    "|max|min"
+    "|max|min|abs|floor|ceil"
 )
 
 _REWRITES = [
@@ -66,10 +66,15 @@ _REWRITES = [
         ),
         (r"\\[dtcs]frac" + _END + r"|\\(?:nice|x)frac" + _END, r"\\frac"),
         (r"\\[dt]binom" + _END, r"\\binom"),
+        (
+            r"(?:\{ ?\}|(?<![\w)}]))[_^] ?\{? ?(\d+) ?\}? ?C ?_ ?\{? ?(\d+) ?\}?",
+            r"\\binom{\1}{\2}",
+        ),
+        (r"\\surd" + _END, r"\\sqrt"),
         (_FONT, r"\\text{"),
         (r"\\text\{ ?(-?\d[\d.,]*) ?\}|^ ?\\text\{ ?([A-Za-z]) ?\}", r"\1\2"),
         (r"^ ?\\text\{ ?(-?\d[\d.,]*)( [^{}]*)\}", r"\1\\text{\2}"),
-        (r"\\text\{ ?\}", ""),
+        (r"\\text\{ ?[.,;:]? ?\}", ""),
         (r"\\(?:vee|lor)" + _END, r"\\lor "),
         (r"\\(?:wedge|land)" + _END + r"|\\&", r"\\land "),
         (r"\\text\{ ?,? ?and ?\}|(?<= )and(?= )", r"\\land "),
@@ -87,6 +92,7 @@ _REWRITES = [
         (r"\\gt" + _END, ">"),
         (r"\\lbrace" + _END, r"\\{"),
         (r"\\rbrace" + _END, r"\\}"),
+        (r"\\\{ ?\\\}", r"\\emptyset "),
         (r"\\langle" + _END, "("),
         (r"\\rangle" + _END, ")"),
         (r"\\(?:varnothing|empty)" + _END, r"\\emptyset "),
@@ -213,6 +219,9 @@ _LINES = [
     )
     for star in ("", "*")
 ]  # fmt: skip
+_ARRAY = re.compile(
+    r"(?:\\left ?)?[(\[] ?\\begin\{array\} ?\{[^{}]*\}(.*?)\\end\{array\} ?(?:\\right ?)?[)\]]"
+)
 _PLAIN_MATRIX = re.compile(r"\\(p|b|v|)matrix ?\{")
 
 
@@ -227,6 +236,7 @@ def _environments(text: str) -> str:
         name = f"{match[1]}matrix"
         rows = rf"\begin{{{name}}}{rows}\end{{{name}}}"
         text = text[: match.start()] + rows + text[last + 1 :]
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     for name in _LINES:
         begin, end = rf"\begin{{{name}}}", rf"\end{{{name}}}"
         while begin in text:

@@ -123,7 +123,7 @@ def ratio_of(text: str) -> list[str] | None:
 # Bases.
 
 _BASED = re.compile(
-    r"(?P<sign>-?) ?\(? ?(?P<digits>[0-9A-Z ]+?) ?\)? ?"
+    r"(?P<sign>-?) ?\(? ?(?P<digits>[0-9A-Fa-fG-Z ]+?) ?\)? ?"
     r"(?:_ ?(?:\{(?P<group>.+)\}|(?P<digit>\w))|,? ?(?:in )?base[ -](?P<word>\w+))"
 )
 
@@ -136,7 +136,9 @@ def based_number(text: str) -> tuple[str, int] | None:
         return None
     base = base_of(match["group"] or match["digit"] or match["word"] or "")
     digits = match["digits"].replace(" ", "").lstrip("0") or "0"
-    if base is None or not re.search(r"\d", digits):
+    if base is None or (base != 16 and re.search("[a-z]", digits)):
+        return None
+    if not re.search(r"\d", digits) and base <= 10:
         return None
     try:
         int(digits, base)
@@ -165,6 +167,10 @@ def unworded(text: str) -> str:
     for pattern, replacement in _REWRITTEN:
         if pattern.fullmatch(plain):
             return re.sub(r"\\\\", r"\\", replacement)
+    if behind := re.fullmatch(r"(.+?) (squared|cubed|factorial)", plain):
+        value = number(unworded(behind[1]))
+        if value is not None:
+            return f"({value}){_OPERATIONS[behind[2]]}"
     value = in_words(plain.replace(r"\land", "and").replace("  ", " "))
     if value is not None:
         return str(value)
@@ -176,6 +182,9 @@ def unworded(text: str) -> str:
         if part is not None and part < 1:
             return str(int(half[1]) + part)
     return text
+
+
+_OPERATIONS = {"squared": "^{2}", "cubed": "^{3}", "factorial": "!"}
 
 
 def _ending(value: int) -> str:

@@ -87,7 +87,8 @@ def equal_values(gold: str, answer: str, factor: Fraction = Fraction(1)) -> bool
     if a is not None and b is not None:
         b *= factor
         return a == b or (
-            factor == 1 and (values.rounds(gold, answer) or values.rounds(answer, gold))
+            factor == 1
+            and (values.rounds(gold, _exact(answer, b)) or values.rounds(answer, _exact(gold, a)))
         )
     if factor == 1:
         if close(gold) == close(answer):

@@ -5,9 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megaprune.grading.normal import Unparsable
+from megaprune.grading.normal import Unparsable, word_set
 
 MAX_DIGITS = 5000
+
+# Commands.
+
+FUNCTIONS = word_set(
+    """
+    sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh exp ln log lg
+    """
+)
+GREEK = word_set(
+    """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau
+    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar
+    mho emptyset triangle angle
+    """
+)
+ACCENTS = word_set(
+    """
+    vec hat bar overline overrightarrow tilde dot mathbb mathcal mathscr mathfrak text
+    """
+)
+OF_LISTS = frozenset(("gcd", "lcm", "max", "min"))
+
 
 _TOKEN = re.compile(
     r" *(?P<num>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)"

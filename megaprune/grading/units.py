@@ -103,6 +103,7 @@ _PEOPLE = word_set(
     """
 )
 _COUNTERS = frozenset("个只条张本人名种次道件块岁页颗枝支位辆棵根双台套米元")
+_JUDGES = frozenset("不非错或以多少约")
 _OPPOSITES = [
     ("east", "west"), ("north", "south"), ("up", "down"), ("left", "right"), ("am", "pm"),
     ("clockwise", "counterclockwise"), ("above", "below"), ("profit", "loss"), ("gain", "loss"),
@@ -156,7 +157,7 @@ DEGREE = Unit("°", Fraction(1), (("degree", 1),), known=True)
 RADIAN = (("angle", 1),)
 
 _CURRENCY_BEFORE = re.compile(
-    r"(?P<sign>[+-]?) ?(?P<unit>\\\$|US ?\\?\$|USD|EUR|GBP|\$|€|£|¥|₹|\\euro|\\pounds?|\\yen"
+    r"(?P<sign>[+-]?) ?(?P<unit>\\\$|US ?\\?\$|USD|EUR|GBP|\$|€|£|¥|₹|Rs\.?|\\euro|\\pounds?|\\yen"
     r"|\\text\{ ?(?:US)?\\?[$€£¥] ?\}) ?(?P<value>(?=[\d.\\]).+)"
 )
 _BEGINS = re.compile(
@@ -182,9 +183,11 @@ def split_unit(text: str) -> tuple[str, Unit]:
     for ending, unit in ((r"^\circ", DEGREE), ("%", PERCENT)):
         if text.endswith(ending) and len(text) > len(ending) and not _OF_ANGLES.search(text):
             return text.removesuffix(ending).rstrip(), unit
+    if text.endswith(r"\$") and len(text) > 2:
+        return text.removesuffix(r"\$").rstrip(), unit_of("$") or NO_UNIT
     if match := _CURRENCY_BEFORE.fullmatch(text):
         sign = re.sub(r"\\text|[\\{} ]", "", match["unit"])
-        money = unit_of(_CURRENCY.get(sign, sign))
+        money = unit_of(_CURRENCY.get(sign, sign.rstrip(".")))
         value, more = split_unit(match["value"])
         if more.known and more.conflicts(money or NO_UNIT):
             return text, NO_UNIT
@@ -248,7 +251,8 @@ def _foreign(text: str) -> tuple[str, Unit]:
         if word in _WORDS:
             break
         factor, word = factor * by, word[1:]
-    if not value or (word and (unit := unit_of(word)) is None and word not in _COUNTERS):
+    counted = word[:1] in _COUNTERS and len(word) <= 4 and not _JUDGES.intersection(word)
+    if not value or (word and unit_of(word) is None and not counted):
         return text, NO_UNIT
     unit = unit_of(word) if word else NO_UNIT
     if unit is None:

@@ -20,6 +20,9 @@ ONE_LETTER_UNITS = [
     ("2m", "2 m", True),
     ("5L", "5", False),
     ("3h+1", "3+1", False),
+    ("10\\text{ N}", "10\\ \\mathrm{J}", False),
+    ("5", "5\\mathrm{ g}", True),
+    ("1\\text{ hour}", "60", False),
 ]
 
 COMPOUND_UNITS = [
@@ -47,6 +50,10 @@ COMPOUND_UNITS = [
     (r"36\text{ km/h}", r"36\text{ m/s}", False),
     (r"2\text{ sq ft}", r"2\text{ cu ft}", False),
     (r"5\text{ m}+1", "5", False),
+    ("9.8\\text{ m/s}^2", "9.8 \\mathrm{m} \\cdot \\mathrm{s}^{-2}", True),
+    ("9.8", "9.8 m/s^2", True),
+    ("12", "12 (cm^2)", True),
+    ("20", "20公里/小时", True),
 ]
 
 CURRENCIES = [
@@ -67,6 +74,9 @@ CURRENCIES = [
     ("18", "£19", False),
     (r"\$18", r"18\text{ cents}", False),
     ("18", "18€ + x", False),
+    ("5", "5\\$", True),
+    ("5", "Rs. 5", True),
+    ("0.05", "5¢", False),
 ]
 
 DEGREES_AND_TEMPERATURES = [
@@ -90,7 +100,9 @@ DEGREES_AND_TEMPERATURES = [
 ]
 
 WORDS_BEHIND = [
-    ("25", "5 squared", False),
+    ("25", "5 squared", True),
+    ("6", "3 factorial", True),
+    ("8", "two cubed", True),
     ("5", "5 squared", False),
     ("5", "5 factorial", False),
     ("5", r"5\text{ million}", False),
@@ -216,6 +228,10 @@ RATIOS_TIMES_DATES = [
     (r"\text{October 30}", "30 October", True),
     (r"\text{October 30}", "Oct 30th", True),
     (r"\text{October 30}", "October 31", False),
+    ("12/25/2023", "2023-12-25", True),
+    ("2023-12-25", "1986", False),
+    ("3:30", "330", False),
+    ("March 3", "March 4", False),
 ]
 
 BASES = [
@@ -235,6 +251,10 @@ BASES = [
     ("2A_{16}", r"\text{2A}_{16}", True),
     ("1_7", "1_7", True),
     ("10200_3", "10201_3", False),
+    ("-101_2", "-(101_2)", True),
+    ("101_2", "101_{10}", False),
+    ("2\\cdot 101_2", "2\\cdot 101_3", False),
+    ("1A_{16}", "1a_{16}", True),
 ]
 
 LISTS = [
@@ -273,6 +293,9 @@ LISTS = [
     (r"2, \frac{1}{2}", r"2 \text{ and } \frac{1}{2}", True),
     (r"\$5, \$6", "6, 5", True),
     ("1000, 2000", "2,000, 1,000", True),
+    ("123,456", "(123,456)", False),
+    ("x=1, x=1", "x=1", False),
+    ("x=3\\text{ h}", "x=180\\text{ min}", True),
 ]
 
 SETS_OF_NUMBERS = [
@@ -309,6 +332,11 @@ SETS_OF_NUMBERS = [
     ("x<5", "y<5", False),
     ("[1,2)", "[1,2]", False),
     (r"[1,+\infty)", r"[1,\infty)", True),
+    ("\\emptyset", "\\{ \\}", True),
+    ("x\\le -1 \\text{ or } x\\ge 1", "x<-1 \\text{ or } x>1", False),
+    ("(-\\infty, 2] \\cup [3, \\infty)", "x\\leq 2 或 x\\geq 3", True),
+    ("n \\geq 3", "n > 2", False),
+    ("[a+b,b]", "a+b\\le x\\le b", True),
 ]
 
 REPEATING_DECIMALS = [
@@ -328,6 +356,9 @@ REPEATING_DECIMALS = [
     (r"0.\overline{12}", r"0.1\overline{2}", False),
     ("1", r"0.\overline{9}", True),
     (r"\pi", r"3.14\ldots", False),
+    ("0.\\overline{3}", "0.33333333", True),
+    ("0.\\overline{09}", "\\frac{1}{11}", True),
+    ("\\frac23", "0.66...", False),
 ]
 
 CHOICE_LABELS = [
@@ -358,6 +389,9 @@ CHOICE_LABELS = [
     ("2D", "2d", False),
     ("CBAD", "ABCD", False),
     (r"\text{A, D, F}", "A, D, F", True),
+    ("A", "BA", False),
+    ("B", "(A) 5 or (B) 6", False),
+    ("A", "A) yes", True),
 ]
 
 LATEX = [
@@ -423,6 +457,22 @@ LATEX = [
     ("y=2x+3", "2y=4x+6", True),
     ("y=2x+3", "y=3x+2", False),
     ("x^2=y^2", "x=y", False),
+    ("\\frac{1}{2}", "{1 \\over 2}", True),
+    ("\\binom{5}{2}", "{}^5C_2", True),
+    ("|x-1|", "abs(x-1)", True),
+    ("\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}", "[[1,0],[0,1]]", True),
+    ("\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}", "[[1,0],[1,0]]", False),
+    (
+        "\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}",
+        "\\left(\\begin{array}{cc}1&0\\\\0&1\\end{array}\\right)",
+        True,
+    ),
+    ("7", "\\emph{7}", True),
+    ("7", "7\\text{.}", True),
+    ("-4", "-2^2", True),
+    ("4", "-2^2", False),
+    ("\\frac{15}{2}", "71/2", False),
+    ("1.234", "1,234", False),
 ]
 
 KINDS = {
