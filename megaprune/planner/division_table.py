@@ -27,9 +27,11 @@ def division_table(run_plan: RunPlan) -> Table:
     limit, gpus = run_plan.config.rounds[0], run_plan.fastest[0].gpus
     table = figures_table(
         f"fastest on {gpus} GPUs",
-        "recompute", "generate", "log-probs", "train", "step", "GPU-hours", "GB",
+        "recomp.", "generate", "logp", "train", "step", "GPU-h", "GB",
     )  # fmt: skip
-    caption = f"seconds of a step under the limit of {limit}; hours of all rounds"
+    caption = (
+        f"actor, engines; seconds of a step under the limit of {limit}; GPU-hours of all rounds"
+    )
     if run_plan.rounds and run_plan.gpu is not None:
         caption = f"* as given{'' if run_plan.fits else ', does not fit'}; {caption}"
         given = run_plan.config, run_plan.rounds[0], run_plan.gpu_hours, run_plan.gpu.peak
@@ -47,7 +49,7 @@ def _cells(
 ) -> list[str]:
     actor = config.actor
     virtual = f" VPP{actor.vpp}" if actor.vpp > 1 else ""
-    name = f"TP{actor.tp} PP{actor.pp}{virtual}, engine TP{config.rollout.tp}"
+    name = f"TP{actor.tp} PP{actor.pp}{virtual}, TP{config.rollout.tp}"
     seconds = first.seconds
     shown = ("generate", "reference and old log-probs", "train")
     return [
