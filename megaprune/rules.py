@@ -18,6 +18,7 @@ from megaprune.config.run import Config, EngineConfig, GradingConfig
 from megaprune.data.instructions import BOX
 from megaprune.data.sets import graders as known_graders
 from megaprune.errors import InputError, counted
+from megaprune.grading.thought import THOUGHTS, thought_at_end
 from megaprune.grading.verdict import BOX_GRADERS
 from megaprune.parallelism import Parallel, engine_layout
 from megaprune.weights.layouts import Layout
@@ -177,6 +178,33 @@ def format_problems(
             f"the box that the grader {grader} reads: such answers count as wrong; make it anew "
             f"with `megaprune data --instructions drop --family NAME`, or choose a grader of your "
             f"own that reads them (grading.default=file.py:function)"
+        )
+
+
+def thought_problems(name: str, prompt: str, grading: GradingConfig) -> Iterator[str]:
+    """A prompt that ends with a mark of a thought that the graders do not look for.
+
+    Args:
+        name: of the file, with its field.
+        prompt: one of it, in the model's chat template.
+        grading: the graders.
+    """
+    if grading.default not in ("strict", "olympiad") or (end := thought_at_end(prompt)) is None:
+        return
+    mark, closes = end
+    chosen = THOUGHTS[grading.thought]
+    fits = not chosen.required or not chosen.closes if closes else mark == chosen.opens
+    if closes and not fits:
+        yield (
+            f"{name}: prompts end with {mark!r}, so that responses have no thought, and "
+            f"grading.thought={grading.thought} takes them for thoughts that are not closed; "
+            f"grading.thought=none takes them for answers"
+        )
+    elif not closes and not (fits and chosen.required):
+        family = next(key for key, thought in THOUGHTS.items() if thought.opens == mark)
+        yield (
+            f"{name}: prompts end with {mark!r}, and grading.thought={grading.thought} does not "
+            f"wait for the end of that thought; expected grading.thought={family}"
         )
 
 

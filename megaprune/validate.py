@@ -45,6 +45,7 @@ from megaprune.rules import (
     refuse,
     run_problems,
     sample_problems,
+    thought_problems,
 )
 from megaprune.trainer.offline import read_rollouts
 from megaprune.trainer.run_lock import check_folder
@@ -124,6 +125,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
         name = f"data={file}"
         _warn(duplicate_problems(name, problems.duplicates, problems.contradicting))
         _warn(format_problems(name, problems.asked_formats, config.grading))
+        _warn(thought_problems(name, problems.problems[0].prompt, config.grading))
         return problems
 
     read_evaluation_problems(config, tokenizer, read)
@@ -172,6 +174,7 @@ def _check_data(config: Config) -> None:
             name = f"data.{field}={file}"
             _warn(duplicate_problems(name, found.duplicates, found.contradicting, data.duplicates))
             _warn(format_problems(name, found.asked_formats, config.grading))
+            _warn(thought_problems(name, found.problems[0].prompt, config.grading))
             problems = found.problems
     _warn(batch_problems(config, len(problems)))
     if data.rollouts is not None:

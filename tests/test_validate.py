@@ -229,3 +229,30 @@ def test_what_is_said_of_the_problems(config, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"data.validation={path}: 1 problem has" in said
     assert "train_batch_size" not in said
+
+
+THINKING = {
+    "<think>\\n": {"think": None, "qwen3": "think", "marco": "think", "none": "think"},
+    "<think>\\n\\n</think>\\n\\n": {"think": "none", "qwen3": None, "none": None, "s1": "none"},
+    "<Thought>": {"marco": None, "think": "marco"},
+    "": {"think": None, "none": None, "s1": None},
+}
+
+
+@pytest.mark.parametrize("end", THINKING)
+def test_prompts_that_end_with_a_mark_of_a_thought(config, model, tmp_path, capsys, end):
+    hf, _ = model
+    (hf / "chat_template.jinja").write_text("{{ messages[0].content }}{{ '" + end + "' }}")
+    path = write_problems(tmp_path / "p.parquet", "1+1?", "1+2?")
+    fields = [f"model={hf}", f"data.train={path}", "data.validation=null"]
+    fields += ["data.train_batch_size=2", "data.max_prompt_length=100", "validation.every=0"]
+    fields += ["validation.max_response_length=100", "rollout.max_response_length=100"]
+    for thought, expected in THINKING[end].items():
+        validate.check_run(config(*fields, f"grading.thought={thought}"), 1)
+        said = capsys.readouterr().err
+        assert ("grading.thought=" in said) == (expected is not None), (thought, said)
+        if expected is not None:
+            assert f"grading.thought={thought} " in said
+            assert f"grading.thought={expected}" in said
+    validate.check_run(config(*fields, "grading.default=last_box"), 1)
+    assert "grading.thought" not in capsys.readouterr().err

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from megaprune.errors import InputError
 from megaprune.files import check_output, new_file
 from megaprune.grading.graders import BOXES
+from megaprune.grading.thought import THOUGHTS
 
 if TYPE_CHECKING:
     from megaprune.grading.pool import Pool
@@ -43,9 +44,16 @@ def add_parser(commands: Any) -> None:
         "--mode",
         default="strict",
         metavar="MODE",
-        help="strict: the last complete box after the thought (default); lenient: the last box "
-        "anywhere; answer: the response is the answer; olympiad: strict, of several answers; or "
-        "your own, path/to/file.py:function",
+        help="strict: the last complete box after the thought (default); last_box: that of the "
+        "whole response; lenient: the last box anywhere, also of a response that was cut; answer: "
+        "the response is the answer; olympiad: strict, of several answers; or your own, "
+        "path/to/file.py:function",
+    )
+    job.add_argument(
+        "--thought",
+        choices=list(THOUGHTS),
+        default="think",
+        help="how models of the family mark a thought (default think: <think> and </think>)",
     )
     job.add_argument(
         "--boxes",
@@ -92,6 +100,7 @@ def run_grade(options: argparse.Namespace) -> int:
             seconds=options.seconds,
             variables=options.environment,
             boxes=options.boxes,
+            thought=options.thought,
         ) as pool,
         _sink(options.output, options.overwrite) as sink,
     ):

@@ -11,6 +11,7 @@ from megaprune.algorithms.algorithm import Algorithm
 from megaprune.algorithms.presets import DEFAULT
 from megaprune.config.fields import field, section
 from megaprune.config.read import read_fields
+from megaprune.grading.thought import THOUGHTS
 
 
 @section("data")
@@ -120,8 +121,15 @@ class GradingConfig:
 
     default: str = field(
         default="strict",
-        doc="Name of the grader: strict, lenient, olympiad, or a function of your own, as "
-        "module:function or path/to/file.py:function.",
+        doc="Name of the grader: strict, last_box, lenient, olympiad, or a function of your own, "
+        "as module:function or path/to/file.py:function.",
+    )
+    thought: str = field(
+        default="think",
+        choices=tuple(THOUGHTS),
+        doc="How the family of the model marks a thought, behind which the graders strict and "
+        "olympiad look: think (R1 and its distillations, QwQ), qwen3 (the same, or no thought), "
+        "marco, s1, openthinker, or none.",
     )
     graders: dict[str, str] = field(
         default={},

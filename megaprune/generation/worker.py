@@ -108,6 +108,7 @@ class RolloutWorker:
                 memory_bytes=grading.memory_bytes,
                 variables=grading.environment,
                 boxes=grading.boxes,
+                thought=grading.thought,
             )
         self._pending: dict[tuple[int, int], tuple[Response, np.ndarray, str]] = {}
         self._version = 0

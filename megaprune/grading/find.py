@@ -5,23 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-THOUGHT_OPEN, THOUGHT_CLOSE = "<think>", "</think>"
-
 # Escapes are tokens of their own, so that \{ and \} are not counted as braces.
 _TOKEN = re.compile(
     r"\\(?:boxed|fbox)\s*(?:(?P<box>\{)|(?P<bare>-?\d+(?:[.,/]\d+)*))|\\.|[{}]", re.S
 )
-
-
-def after_thought(
-    response: str, opens: str = THOUGHT_OPEN, closes: str = THOUGHT_CLOSE
-) -> str | None:
-    """Return the text after the last end of a thought; None if the thought is still open.
-
-    The beginning may be missing: some chat templates put it into the prompt.
-    """
-    _, closed, answer = response.rpartition(closes)
-    return answer if closed and opens not in answer else None
 
 
 # What may stand between two boxes of one answer: layout, commas, "and", a name that is set equal.

@@ -13,6 +13,7 @@ from megaprune.errors import InputError
 from megaprune.grading import find
 from megaprune.grading.equality import compare, compare_loosely
 from megaprune.grading.olympiad import compare_all
+from megaprune.grading.thought import THINK, THOUGHTS, ThoughtFormat
 from megaprune.grading.verdict import Verdict
 
 ALL, LAST = "all", "last"
@@ -32,15 +33,22 @@ class Grader(Protocol):
 class AnswerGrader:
     """A grader in two steps: find the answer, which is cheap; compare it, which may not be."""
 
-    find: Callable[[str, bool, str], str | Verdict]
-    """(response, finished, boxes) -> the answer, or the verdict that there is none."""
+    find: Callable[[str, bool, str, ThoughtFormat], str | Verdict]
+    """(response, finished, boxes, thought) -> the answer, or the verdict that there is none."""
 
     compare: Callable[[str, str], str]
     """(gold, answer) -> the reason, one of WHY; InputError if the gold answer is at fault."""
 
-    def __call__(self, gold: str, response: str, finished: bool, boxes: str = ALL) -> Verdict:
+    def __call__(
+        self,
+        gold: str,
+        response: str,
+        finished: bool,
+        boxes: str = ALL,
+        thought: ThoughtFormat = THINK,
+    ) -> Verdict:
         """Find the answer and compare it; `boxes` is one of BOXES."""
-        answer = self.find(response, finished, boxes)
+        answer = self.find(response, finished, boxes, thought)
         return answer if isinstance(answer, Verdict) else self.judge(gold, answer)
 
     def judge(self, gold: str, answer: str) -> Verdict:
@@ -53,24 +61,28 @@ class AnswerGrader:
         return Verdict(why == "right", answer, why, detail)
 
 
-def _strict(response: str, finished: bool, boxes: str) -> str | Verdict:
+def _strict(response: str, finished: bool, boxes: str, thought: ThoughtFormat) -> str | Verdict:
     if not finished:
         return Verdict(False, None, "cut off")
-    answer = find.after_thought(response)
+    answer = thought.answer(response)
     if answer is None:
         return Verdict(False, None, "thought not closed")
     return _given(find.last_boxes(answer) if boxes == ALL else find.last_box(answer))
 
 
-def _all_boxes(response: str, finished: bool, boxes: str) -> str | Verdict:
-    return _strict(response, finished, ALL)
+def _last_box(response: str, finished: bool, boxes: str, thought: ThoughtFormat) -> str | Verdict:
+    return _strict(response, finished, boxes, THOUGHTS["none"])
 
 
-def _lenient(response: str, finished: bool, boxes: str) -> str | Verdict:
+def _all_boxes(response: str, finished: bool, boxes: str, thought: ThoughtFormat) -> str | Verdict:
+    return _strict(response, finished, ALL, thought)
+
+
+def _lenient(response: str, finished: bool, boxes: str, thought: ThoughtFormat) -> str | Verdict:
     return _given(find.anywhere(response))
 
 
-def _answer(response: str, finished: bool, boxes: str) -> str | Verdict:
+def _answer(response: str, finished: bool, boxes: str, thought: ThoughtFormat) -> str | Verdict:
     return _given(response) if finished else Verdict(False, None, "cut off")
 
 
@@ -81,12 +93,14 @@ def _given(answer: str | None) -> str | Verdict:
 
 GRADERS: dict[str, AnswerGrader] = {
     "strict": AnswerGrader(_strict, compare),
+    "last_box": AnswerGrader(_last_box, compare),
     "lenient": AnswerGrader(_lenient, compare_loosely),
     "answer": AnswerGrader(_answer, compare),
     "olympiad": AnswerGrader(_all_boxes, compare_all),
 }
 r"""strict: the last complete `\boxed{}` after the thought of a response that ended by itself, with
 those side by side with it (see BOXES).
+last_box: the same of the whole response, whether or not a thought was closed in it.
 lenient: the last box anywhere, also of a response that was cut; tolerances as ThinkPrune's.
 answer: the response is the answer.
 olympiad: as strict, always with all boxes side by side, and a gold answer as `grading.olympiad`

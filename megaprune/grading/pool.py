@@ -18,6 +18,7 @@ from megaprune.grading.process import (
     GradingLimits,
     GradingWorker,
 )
+from megaprune.grading.thought import THOUGHTS
 from megaprune.grading.verdict import Verdict
 
 CLOSE_SECONDS = 90.0
@@ -55,7 +56,8 @@ class Pool:
     The workers' environment has what Python needs and the `variables` that are named, without the
     keys and passwords of this process; of its files they have standard error alone.
 
-    `boxes`, one of `graders.BOXES`, says which boxes of a response are its answer.
+    `boxes`, one of `graders.BOXES`, says which boxes of a response are its answer, and `thought`,
+    one of `thought.THOUGHTS`, how the thought before it is marked.
 
     Raises InputError if a grader cannot be loaded. To be used as a context manager.
     """
@@ -70,6 +72,7 @@ class Pool:
         memory_bytes: int = 1 << 30,
         variables: Sequence[str] = (),
         boxes: str = ALL,
+        thought: str = "think",
     ):
         if workers < 1 or seconds <= 0:
             raise InputError(
@@ -78,7 +81,7 @@ class Pool:
             )
         self._graders = dict(graders)
         self._default = default
-        self._boxes = boxes
+        self._boxes, self._thought = boxes, THOUGHTS[thought]
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._submitted: set[Hashable] = set()
@@ -132,7 +135,7 @@ class Pool:
         answer: str | Verdict | None = None
         if name in GRADERS:
             # Finding is cheap; it spares the worker the thought, and often all.
-            answer = GRADERS[name].find(response, finished, self._boxes)
+            answer = GRADERS[name].find(response, finished, self._boxes, self._thought)
         self._submitted.add(key)
         if isinstance(answer, Verdict):
             self._record(key, answer, 0.0)

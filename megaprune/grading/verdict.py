@@ -20,7 +20,7 @@ WHY = {
 
 FAILURES = frozenset({"gold unparsable", "timeout", "memory", "crash"})
 
-BOX_GRADERS = frozenset({"strict", "olympiad"})
+BOX_GRADERS = frozenset({"strict", "last_box", "olympiad"})
 """Names of the graders that find an answer in a box alone."""
 
 

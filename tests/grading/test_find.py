@@ -6,31 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaprune.grading.find import after_thought, anywhere, last_box, last_boxes
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("<think>a</think>b", "b"),
-        ("a</think>b", "b"),  # the template began the thought
-        ("<think></think>b", "b"),
-        ("</think>", ""),
-        ("a</think>b</think>c", "c"),
-        ("<think>a</think>b<think>c</think>d", "d"),
-        ("no tags", None),
-        ("", None),
-        ("<think>a", None),
-        ("a</think>b<think>c", None),
-        ("a</think", None),
-    ],
-)
-def test_after_thought(response, answer):
-    assert after_thought(response) == answer
-
-
-def test_tags_of_another_model():
-    assert after_thought("[T]a[/T]b", "[T]", "[/T]") == "b"
+from megaprune.grading.find import anywhere, last_box, last_boxes
 
 
 @pytest.mark.parametrize(
@@ -118,7 +94,7 @@ def test_what_is_found_is_balanced_text_of_the_response(text):
 @pytest.mark.parametrize(
     "piece", ["{", "}", r"\boxed{", "\\", "a", r"\boxed", r"\boxed{1}, ", "</think>"]
 )
-@pytest.mark.parametrize("find", [last_box, last_boxes, anywhere, after_thought])
+@pytest.mark.parametrize("find", [last_box, last_boxes, anywhere])
 def test_a_megabyte_is_read_in_a_second(find, piece):
     begin = time.process_time()
     find(piece * (1_000_000 // len(piece)))

@@ -134,7 +134,10 @@ def test_own_grader_in_a_module(own, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("strickt", r"did you mean strict\?; expected strict, lenient, answer, olympiad, or"),
+        (
+            "strickt",
+            r"did you mean strict\?; expected strict, last_box, lenient, answer, olympiad, or",
+        ),
         ("", "there is no grader ''"),
         (":f", "there is no grader ':f'"),
         ("{own}:contain", "has no 'contain', which is to be a grader; did you mean contains"),
