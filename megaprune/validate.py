@@ -121,7 +121,9 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     tokenizer = load_tokenizer(folder.side_files()["config.json"].parent)
 
     def read(file: Path, tokenizer: Any, max_prompt_length: int) -> Problems:
-        problems = check_problems(file, tokenizer, max_prompt_length)
+        problems = check_problems(
+            file, tokenizer, max_prompt_length, enable_thinking=config.enable_thinking
+        )
         name = f"data={file}"
         _warn(duplicate_problems(name, problems.duplicates, problems.contradicting))
         _warn(format_problems(name, problems.asked_formats, config.grading))
@@ -170,7 +172,8 @@ def _check_data(config: Config) -> None:
     problems: Sequence[Problem] = ()
     for field, file in (("validation", data.validation), ("train", data.train)):
         if file is not None:
-            found = check_problems(Path(file), tokenizer, data.max_prompt_length, data.duplicates)
+            settings = data.max_prompt_length, data.duplicates, data.enable_thinking
+            found = check_problems(Path(file), tokenizer, *settings)
             name = f"data.{field}={file}"
             _warn(duplicate_problems(name, found.duplicates, found.contradicting, data.duplicates))
             _warn(format_problems(name, found.asked_formats, config.grading))

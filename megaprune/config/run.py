@@ -47,6 +47,11 @@ class DataConfig:
         choices=("keep", "drop"),
         doc="What becomes of problems whose prompt an earlier one has; they are counted always.",
     )
+    enable_thinking: bool | None = field(
+        default=None,
+        doc="The variable of this name of the chat template, as Qwen3's has it: false switches "
+        "thoughts off (then grading.thought=none). Null: it is not set.",
+    )
 
 
 @section("rollout")

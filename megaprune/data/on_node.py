@@ -38,14 +38,16 @@ def check_problems(
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_length: int,
     duplicates: str = KEEP,
+    enable_thinking: bool | None = None,
 ) -> Problems:
     """Read problems as `read_problems` does, and leave them to the job that is checked.
 
     Args, raises: as there.
     """
-    file = _checked(problem_key(path, tokenizer, max_prompt_length))
+    arguments = path, tokenizer, max_prompt_length, enable_thinking
+    file = _checked(problem_key(*arguments))
     if file is None:
-        writer, file = make_problem_file(path, tokenizer, max_prompt_length)
+        writer, file = make_problem_file(*arguments)
         _writers.append(writer)
         entries = [*_entries(), {"machine": machine(), **vars(file)}]
         os.environ[_CHECKED] = json.dumps(entries)
@@ -57,6 +59,7 @@ def read_problems_on_node(
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_length: int,
     duplicates: str = KEEP,
+    enable_thinking: bool | None = None,
 ) -> Problems:
     """Read problems as `read_problems` does, once on each node. Collective.
 
@@ -66,15 +69,16 @@ def read_problems_on_node(
 
     from megaprune.distributed import world
 
+    arguments = path, tokenizer, max_prompt_length, enable_thinking
     machines = world.all_gather_object(machine())
     first = machines.index(machine())
     writer: ProblemTableWriter | None = None
     mine: ProblemFile | None = None
     with world.raise_on_all_ranks():
         if dist.get_rank() == first:
-            mine = _checked(problem_key(path, tokenizer, max_prompt_length))
+            mine = _checked(problem_key(*arguments))
             if mine is None:
-                writer, mine = make_problem_file(path, tokenizer, max_prompt_length)
+                writer, mine = make_problem_file(*arguments)
     file = world.all_gather_object(mine)[first]
     assert file is not None, "the first process of a machine has read"
     try:
@@ -86,7 +90,7 @@ def read_problems_on_node(
             f"what another process of this machine has read ({error})",
             flush=True,
         )
-        problems = read_problems(path, tokenizer, max_prompt_length, duplicates)
+        problems = read_problems(path, tokenizer, max_prompt_length, duplicates, enable_thinking)
     dist.barrier()  # the file is there until all have mapped it
     del writer
     return problems

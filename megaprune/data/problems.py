@@ -80,6 +80,7 @@ def read_problems(
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_length: int,
     duplicates: str = KEEP,
+    enable_thinking: bool | None = None,
 ) -> Problems:
     """Read a data set (see `megaprune.data.parquet`) and put it into a model's chat template.
 
@@ -91,19 +92,23 @@ def read_problems(
         tokenizer: with a chat template, which adds the special tokens that the model wants.
         max_prompt_length: tokens; longer prompts are left out, never cut.
         duplicates: KEEP or DROP problems that repeat an earlier prompt.
+        enable_thinking: for the chat template; see `ChatRenderer`.
 
     Raises:
         InputError: the files or the template cannot be used (file, row and column are named), or
             all prompts are too long.
     """
-    writer, file = make_problem_file(path, tokenizer, max_prompt_length)
+    writer, file = make_problem_file(path, tokenizer, max_prompt_length, enable_thinking)
     problems = file.open(duplicates)
     del writer  # the file stays as long as it is mapped
     return problems
 
 
 def make_problem_file(
-    path: Path, tokenizer: PreTrainedTokenizerBase, max_prompt_length: int
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    max_prompt_length: int,
+    enable_thinking: bool | None = None,
 ) -> tuple[ProblemTableWriter, ProblemFile]:
     """Read a data set into a file that processes can map, while the writer is kept.
 
@@ -115,9 +120,10 @@ def make_problem_file(
     if max_prompt_length < 1:
         raise InputError(f"max_prompt_length={max_prompt_length} tokens; expected 1 or more")
     check_template(tokenizer)
-    writer = ProblemTableWriter(problem_key(path, tokenizer, max_prompt_length))
+    key = problem_key(path, tokenizer, max_prompt_length, enable_thinking)
+    writer = ProblemTableWriter(key)
     names, rows, shortest = _Names(), 0, 0
-    with ChatRenderer(tokenizer, str(path)) as renderer:
+    with ChatRenderer(tokenizer, str(path), enable_thinking) as renderer:
         for places, part in _parts(read_parquet(path)):
             prompts = renderer.render([row.messages for row in part], places)
             encoded = tokenizer(prompts, add_special_tokens=False, return_attention_mask=False)
@@ -143,12 +149,17 @@ def make_problem_file(
     return writer, ProblemFile(writer.path, writer.key, rows - writer.count)
 
 
-def problem_key(path: Path, tokenizer: PreTrainedTokenizerBase, max_prompt_length: int) -> str:
+def problem_key(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    max_prompt_length: int,
+    enable_thinking: bool | None = None,
+) -> str:
     """Return what tells the problems of these files, for this model, from all others.
 
     Files are known by their place, size and time of change, and not read.
     """
-    digest = hashlib.sha256(repr(max_prompt_length).encode())
+    digest = hashlib.sha256(repr((max_prompt_length, enable_thinking)).encode())
     model = Path(tokenizer.name_or_path)
     settings = sorted(file for file in model.glob("*") if file.suffix != ".safetensors")
     for file in (*problem_files(path), *settings):

@@ -47,18 +47,34 @@ class ChatRenderer:
     Args:
         tokenizer: with the template.
         where: the words for where the conversations are from.
+        enable_thinking: a variable of the template, as Qwen3's has it; None: it is not set.
 
     Raises:
-        InputError: the tokenizer has several templates, and none that is meant here.
+        InputError: the tokenizer has several templates, and none that is meant here; or its
+            template does not know the variable.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, where: str):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        where: str,
+        enable_thinking: bool | None = None,
+    ):
         self._name = tokenizer.name_or_path
         try:
             template = tokenizer.get_chat_template()
         except ValueError as error:
             raise InputError(f"{where}, column prompt: {error}") from error
-        setup = {"template": template, "tokens": dict(tokenizer.special_tokens_map)}
+        variables: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        if enable_thinking is not None:
+            if "enable_thinking" not in template:
+                raise InputError(
+                    f"enable_thinking={str(enable_thinking).lower()}: the chat template of "
+                    f"{self._name} has no such variable, and would make the same prompts with it; "
+                    f"expected null"
+                )
+            variables["enable_thinking"] = enable_thinking
+        setup = {"template": template, "variables": variables}
         self._opened = _worker(setup)
         self._prompts = self._characters = 0
 

@@ -55,7 +55,7 @@ def main() -> None:
             _arm(CPU_SECONDS)
             try:
                 template = template or environment().from_string(setup["template"])
-                answer = _rendered(template, messages, setup["tokens"])
+                answer = _rendered(template, messages, setup["variables"])
             # A template may raise anything; what a limit stops is an error of the template too.
             except Exception as error:  # noqa: BLE001
                 answer = {"error": f"{type(error).__name__}: {str(error)[:_WORDS]}"}
@@ -64,10 +64,10 @@ def main() -> None:
 
 
 def _rendered(
-    template: jinja2.Template, messages: list[dict[str, str]], tokens: dict[str, str]
+    template: jinja2.Template, messages: list[dict[str, str]], variables: dict[str, Any]
 ) -> dict[str, str]:
     text = template.render(
-        messages=messages, tools=None, documents=None, add_generation_prompt=True, **tokens
+        messages=messages, tools=None, documents=None, add_generation_prompt=True, **variables
     )
     if len(text) > TEXT_CHARACTERS:
         return {"error": f"a prompt of {len(text)} characters; at most {TEXT_CHARACTERS}"}

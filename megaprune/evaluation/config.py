@@ -45,6 +45,11 @@ class EvaluateConfig:
         unit="tokens",
         doc="Problems with longer prompts are left out, and counted.",
     )
+    enable_thinking: bool | None = field(
+        default=None,
+        doc="The variable of this name of the chat template, as Qwen3's has it: false switches "
+        "thoughts off (then grading.thought=none). Null: it is not set.",
+    )
     budgets: list[int] = field(
         default=[500, 1000, 2000, 4000, 8000, 16000],
         unit="tokens",

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +94,17 @@ def model_folder(config: EvaluateConfig) -> Path:
 def read_evaluation_problems(
     config: EvaluateConfig,
     tokenizer: Any,
-    read: Callable[[Path, Any, int], Problems] = read_problems_on_node,
+    read: Callable[[Path, Any, int], Problems] | None = None,
 ) -> list[EvaluationProblem]:
     """Read all problems, in the order of their files.
 
     Args:
-        read: reads a file; it may be collective.
+        read: reads a file; None for `read_problems_on_node`, which is collective.
 
     Raises:
         InputError: a file cannot be used, or two have a problem of the same name.
     """
+    read = read or partial(read_problems_on_node, enable_thinking=config.enable_thinking)
     problems: dict[str, EvaluationProblem] = {}
     for file in config.data:
         problems_of_file = read(Path(file), tokenizer, config.max_prompt_length)

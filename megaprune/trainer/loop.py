@@ -103,10 +103,10 @@ class TrainingRun:
         self._validation_limit = validation_limit(config, context_of(read_config(model)))
         with self._starting("data"):
             tokenizer = load_tokenizer(model)
-            length, duplicates = data.max_prompt_length, data.duplicates
-            problems = read_problems_on_node(Path(data.train), tokenizer, length, duplicates)
+            settings = data.max_prompt_length, data.duplicates, data.enable_thinking
+            problems = read_problems_on_node(Path(data.train), tokenizer, *settings)
             self._validation_problems = data.validation and read_problems_on_node(
-                Path(data.validation), tokenizer, length, duplicates
+                Path(data.validation), tokenizer, *settings
             )
         self.engines = Engines(config, self._starting)
         self.learner = Learner(config, self.engines.actor)

@@ -174,3 +174,32 @@ def test_no_room_for_the_file(tmp_path, tokenizer, disk, monkeypatch):
     path = file_of(tmp_path, [row("x" * 80 + str(n)) for n in range(3000)])
     with pytest.raises(InputError, match=r"temporary file \(No space left.*TMPDIR"):
         read_problems(path, tokenizer, 100)
+
+
+QWEN3 = (
+    "{{ messages[0].content }}<a>"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+)
+
+
+def test_thoughts_are_switched_by_the_template(tmp_path, alone, reads):
+    folder = make_tiny(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(QWEN3)
+    own = load_tokenizer(folder)
+    path = file_of(tmp_path, [row("1+1?")])
+    for wanted, end in ((None, ""), (True, ""), (False, "<think></think>")):
+        prompt = f"1+1?<a>{end}"
+        kwargs = {} if wanted is None else {"enable_thinking": wanted}
+        messages = [{"role": "user", "content": "1+1?"}]
+        assert prompt == own.apply_chat_template(messages, tokenize=False, **kwargs)
+        for read in (read_problems, check_problems, read_problems_on_node):
+            assert read(path, own, 100, enable_thinking=wanted).problems[0].prompt == prompt
+    assert len(reads) == 3  # by the checks alone
+
+
+def test_a_template_that_switches_nothing(tmp_path, tokenizer):
+    path = file_of(tmp_path, [row("1+1?")])
+    with pytest.raises(
+        InputError, match=r"enable_thinking=false: the chat template of .*expected nu"
+    ):
+        read_problems(path, tokenizer, 100, enable_thinking=False)
