@@ -153,7 +153,8 @@ def _same_sides(gold: str, answer: str) -> tuple[str, str]:
     gold, answer = condition_of(gold), condition_of(answer)
     ours, theirs = sides(gold), sides(answer)
     if len(ours) == 1 and len(theirs) > 1:
-        answer = theirs[-1]
+        turned = _is_name(theirs[-1]) and not _is_name(theirs[0]) and not _is_name(gold)
+        answer = theirs[0] if turned else theirs[-1]
     elif len(ours) > 1 and len(theirs) == 1 and _is_name(ours[0]):
         gold = ours[-1]
     elif len(ours) > 2 and len(theirs) > 1 and _is_name(ours[0]):
@@ -214,22 +215,29 @@ def _equal_sets(gold: str, answer: str) -> bool | None:
             sets.append(real_set(text))
         except Unparsable:
             # What is no set of numbers may have variables in its ends, or be a relation of several.
-            shapes = interval_of(gold), interval_of(answer)
-            if shapes[0] and shapes[1]:
-                return _equal_shapes(shapes[0], shapes[1])
+            if (decided := _equal_bounds(gold, answer)) is not None:
+                return decided
             if (decided := equal_relations(gold, answer)) is not None:
                 return decided
             raise
     if sets[0] is None or sets[1] is None:
-        # Ends with variables: the bounds are compared as they are written.
-        shapes = interval_of(gold), interval_of(answer)
-        if shapes[0] and shapes[1]:
-            return _equal_shapes(shapes[0], shapes[1])
+        if (decided := _equal_bounds(gold, answer)) is not None:
+            return decided
         return None if sets[0] is sets[1] else False
     try:
         return equal_sets(sets[0], sets[1])
     except Unparsable:
         return equal_relations(gold, answer)
+
+
+def _equal_bounds(gold: str, answer: str) -> bool | None:
+    """Compare the bounds of intervals whose ends have variables; None if they are no intervals."""
+    a, b = interval_of(gold), interval_of(answer)
+    if a is None or b is None:
+        return None
+    chains = [split(text, RELATION) for text in (gold, answer)]
+    subjects = {close(chain[1]) for chain in chains if len(chain) == 3}
+    return len(subjects) < 2 and _equal_shapes(a, b)
 
 
 _SET = re.compile(r"\\(?:cup|cap|setminus|mathbb|emptyset|le|ge|ne|infty)(?![a-zA-Z])|[<>]")

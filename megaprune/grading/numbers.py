@@ -105,7 +105,9 @@ SCALES = {
 
 _PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6,
-    "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000,
+    "eleventh": 11, "twelfth": 12, "fifteenth": 15, "sixteenth": 16, "twentieth": 20,
+    "fiftieth": 50, "millionth": 10**6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10,
+    "hundredth": 100, "thousandth": 1000,
 }  # fmt: skip
 _CHINESE = {char: value for value, char in enumerate("零一二三四五六七八九十")} | {"两": 2}
 

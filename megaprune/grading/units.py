@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from megaprune.grading.normal import word_set
-from megaprune.grading.numbers import scale
+from megaprune.grading.numbers import in_words, scale
 
 # Name, size and dimension of each unit; other names for it, in any case and also in the plural.
 _TABLE = """
@@ -93,7 +93,7 @@ _NO_NOUN = word_set(
     this less unless factorial squared cubed choose or and if but more most least few fewer
     about perhaps always sometimes maybe wrong incorrect false true correct no to percents
     halves answers solves equals represents means implies gives versus except powers power
-    divided multiplied the
+    divided multiplied the out
     """
 )
 _PEOPLE = word_set(
@@ -370,9 +370,14 @@ def _known(word: str) -> tuple[Fraction, Counter[str]] | None:
     return None
 
 
+_ORDINAL = re.compile("(?:teenth|ieth|ndth|andth)s?$")
+
+
 def _is_noun(words: list[str], nouns: list[str]) -> bool:
     """Say whether words name what is counted: they end in a plural, and none of them judges."""
     if _NO_NOUN.intersection(words) or len(words) > 6:
+        return False
+    if any(scale(word) or in_words(word) is not None or _ORDINAL.search(word) for word in words):
         return False
     return any(
         (noun.endswith("s") and len(noun) > 3 and not noun.endswith("ss"))

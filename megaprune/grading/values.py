@@ -32,6 +32,7 @@ MAX_EXTENT = 3000  # digits
 LOW, HIGH = 40, 160
 """The two precisions, in decimal digits."""
 
+MORE_WHOLE = 24
 ENOUGH = 2
 """Of the points with real values, so many must agree."""
 
@@ -128,6 +129,15 @@ def _points(variables: Sequence[str], whole: bool) -> list[Point]:
             else:
                 point[name] = value * chance.choice(signs)
         points.append(point)
+    if whole and any(name[:1] in _COUNTS for name in variables):
+        # Whole numbers tell remainders apart.
+        points += [
+            {
+                name: Fraction(chance.randint(1, 40)) if name[:1] in _COUNTS else points[0][name]
+                for name in variables
+            }
+            for _ in range(MORE_WHOLE)
+        ]
     return points
 
 

@@ -145,6 +145,9 @@ WORDS_BEHIND = [
     ("3", "3rd", True),
     ("21", r"21^{\text{st}}", True),
     ("5", "5st", False),
+    ("5", "5 twelfths", False),
+    ("5", "5 out of ten apples", False),
+    ("5", "5 fiftieths", False),
 ]
 
 COMPLEX = [
@@ -337,6 +340,7 @@ SETS_OF_NUMBERS = [
     ("(-\\infty, 2] \\cup [3, \\infty)", "x\\leq 2 或 x\\geq 3", True),
     ("n \\geq 3", "n > 2", False),
     ("[a+b,b]", "a+b\\le x\\le b", True),
+    ("-80\\leq g(x)\\leq 82", "-80\\leq w(x)\\leq 82", False),
 ]
 
 REPEATING_DECIMALS = [
@@ -473,6 +477,13 @@ LATEX = [
     ("4", "-2^2", False),
     ("\\frac{15}{2}", "71/2", False),
     ("1.234", "1,234", False),
+    ("5", "5=x", True),
+    ("6", "5=x", False),
+    ("\\lfloor n/7\\rfloor", "\\lfloor n/8\\rfloor", False),
+    ("\\lceil n/2 \\rceil", "\\lfloor (n+1)/2 \\rfloor", True),
+    ("\\lfloor x\\rfloor", "x", False),
+    ("(-1)^n", "(-1)^{n+2}", True),
+    ("(-1)^n", "(-1)^{n+1}", False),
 ]
 
 KINDS = {
