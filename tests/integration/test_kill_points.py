@@ -56,7 +56,7 @@ COMMANDS = {
 }
 """How many points are tried, and the command."""
 
-FREE = ("seconds", "share/", "tokens_per_second", "sync/", "time")
+FREE = ("seconds", "share/", "tokens_per_second", "sync/", "time", "validation/seconds")
 """Numbers that are a matter of time."""
 
 
