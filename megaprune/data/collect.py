@@ -26,6 +26,7 @@ NO_ANSWER = "no answer"
 DUPLICATE = "duplicate"
 OTHER_ANSWER = "duplicate with another answer"
 
+_IN_JSON = re.compile(r"\s*\[\s*\{")  # so messages begin, where they are text
 _FINAL = re.compile(r"\n#### *(.+)\s*$")  # GSM8K's answers end so
 
 
@@ -219,22 +220,47 @@ def _problem(value: Any) -> str:
     """Return the text of a problem; of messages, the user's last."""
     if value is None:
         return ""
+    if isinstance(value, str) and _IN_JSON.match(value):
+        value = _messages_of(value)
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
         users = [message.get("content") for message in value if message.get("role") == "user"]
-        value = users[-1] if users else ""
+        value = _joined_parts(users[-1]) if users else ""
     if not isinstance(value, str):
         raise InputError(f"the problem is {_shown(value)}; expected text or messages")
     return value
 
 
-def _answer(column: str, value: Any) -> str:
+def _messages_of(text: str) -> Any:
+    """Return the messages that a text is in JSON; the text itself if it is something else."""
+    try:
+        messages = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return messages if all("role" in message for message in messages) else text
+
+
+def _joined_parts(content: Any) -> Any:
+    """Return the text of a message that is in parts, as messages with pictures are."""
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+    if not all(isinstance(part, str) for part in parts):
+        raise InputError(f"the problem is {_shown(content)}, with more than text in it")
+    return "".join(map(str, parts))
+
+
+_DEEPEST = 8
+"""Lists in lists, of answers."""
+
+
+def _answer(column: str, value: Any, depth: int = 0) -> str:
     """Return the final answer in what an answer's column holds; "" if there is none."""
     if column == "reward_model" and isinstance(value, str):
         value = _parsed(value)
     if isinstance(value, dict):
         value = value.get("ground_truth")
     if isinstance(value, list):
-        value = joined([_answer("", part) for part in value])
+        value = _all_answers(value, depth + 1)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -248,6 +274,12 @@ def _answer(column: str, value: Any) -> str:
     if column.rpartition(".")[2] == "solution" or r"\boxed" in value or r"\fbox" in value:
         return last_boxes(value) or ""
     return listed(value)
+
+
+def _all_answers(parts: Sequence[Any], depth: int) -> str:
+    if depth > _DEEPEST:
+        raise InputError("the answer is lists in lists, too deep for an answer")
+    return joined([_answer("", part, depth) for part in parts])
 
 
 def _parsed(text: str) -> Any:

@@ -13,7 +13,7 @@ from megaprune.errors import InputError
 SourceRow = Mapping[str, Any]
 """A problem as its source has it: columns and values."""
 
-PROBLEM_COLUMNS = ("problem", "question", "extra_info.problem", "prompt")
+PROBLEM_COLUMNS = ("problem", "question", "extra_info.problem", "prompt", "messages")
 ANSWER_COLUMNS = ("answer", "final_answer", "reward_model", "solution")
 """Where problems and answers stand in copies of a set: the first that a row has, in any case of
 letters; a dot is for a field of a column. A prompt is its last user message; a reward_model is its

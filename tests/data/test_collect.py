@@ -95,6 +95,33 @@ def test_the_problem_in_messages(tmp_path):
     assert asked(path) == [(0, "1+1?", "2")]
 
 
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+IN_PARTS = [{"role": "user", "content": [{"type": "text", "text": "1+"}, {"text": "1?"}]}]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("messages", MESSAGES, "1+1?"),
+        ("prompt", json.dumps(MESSAGES), "1+1?"),
+        ("prompt", json.dumps(IN_PARTS, indent=1), "1+1?"),
+        ("prompt", IN_PARTS, "1+1?"),
+        ("prompt", '[{"a": 1}, {"a": 2}]: sum of a?', '[{"a": 1}, {"a": 2}]: sum of a?'),
+        ("question", '[{"a": 1}]', '[{"a": 1}]'),  # JSON, and no messages
+    ],
+)
+def test_messages_as_others_store_them(tmp_path, column, value, problem):
+    path = lines(tmp_path / "a.jsonl", {column: value, "answer": "2"})
+    assert asked(path) == [(0, problem, "2")]
+
+
+def test_messages_with_pictures_are_refused(tmp_path):
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    row = {"prompt": [{"role": "user", "content": content}], "answer": "2"}
+    with pytest.raises(InputError, match="line 1: the problem is .* with more than text in it"):
+        read(lines(tmp_path / "a.jsonl", row))
+
+
 def test_columns_of_ones_own(tmp_path):
     path = lines(
         tmp_path / "a.jsonl", {"text": {"en": "1+1?", "de": "1+2?"}, "truth": "2", "answer": "5"}

@@ -278,7 +278,7 @@ TAKEN = {
     "a row without an answer": good(reward_model={"ground_truth": ""}),
     "an empty prompt": good(prompt=[]),
     "other columns": QUESTION,
-    "a worked solution": {"problem": "1+1?", "solution": r"So $\\boxed{2}$."},
+    "a worked solution": {"problem": "1+1?", "solution": r"So $\boxed{2}$."},
 }
 
 
