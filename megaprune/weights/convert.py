@@ -127,8 +127,12 @@ def megatron_to_hf(
     check_checkpoint(megatron)
     checkpoint = latest_checkpoint(megatron)
     check_whole(checkpoint, digests, ())  # the small files, before anything in them is believed
-    folder = MegatronFolder(checkpoint, hf, trust, keep_vocabulary=keep_vocabulary, ignored=ignored)
+    folder = MegatronFolder(
+        checkpoint, hf, trust, keep_vocabulary=keep_vocabulary, ignored=ignored, strict=False
+    )
     check_whole(checkpoint, digests, {parameter.name for parameter in folder.layout.ranks[0]})
+    if folder.lost:
+        raise InputError(f"{folder.path}: {folder.lost}")
     weights = Rearranged(folder, hf_layout(folder.model), dtype)
     with staged(out, overwrite, weights.nbytes(), folder.path, *([hf] if hf else [])) as partial:
         progress = begin("writing", len(weights.parameters()), weights.nbytes())

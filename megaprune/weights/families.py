@@ -4,8 +4,8 @@ A row of a table is one parameter of an engine and the Hugging Face tensors it i
 `Split` says how tensor parallelism cuts it; the layouts know what that means for each engine. The
 whitelist says which keys of a config.json the family's layers obey, and at which values: a key that
 no list has is refused, since what it changes in the model would be lost without a word
-(`config_problems`). A new architecture is a new `Family` (and a test that loads it into both
-engines).
+(`config_problems`). So is a key that is left out where transformers then takes a value that is not
+built. A new architecture is a new `Family` (and a test that loads it into both engines).
 
 Symbols in shapes: hidden, ffn, vocab; query = heads * head_dim; key_value = kv_heads * head_dim;
 head = head_dim. "output, input" order, as in `torch.nn.Linear.weight`.
@@ -62,8 +62,10 @@ class Family:
         architecture, model_type: as config.json names them.
         head: left out of the parameters where the model ties it to the embedding.
         fixed: keys of config.json beside `SHAPE_KEYS`, each with the one value for which the table
-            and both engines' layers are right. A key that is left out has that value.
+            and both engines' layers are right.
         inert: keys that change nothing as long as those of `fixed` have their values.
+        left_out: what transformers takes for a key that is left out, where that is not the value
+            of `fixed`, nor what the other sizes make it.
     """
 
     architecture: str
@@ -72,8 +74,15 @@ class Family:
     layer: tuple[TableRow, ...]
     final_norm: TableRow
     head: TableRow
-    fixed: tuple[tuple[str, Any], ...] = ()
-    inert: tuple[str, ...] = ()
+    # None of these has a default: who adds a family says which keys it has.
+    fixed: tuple[tuple[str, Any], ...]
+    inert: tuple[str, ...]
+    left_out: tuple[tuple[str, Any], ...]
+
+    def default(self, key: str, otherwise: Any = None) -> Any:
+        """Return what transformers takes for a key that is left out; `otherwise` if not known."""
+        known = {**dict(FIXED), **dict(self.fixed), "model_type": self.model_type}
+        return {**known, **dict(self.left_out)}.get(key, otherwise)
 
 
 LOCAL_NORMS = {
@@ -179,6 +188,7 @@ LLAMA = Family(
     _HEAD,
     fixed=(("attention_bias", False), ("mlp_bias", False)),
     inert=("pretraining_tp",),  # in how many parts transformers 4 multiplied; the sum is the same
+    left_out=(),
 )
 """Llama 2 and 3, and what is distilled onto them (DeepSeek-R1-Distill-Llama)."""
 
@@ -191,6 +201,7 @@ QWEN2 = Family(
     _HEAD,
     fixed=(("attention_bias", True), *_FULL_ATTENTION),
     inert=_WINDOW,
+    left_out=(("num_key_value_heads", 32),),
 )
 """Qwen2, Qwen2.5, QwQ-32B(-Preview), DeepSeek-R1-Distill-Qwen, DeepScaleR, Marco-o1, s1."""
 
@@ -203,6 +214,7 @@ QWEN3 = Family(
     _HEAD,
     fixed=(("attention_bias", False), *_FULL_ATTENTION),
     inert=_WINDOW,
+    left_out=(("num_key_value_heads", 32), ("head_dim", 128)),
 )
 """Qwen3, dense: no biases, a norm over each query and key head."""
 
@@ -217,7 +229,12 @@ SHAPE_KEYS = frozenset(
 )  # fmt: skip
 """Keys that every family obeys, whatever their value."""
 
-FIXED = (("hidden_act", "silu"), ("attention_dropout", 0), ("partial_rotary_factor", 1))
+FIXED: tuple[tuple[str, Any], ...] = (
+    ("hidden_act", "silu"),
+    ("attention_dropout", 0),
+    ("partial_rotary_factor", 1),
+    ("pruned_heads", {}),
+)
 """Keys that every family has at one value, as in `Family.fixed`."""
 
 GENERATION_KEYS = frozenset(
@@ -245,7 +262,7 @@ HARMLESS_KEYS = frozenset(
         # Fields of every model of transformers that a decoder does not read.
         "add_cross_attention", "chunk_size_feed_forward", "cross_attention_hidden_size",
         "finetuning_task", "id2label", "is_decoder", "is_encoder_decoder", "label2id", "num_labels",
-        "output_attentions", "output_hidden_states", "prefix", "problem_type", "pruned_heads",
+        "output_attentions", "output_hidden_states", "prefix", "problem_type",
         "return_dict", "task_specific_params", "tf_legacy_loss", "tie_encoder_decoder",
     }
 )  # fmt: skip
@@ -265,7 +282,7 @@ _CURES = {
 def config_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
     """Say what of a config.json the family's layers would not compute; nothing if all is known.
 
-    A key whose value is null counts as left out, as in transformers.
+    A key whose value is null switches nothing on.
     """
     yield from _rope_problems(family, config)
     fixed = {**dict(FIXED), **dict(family.fixed), "model_type": family.model_type}
@@ -283,6 +300,13 @@ def config_problems(family: Family, config: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"{key}={shown(value)} is not what {family.architecture} is built with here; "
                 f"expected {fixed[key]!r}"
+            )
+
+    for key, value in fixed.items():
+        if key not in config and (default := family.default(key, value)) != value:
+            yield (
+                f"{key} is left out, and transformers then takes {default!r}; "
+                f"{family.architecture} is built with {value!r} here"
             )
 
 

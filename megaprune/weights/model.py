@@ -13,6 +13,7 @@ from megaprune.weights.boxes import Shape
 from megaprune.weights.families import (
     FAMILIES,
     GENERATION_KEYS,
+    HARMLESS_KEYS,
     Family,
     TableRow,
     config_problems,
@@ -92,14 +93,14 @@ class Model:
             return value
 
         heads, hidden = number("num_attention_heads"), number("hidden_size")
-        if config.get("head_dim") is None and hidden % heads:
+        if config.get("head_dim", family.default("head_dim")) is None and hidden % heads:
             raise InputError(
                 f"{where}: hidden_size={hidden} is not a multiple of num_attention_heads={heads}, "
                 f"and there is no head_dim"
             )
-        # Qwen3Config's own default is 128; the other families derive it.
-        default_head_dim = 128 if family.architecture == "Qwen3ForCausalLM" else hidden // heads
-        kv_heads = number("num_key_value_heads", heads)
+        # Given as null, it is as many as there are heads; left out, the family may have its own.
+        groups = "num_key_value_heads"
+        kv_heads = number(groups, heads if groups in config else family.default(groups, heads))
         if heads % kv_heads:
             raise InputError(
                 f"{where}: num_attention_heads={heads} is not a multiple of "
@@ -112,7 +113,7 @@ class Model:
             ffn=number("intermediate_size"),
             heads=heads,
             kv_heads=kv_heads,
-            head_dim=number("head_dim", default_head_dim),
+            head_dim=number("head_dim", family.default("head_dim", hidden // heads)),
             vocab=number("vocab_size"),
             tied=bool(config.get("tie_word_embeddings", False)),
         )
@@ -170,21 +171,10 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-_NOT_THE_MODEL = GENERATION_KEYS | {
-    # How a file was made, is to be trained or is to be run; nothing that changes what the weights
-    # mean.
-    "_name_or_path",
-    "_attn_implementation_autoset",
-    "attention_dropout",
-    "initializer_range",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
+_NOT_THE_MODEL = GENERATION_KEYS | HARMLESS_KEYS | {"attention_dropout"}
 
 _DEFAULTS = {
-    # What transformers takes for a field that config.json leaves out, for every family here.
+    # What transformers takes for a field that config.json leaves out, if the family says no other.
     "attention_bias": False,
     "hidden_act": "silu",
     "mlp_bias": False,
@@ -211,10 +201,11 @@ def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
 
 
 def _normalised(config: Mapping[str, Any]) -> dict[str, Any]:
-    given = {k: v for k, v in config.items() if v is not None and k not in _NOT_THE_MODEL}
-    fields = {**_DEFAULTS, **given}
-    names = fields.get("architectures")
+    names = config.get("architectures")
     family = FAMILIES.get(str(names[0])) if isinstance(names, list) and names else None
+    known = {key: family.default(key) for key, _ in family.fixed} if family else {}
+    given = {k: v for k, v in config.items() if v is not None and k not in _NOT_THE_MODEL}
+    fields = {**_DEFAULTS, **known, **given}
     # `Model.from_config` accepts them only where they change nothing.
     for key in (*(family.inert if family else ()), "layer_types", *rope.CONFIG_KEYS):
         fields.pop(key, None)

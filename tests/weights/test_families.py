@@ -8,7 +8,7 @@ import pytest
 from megaprune.cli.main import main
 from megaprune.errors import InputError
 from megaprune.weights import families
-from megaprune.weights.families import FAMILIES, LLAMA, QWEN2, config_problems
+from megaprune.weights.families import FAMILIES, LLAMA, QWEN2, Family, config_problems
 from megaprune.weights.model import Model, config_differences
 from megaprune.weights.rope import check_supported
 
@@ -102,9 +102,38 @@ def test_what_transformers_writes_is_known(architecture, release):
     assert list(config_problems(FAMILIES[architecture], written)) == []
 
 
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_keys_that_are_left_out_are_what_transformers_takes(architecture):
+    """A family that is added without its defaults, as Mistral's window, does not get past here."""
+    transformers = pytest.importorskip("transformers")
+    family, name = FAMILIES[architecture], architecture.removesuffix("ForCausalLM")
+    theirs = getattr(transformers, f"{name}Config")
+    defaults = json.loads(json.dumps(theirs().to_dict()))
+    for key in defaults.keys() & {key for key, _ in (*families.FIXED, *family.fixed)}:
+        assert family.default(key) == defaults[key], key
+    least = {
+        "architectures": [architecture], "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 32, "vocab_size": 300,
+    }  # fmt: skip
+    for more in ({}, {"num_key_value_heads": None}, {"head_dim": 16}, {"num_key_value_heads": 8}):
+        config = theirs(**{**least, **more})
+        head_dim = getattr(config, "head_dim", None) or 64 // 32
+        model = Model.from_config({**least, **more})
+        assert (model.kv_heads, model.head_dim) == (config.num_key_value_heads, head_dim)
+    assert Model.from_config(least).tied == theirs(**least).tie_word_embeddings
+
+
+def test_a_family_says_all_of_its_keys():
+    """There is no whitelist that a table gets by itself."""
+    rows = (LLAMA.embedding, LLAMA.layer, LLAMA.final_norm, LLAMA.head)
+    with pytest.raises(TypeError, match="'fixed', 'inert', and 'left_out'"):
+        Family("MistralForCausalLM", "mistral", *rows)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\} is not what .* expected {}"),
         ({"sliding_windows": 8}, "sliding_windows=8 is not known of Qwen2ForCausalLM, and would"),
         ({"use_sliding_window": True}, "use_sliding_window=True is not what .* expected False"),
         ({"use_mrope": True}, "use_mrope=True is not what"),
@@ -151,6 +180,23 @@ def test_a_family_by_its_table_alone_refuses_a_sliding_window(mistral):
     assert differing == ["sliding_window: None against 4096"]
     other = {**mistral, "sliding_window": 8}
     assert config_differences({**mistral, "sliding_window": 4096}, other)
+
+
+def test_a_window_that_is_on_where_it_is_left_out(mistral, monkeypatch):
+    """As of Mistral, whose configuration in transformers has a window of 4,096 by itself."""
+    family = replace(
+        FAMILIES["MistralForCausalLM"],
+        fixed=(("sliding_window", None),),
+        left_out=(("sliding_window", 4096),),
+    )
+    monkeypatch.setitem(FAMILIES, family.architecture, family)
+    assert Model.from_config({**mistral, "sliding_window": None}).family == family
+    with pytest.raises(InputError, match="sliding_window is left out, and transformers then takes"):
+        Model.from_config(mistral)
+    with pytest.raises(InputError, match="sliding_window=4096 is not what Mistral"):
+        Model.from_config({**mistral, "sliding_window": 4096})
+    windows = config_differences(mistral, {**mistral, "sliding_window": 8})
+    assert windows == ["sliding_window: 4096 against 8"]
 
 
 def test_commands_say_it(tmp_path, capsys):
