@@ -42,7 +42,7 @@ def asked_format(text: str) -> str | None:
     r"""Return the form of answer that a prompt asks for; None if it asks for none.
 
     Args:
-        text: all messages of the prompt.
+        text: the whole prompt: a chat template may ask for a form, too.
 
     Returns:
         BOX if it speaks of a box, whatever else it says; else one of `_FORMS`.

@@ -196,7 +196,7 @@ def _stored(name: str, row: ProblemRow, prompt: str, tokens: Sequence[int]) -> d
         "gold": row.gold,
         "prompt_key": _text_key(*(message["content"] for message in row.messages)),
         "gold_key": _text_key(row.gold),
-        "asked_format": asked_format("\n".join(message["content"] for message in row.messages)),
+        "asked_format": asked_format(prompt),
     }
 
 

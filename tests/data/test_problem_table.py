@@ -77,6 +77,16 @@ def test_what_prompts_ask_for(tmp_path, tokenizer):
     assert asked == {("s0", "####"): 1, ("s1", r"\boxed{}"): 1, ("s1", "####"): 1}
 
 
+def test_a_chat_template_asks_too(tmp_path, tokenizer):
+    folder = make_tiny(tmp_path / "model")
+    words = "Put your final answer within \\\\boxed{}."
+    (folder / "chat_template.jinja").write_text("{{ '" + words + "' }}{{ messages[0].content }}")
+    path = file_of(tmp_path, [row('1+1? End with a line "Answer: N".')])
+    assert read_problems(path, tokenizer, 100).asked_formats == {("amc", "Answer:"): 1}
+    own = load_tokenizer(folder)
+    assert read_problems(path, own, 100).asked_formats == {("amc", r"\boxed{}"): 1}
+
+
 def test_rows_go_through_in_parts(tmp_path, tokenizer):
     """Python's memory at its peak does not grow with the rows, but for their names."""
 
