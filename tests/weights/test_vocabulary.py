@@ -160,6 +160,7 @@ def test_added_tokens_are_refused_or_kept(grown, tmp_path, convert):
     assert kept.status == 0
     _, tokens, padding = kept.json["notes"]
     assert tokens.startswith("5 rows above config.json's vocab_size=509 are kept")
+    assert tokens.endswith("but tokenizer.json numbers its tokens up to 508")
     assert padding.startswith("30 rows above vocab_size=514 are padding")
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 514
     expected = load_file(bigger / "model.safetensors")

@@ -70,13 +70,14 @@ class Vocabulary:
         notes = []
         if self.reasons:
             rows, are = _counted(self.tokens - self.said)
+            seen = "; ".join([*self.reasons, *(f"but {words}" for words in self.agreeing)])
             notes.append(
                 f"{rows} above config.json's vocab_size={self.said} {are} kept, as "
-                f"vocab_size={self.tokens}: {'; '.join(self.reasons)}"
+                f"vocab_size={self.tokens}: {seen}"
             )
         if self.stored > self.tokens:
             rows, are = _counted(self.stored - self.tokens)
-            seen = "; ".join([self.padding, *self.agreeing])
+            seen = "; ".join([self.padding, *(() if self.reasons else self.agreeing)])
             notes.append(
                 f"{rows} above vocab_size={self.tokens} {are} padding, and not part of the model: "
                 f"{seen}"
