@@ -103,6 +103,8 @@ def _draw_band(segments: Sequence[RunSegment], axes: Axes) -> None:
         low_steps, low = segment.series(schema.LENGTH_P50)
         high_steps, high = segment.series(schema.LENGTH_P95)
         both, at_low, at_high = np.intersect1d(low_steps, high_steps, return_indices=True)
+        if (low[at_low] == high[at_high]).all():
+            continue  # a band without a width is nothing to see
         if len(both) == 1:  # a band over one step is nothing to see
             axes.vlines(
                 both, low[at_low], high[at_high], color=SKY, alpha=0.5, lw=9, label=text, zorder=1

@@ -42,7 +42,7 @@ WORDS = "Unparsable: ended, but without an answer that can be read."
 METHOD = (
     "Accuracy and tokens are means over problems, of each problem's mean over its samples, with "
     "95 % intervals: bootstrap over problems, or Wilson's score interval of a share that is the "
-    "same for all problems, as at 0 and 100 %."
+    "same for all problems, as at 0 and 100\u00a0%."
 )
 OF_DIFFERENCES = " Differences are of the same problems, in pairs."
 AES = (

@@ -162,7 +162,7 @@ ARROW = "<i>→</i>"
 METHOD = (
     "Means over problems, of each problem's mean over its answers. Intervals: bootstrap over "
     f"problems, {RESAMPLES:,} resamples; Wilson's score interval where a share is the same for all "
-    "problems, as at 0 and 100 %."
+    "problems, as at 0 and 100\u00a0%."
 )
 ROUNDED = 0.0005
 """What is less is 0.0 % on the page."""
@@ -352,6 +352,7 @@ def _draw_analysis(path: Path, name: str) -> Picture:
         analysis = json.loads(file.read_text(encoding="utf-8"))
         judged = analysis["mode"] == "judge"
         kinds = "; ".join(_most_frequent(analysed, judged) for analysed in analysis["inputs"])
+        counts = "; ".join(map(_thoughts, analysis["inputs"]))
         png = to_png(behaviour_figure(analysis))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
@@ -360,7 +361,14 @@ def _draw_analysis(path: Path, name: str) -> Picture:
         ) from error
     what = "Share of steps" if judged else "Sentences per answer"
     title = "What thoughts consist of" if judged else "Words of doubt in thoughts"
-    return Picture(name, png, title, f"{what}: {kinds}.")
+    return Picture(name, png, title, f"{what}: {kinds}. Of each problem's first answer: {counts}.")
+
+
+def _thoughts(analysed: Mapping[str, Any]) -> str:
+    """Say how many thoughts of one input were looked at; older analyses had closed ones alone."""
+    still_open = analysed.get("open", 0)
+    cut = f", {still_open:,} of them cut off before they were closed" if still_open else ""
+    return f"{analysed['name']} {analysed['answers']:,} of {analysed['problems']:,} thoughts{cut}"
 
 
 def _most_frequent(analysed: Mapping[str, Any], judged: bool) -> str:

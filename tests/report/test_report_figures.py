@@ -119,6 +119,17 @@ def test_a_run_of_one_step(run, drawn):
     assert "<bdi>step 1</bdi>" in text
 
 
+def test_a_band_without_a_width_is_not_named(run, drawn):
+    """Half of the answers and more are cut off at the limit."""
+    same = {"response_length/p50": 72, "response_length/p95": 72}
+    write_lines(run / "metrics.jsonl", [training_line(step, **same) for step in range(1, 5)])
+    write_report(run)
+    (length,) = [f for f in drawn if f.axes[0].get_ylabel() == "tokens per answer"]
+    names = [text.get_text() for text in length.legends[0].get_texts()]
+    assert "training, mean" in names
+    assert "median to 95th percentile" not in names
+
+
 # Names at points.
 
 

@@ -1,5 +1,6 @@
 """What a path is, and what goes together on a page."""
 
+import html
 import json
 
 import pytest
@@ -30,8 +31,9 @@ def analysis(tmp_path):
             "name": name,
             "path": name,
             "problems": 4,
-            "answers": 4,
-            "left_out": {},
+            "answers": 3,
+            "open": still_open,
+            "left_out": {"no closed thought": 1},
             "tokens": 500.0,
             "steps": 9.0,
             "tokens_per_step": 55.0,
@@ -44,7 +46,7 @@ def analysis(tmp_path):
             },
             "behaviours": {},
         }
-        for name, value in (("before", 7.5), ("after", 2.0))
+        for name, value, still_open in (("before", 7.5, 2), ("after", 2.0, 0))
     ]
     said = {"mode": "lexical", "settings": {}, "inputs": inputs}
     (folder / "analysis.json").write_text(json.dumps(said))
@@ -113,6 +115,10 @@ def test_an_analysis_beside_each_kind(run, evaluations, analysis, tmp_path):
         assert (
             "Sentences per answer: before re-checks 7.50, hesitations 1.00, restarts 0.25; after"
             in text
+        )
+        assert (
+            "Of each problem's first answer: before 3 of 4 thoughts, 2 of them cut off before they "
+            "were closed; after 3 of 4 thoughts." in html.unescape(text)
         )
         assert (tmp_path / "out/behaviours_1.png").stat().st_size > 10_000
         (tmp_path / "out/behaviours_1.png").unlink()
