@@ -13,7 +13,9 @@ from megaprune.grading.normal import Unparsable
 MAX_BITS = 100_000
 MAX_FACTORIAL = 2000
 
-TooLarge = Unparsable
+
+class TooLarge(Unparsable):
+    """Raised for a value with too many digits, or one that takes too many steps."""
 
 
 @lru_cache(maxsize=4096)

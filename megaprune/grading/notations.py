@@ -310,7 +310,9 @@ def _equal_based(gold: str, answer: str) -> bool | None:
     digits, other = (a[0], answer) if a else (b[0] if b else "", gold)
     if "_" in other:
         return None
-    return re.sub(r"[\s,]", "", other).upper() == digits
+    if number(other) is not None:
+        other = re.sub("[ ,_]", "", other)
+    return other.upper() == digits
 
 
 def _equal_ratios(gold: Sequence[str], answer: Sequence[str], equal: Equality) -> bool:

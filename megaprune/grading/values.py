@@ -83,7 +83,10 @@ Point = Mapping[str, Fraction]
 
 
 def vanishes(node: Node, imaginary: bool) -> bool:
-    """Say whether an expression is zero at every point where it has a real value."""
+    """Say whether an expression is zero at every point where it has a real value.
+
+    Where it has real values at fewer than ENOUGH points, its complex ones must be zero too.
+    """
     variables = sorted(names(node) - ({IMAGINARY} if imaginary else set()) - {"e"})
     if not variables:
         return _is_zero(node, {}, imaginary) is True
@@ -101,7 +104,7 @@ def vanishes(node: Node, imaginary: bool) -> bool:
             other -= 1000
         else:
             real += 1
-    return real >= ENOUGH or (real == 0 and other >= ENOUGH)
+    return real >= ENOUGH or real + other >= ENOUGH
 
 
 def _has_alternating_sign(node: Node) -> bool:
@@ -156,6 +159,10 @@ def _is_zero(node: Node, point: Point, imaginary: bool) -> bool | str | None:
                 left = state.of(node.args[0]) if node.op == "sub" else state.of(node)
                 right = state.of(node.args[1]) if node.op == "sub" else mpmath.mpf(0)
                 value = left - right
+            except TooLarge:
+                if not point:
+                    raise
+                return None
             except (ZeroDivisionError, ValueError, OverflowError, mpmath.libmp.NoConvergence):
                 if not point:
                     raise Unparsable("no value") from None
@@ -301,7 +308,7 @@ def proportion(a: Node, b: Node, imaginary: bool) -> int:
                 if not (is_real(x) and is_real(y)):
                     continue
                 ratios.append(mpmath.re(y) / mpmath.re(x))
-            except (ZeroDivisionError, ValueError, OverflowError):
+            except (ZeroDivisionError, ValueError, OverflowError, TooLarge):
                 continue
     if len(ratios) < ENOUGH or ratios[0] == 0:
         return 0

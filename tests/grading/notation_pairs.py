@@ -258,6 +258,8 @@ BASES = [
     ("101_2", "101_{10}", False),
     ("2\\cdot 101_2", "2\\cdot 101_3", False),
     ("1A_{16}", "1a_{16}", True),
+    ("2,4", "24_{10}", False),
+    ("1,234", "1234_8", True),
 ]
 
 LISTS = [
@@ -484,6 +486,10 @@ LATEX = [
     ("\\lfloor x\\rfloor", "x", False),
     ("(-1)^n", "(-1)^{n+2}", True),
     ("(-1)^n", "(-1)^{n+1}", False),
+    ("\\sqrt{\\frac{x-11}{y^2}}", "\\sqrt{(x-11)/y^2}", True),
+    ("\\sqrt{x-11}", "\\sqrt{x-12}", False),
+    ("\\sqrt{-x^2-1}", "\\sqrt{-1-x^2}", True),
+    ("\\sqrt{-x^2-1}", "\\sqrt{-2-x^2}", False),
 ]
 
 KINDS = {
