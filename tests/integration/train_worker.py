@@ -22,17 +22,19 @@ def kill_in(phase, step, after, rank):
     if phase == "save":
         kill_in_mid_save(rank)
         return
-    begin = Clock.__call__
     state = {"step": 0}
 
-    def begun(self, name):
-        if name == "generate":
-            state["step"] += 1
-        if name == phase and state["step"] == step and world.rank() == rank:
-            threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-        return begin(self, name)
+    def hooked(begin):
+        def begun(self, name):
+            if name == "generate":
+                state["step"] += 1
+            if name == phase and state["step"] == step and world.rank() == rank:
+                threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+            return begin(self, name)
 
-    Clock.__call__ = begun
+        return begun
+
+    Clock.__call__, Clock.beside = hooked(Clock.__call__), hooked(Clock.beside)
 
 
 def kill_in_mid_save(rank):
