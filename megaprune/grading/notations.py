@@ -89,6 +89,7 @@ def same_time(a: tuple[int, str], b: tuple[int, str]) -> bool:
 
 def date_of(text: str) -> tuple[int | None, int, int] | str | None:
     """Return year, month and day; the text itself where day and month may be either."""
+    text = re.sub(r"^(\d{4})年 ?(\d{1,2})月 ?(\d{1,2})日?$", r"\1-\2-\3", text)
     if match := _DATE.fullmatch(text):
         if match[1]:
             return int(match[1]), int(match[2]), int(match[3])

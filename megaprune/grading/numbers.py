@@ -130,6 +130,8 @@ def in_words(text: str) -> Fraction | None:
     if len(text) > 200 or not text.isascii():
         return None
     parts = re.split(r"[\s-]+", text.strip().casefold())
+    if parts[0] == "a" and len(parts) > 1 and parts[1] in SCALES:
+        parts[0] = "one"
     sign = -1 if parts[0] in ("minus", "negative") else 1
     parts = parts[1:] if sign < 0 else parts
     if "and" in parts and parts[-1].removesuffix("s") in _PARTS and parts[0] not in _PARTS:

@@ -34,7 +34,7 @@ oz     45359237/1600000000 mass ounce
 ms     1/1000      time         millisecond
 s      1           time         second sec 秒
 min    60          time         minute 分钟
-h      3600        time         hour hr 小时
+h      3600        time         hour hr 小时 时
 day    86400       time         天 日
 week   604800      time         周 星期
 month  1           month        月
@@ -102,7 +102,7 @@ _PEOPLE = word_set(
     units unit total way geese data points point
     """
 )
-_COUNTERS = frozenset("个只条张本人名种次道件块岁页颗枝支位辆棵根双台套米元")
+_COUNTERS = frozenset("倍个只条张本人名种次道件块岁页颗枝支位辆棵根双台套米元")
 _JUDGES = frozenset("不非错或以多少约")
 _OPPOSITES = [
     ("east", "west"), ("north", "south"), ("up", "down"), ("left", "right"), ("am", "pm"),
@@ -157,8 +157,9 @@ DEGREE = Unit("°", Fraction(1), (("degree", 1),), known=True)
 RADIAN = (("angle", 1),)
 
 _CURRENCY_BEFORE = re.compile(
-    r"(?P<sign>[+-]?) ?(?P<unit>\\\$|US ?\\?\$|USD|EUR|GBP|\$|€|£|¥|₹|Rs\.?|\\euro|\\pounds?|\\yen"
-    r"|\\text\{ ?(?:US)?\\?[$€£¥] ?\}) ?(?P<value>(?=[\d.\\]).+)"
+    r"(?P<sign>[+-]?) ?(?P<unit>\\\$|US ?\\?\$|USD|EUR|GBP|CNY|JPY|INR|\$|€|£|¥|₹|Rs\.?"
+    r"|\\euro|\\pounds?|\\yen|\\text\{ ?(?:(?:US)?\\?[$€£¥]|USD|EUR|GBP|CNY) ?\})"
+    r" ?(?P<value>(?=[\d.\\]).+)"
 )
 _BEGINS = re.compile(
     r" ?(?=\\text\{)|(?:(?<=[\d})!])| |\\cdot ?)(?:(?=\\text\{|\()|(?<![A-Za-z\\])(?=[A-Za-z$]))"
@@ -199,7 +200,7 @@ def split_unit(text: str) -> tuple[str, Unit]:
 
 
 def _behind(text: str) -> tuple[str, Unit]:
-    if not text[-1:].isascii():
+    if not text[-2:].isascii():
         return _foreign(text)
     prefix = len(text.rstrip(_ALLOWED))
     tries = 0
@@ -241,14 +242,15 @@ def _is_sure(unit: Unit, text: str) -> bool:
 
 def _foreign(text: str) -> tuple[str, Unit]:
     """Split off a unit or counter that is written in Chinese, or a sign of a currency."""
-    value = text.rstrip("".join({char for char in text if not char.isascii()}) + r"/\text{} ")
+    value = text.rstrip("".join({char for char in text if not char.isascii()}) + r"/\text{} ()")
     tail = text[len(value) :]
     if text[len(value) : len(value) + 1] == "}" and r"\text" not in tail:
         value, tail = value + "}", tail[1:]
-    word = re.sub(r"\\text|[{} ]", "", tail)
+    word = re.sub(r"\\text|[{} ()]", "", tail)
+    word = word.replace("平方", "square ").replace("立方", "cubic ")
     factor = Fraction(1)
     while word and (by := scale(word[0])) is not None and word[0] not in _COUNTERS:
-        if word in _WORDS:
+        if (unit := unit_of(word)) is not None and unit.known:
             break
         factor, word = factor * by, word[1:]
     counted = word[:1] in _COUNTERS and len(word) <= 4 and not _JUDGES.intersection(word)
@@ -360,7 +362,7 @@ def _known(word: str) -> tuple[Fraction, Counter[str]] | None:
         over, under = _COMPOUND_WORDS[low].split("/")
         (a, x), (b, y) = _SYMBOLS[over], _SYMBOLS[under]
         return a / b, Counter({**x, **{base: -power for base, power in y.items()}})
-    if low in ("degree", "degrees", "deg"):
+    if low in ("degree", "degrees", "deg", "度"):
         return Fraction(1), Counter({"degree": 1})
     for name in (low, low.removesuffix("s"), low.removesuffix("es")):
         if name in _WORDS:

@@ -54,6 +54,10 @@ COMPOUND_UNITS = [
     ("9.8", "9.8 m/s^2", True),
     ("12", "12 (cm^2)", True),
     ("20", "20公里/小时", True),
+    ("5\\text{ cm}^2", "5平方厘米", True),
+    ("5\\text{ cm}^3", "5平方厘米", False),
+    ("5", "5千米/时", True),
+    ("5", "5（米）", True),
 ]
 
 CURRENCIES = [
@@ -77,6 +81,8 @@ CURRENCIES = [
     ("5", "5\\$", True),
     ("5", "Rs. 5", True),
     ("0.05", "5¢", False),
+    ("5", "CNY 5", True),
+    ("5", "\\text{USD }5", True),
 ]
 
 DEGREES_AND_TEMPERATURES = [
@@ -148,6 +154,14 @@ WORDS_BEHIND = [
     ("5", "5 twelfths", False),
     ("5", "5 out of ten apples", False),
     ("5", "5 fiftieths", False),
+    ("12", "a dozen", True),
+    ("1000", "a thousand", True),
+    ("5", "5万元", False),
+    ("50000", "5万元", True),
+    ("5", "5 remainder 2", False),
+    ("5", "no more than 5", False),
+    ("5.25", "5 and a quarter", True),
+    ("5", "5 ± 1", False),
 ]
 
 COMPLEX = [
@@ -235,6 +249,9 @@ RATIOS_TIMES_DATES = [
     ("2023-12-25", "1986", False),
     ("3:30", "330", False),
     ("March 3", "March 4", False),
+    ("2021年1月5日", "2021-01-05", True),
+    ("10:05:30", "2:1:6", False),
+    ("2:3:4", "4:6:9", False),
 ]
 
 BASES = [
