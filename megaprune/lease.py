@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune.errors import InputError
-from megaprune.files import is_gone, machine, process_record, read_json
+from megaprune.files import LEASE_ENDING, is_gone, machine, process_record, read_json
 
 RENEWED_SECONDS = 15.0
 EXPIRES_SECONDS = 90.0
@@ -210,6 +210,22 @@ def holder_of(path: Path) -> str | None:
     """
     holder = _Holder.of(path)
     return str(holder) if holder is not None and holder.lives else None
+
+
+def remove_dead_leases(folder: Path) -> None:
+    """Remove leases below a folder, of places in it, whose holders were killed on this machine.
+
+    They would stay where the place is not written to again. One that is taken just now is left.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            target = name.removesuffix(LEASE_ENDING)
+            if not target or target == name or not is_gone(content := read_json(path)):
+                continue
+            if content.get("format") == _FORMAT:
+                with suppress(InputError):
+                    Lease(path, path.with_name(target[1:])).close()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pytest
 from megaprune import lease as leases
 from megaprune.errors import InputError
 from megaprune.files import process_record
-from megaprune.lease import Lease, holder_of
+from megaprune.lease import Lease, holder_of, remove_dead_leases
 
 PROGRAM = """
 import errno, fcntl, os, sys, time
@@ -385,3 +385,21 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(FileNotFoundError):
         Lease(tmp_path / "nowhere" / "lease", tmp_path)
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_dead_leases_of_places_in_a_folder(processes, tmp_path):
+    """Those of killed processes go; all that anyone may still need stays."""
+    inner = tmp_path / "checkpoints"
+    inner.mkdir()
+    dead, alive, far, thesis, own = (
+        inner / f"{name}.megaprune-lease" for name in (".dead", ".alive", ".far", ".thesis", "")
+    )
+    for path in (dead, own):
+        processes(path, "crash").wait()
+    living = processes(alive, "end")
+    assert living.stdout.readline() == "has it\n"
+    of_another_machine(far)
+    thesis.write_text("years of work")
+    remove_dead_leases(tmp_path)
+    assert {path.name for path in inner.iterdir()} == {alive.name, far.name, thesis.name, own.name}
+    living.communicate("end\n", timeout=SECONDS)

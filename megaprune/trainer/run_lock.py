@@ -16,7 +16,7 @@ from megaprune.config.read import differences, to_yaml
 from megaprune.distributed import world
 from megaprune.errors import InputError
 from megaprune.files import clear_up_inside, replace_text, writing
-from megaprune.lease import Lease, holder_of
+from megaprune.lease import Lease, holder_of, remove_dead_leases
 from megaprune.trainer.checkpoint_files import latest_step
 
 
@@ -46,6 +46,7 @@ class RunLock:
                     raise
                 with writing(path):
                     clear_up_inside(path)
+                    remove_dead_leases(path)
                     replace_text(path / schema.CONFIG_FILE, to_yaml(config))
 
     def close(self) -> None:
