@@ -47,6 +47,7 @@ class RunSegment:
         outcomes: the means of its validations.
         begin: how many steps the runs before it have.
         name: the name at its border; empty if it is the only one.
+        short: another name, where there is no room for that one.
         chosen: the step whose model was taken, if not simply the last.
     """
 
@@ -54,6 +55,7 @@ class RunSegment:
     outcomes: tuple[AnswerMeans, ...]
     begin: int = 0
     name: str = ""
+    short: str = ""
     chosen: int | None = None
 
     @property
@@ -260,9 +262,11 @@ def _finish(segments: Sequence[RunSegment], axes: Axes) -> None:
         return
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.1 * (high - low))  # room for the names
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # now the axis has the length that it will have
     for segment in segments:
         axes.axvline(segment.begin, color=GREY, lw=0.9, zorder=1)
-        axes.annotate(
+        text = axes.annotate(
             segment.name,
             (segment.begin, 1),
             xycoords=axes.get_xaxis_transform(),
@@ -271,6 +275,10 @@ def _finish(segments: Sequence[RunSegment], axes: Axes) -> None:
             va="top",
             fontsize=9,
         )
+        text.set_in_layout(False)
+        end = axes.transData.transform((segment.end, 0))[0]
+        if text.get_window_extent().x1 > end:  # the next border would strike it
+            text.set_text(segment.short)
 
 
 def draw_overlaid(

@@ -170,7 +170,8 @@ def _segments(rounds: Sequence[RoundRecord]) -> list[RunSegment]:
         outcomes = tuple(
             describe(step, read_answers(file), ended.limit) for step, file in validations
         )
-        segments.append(RunSegment(ended.run, outcomes, begin, name, chosen=ended.step))
+        short = str(ended.number)
+        segments.append(RunSegment(ended.run, outcomes, begin, name, short, ended.step))
     return segments
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_folders import samples_of, write_evaluation
+from evaluation_folders import samples_of, write_evaluation, write_round, write_rounds
 from matplotlib.transforms import Bbox
 from run_folders import AFTER, BEFORE, rows_of, training_line, write_lines, write_rows
 
@@ -66,8 +66,8 @@ def test_ticks_are_told_apart(formatter, values, labels):
     assert formatter.format_ticks(values) == labels
 
 
-@pytest.mark.parametrize("middle", [59.4, 0.97, 3271.3, 16000])
-@pytest.mark.parametrize("width", [1e-3, 0.4, 1.7, 3, 40])
+@pytest.mark.parametrize("middle", [59.4, 0.97, 3271.3])
+@pytest.mark.parametrize("width", [1e-3, 1.7, 40])
 @pytest.mark.parametrize("formatter", [TOKENS, PERCENT])
 def test_no_two_ticks_of_an_axis_have_one_label(middle, width, formatter):
     with new_figure((4, 3)) as (figure, axes):
@@ -169,6 +169,24 @@ def test_no_line_strikes_a_name_and_none_hides_another(drawn, points):
         assert not any(other.overlaps(box) for one, other in labels if one is not text)
         near = np.clip(spot, (box.x0, box.y0), (box.x1, box.y1))
         assert np.hypot(*(near - spot)) < 60 * figure.dpi / 72
+
+
+@pytest.mark.parametrize(("rounds", "name"), [(2, "round 1: 800"), (9, "1")])
+def test_no_border_strikes_a_round_s_name(tmp_path, drawn, rounds, name):
+    limits = [800 - 10 * i for i in range(rounds)]
+    listed = [
+        write_round(tmp_path, i, limit, {0: rows_of(0, BEFORE), 4: rows_of(4, AFTER)}, chosen=4)
+        for i, limit in enumerate(limits, start=1)
+    ]
+    write_rounds(tmp_path, limits, {"accuracy": 0.6, "length": 500.0}, listed, final=rounds)
+    write_report(tmp_path)
+    over_steps = [f for f in drawn if f.axes[0].get_xlabel() == "optimizer step"]
+    assert len(over_steps) == 2
+    for figure in over_steps:
+        labels = labels_of(figure)
+        assert (len(labels), labels[0][0].get_text()) == (rounds, name)
+        for (_, box), border in zip(labels, range(4, 4 * rounds + 1, 4), strict=True):
+            assert box.x1 <= figure.axes[0].transData.transform((border, 0))[0]
 
 
 def test_a_line_strikes_a_box():
