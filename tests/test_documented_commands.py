@@ -62,7 +62,7 @@ def test_the_first_command(tmp_path):
     out = run(*command, *short, cwd=tmp_path)
     for number in (1, 2):
         assert f"step {number}/2" in out
-    assert out.count("validation") == 2
+    assert out.count("\n  validation") == 2
     assert (tmp_path / "runs/demo/model/model.safetensors").is_file()
     assert (tmp_path / "runs/demo/report/index.html").is_file()
 
