@@ -170,7 +170,7 @@ def _check_data(config: Config) -> None:
     """The problems, their order, and stored responses if those are learned from."""
     data, tokenizer = config.data, load_tokenizer(Path(config.model))
     problems: Sequence[Problem] = ()
-    for field, file in (("validation", data.validation), ("train", data.train)):
+    for field, file in (("train", data.train), ("validation", data.validation)):
         if file is not None:
             settings = data.max_prompt_length, data.duplicates, data.enable_thinking
             found = check_problems(Path(file), tokenizer, *settings)
@@ -178,7 +178,7 @@ def _check_data(config: Config) -> None:
             _warn(duplicate_problems(name, found.duplicates, found.contradicting, data.duplicates))
             _warn(format_problems(name, found.asked_formats, config.grading))
             _warn(thought_problems(name, found.problems[0].prompt, config.grading))
-            problems = found.problems
+            problems = problems or found.problems  # those of data.train
     _warn(batch_problems(config, len(problems)))
     if data.rollouts is not None:
         problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)

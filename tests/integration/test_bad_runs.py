@@ -349,7 +349,10 @@ REFUSED = {
     "null in YAML": (["recipe=null.yaml"], ["steps=null; expected a whole number"]),
     # Graders.
     "grader": (["grading.default=strickt"], ["no grader 'strickt'; did you mean strict?"]),
-    "grader of a source": (["grading.graders.sums=nope"], ["no grader 'nope'", "strict, lenient"]),
+    "grader of a source": (
+        ["grading.graders.sums=nope"],
+        ["no grader 'nope'", "strict, last_box, lenient"],
+    ),
     "grader's file": (["grading.default=nowhere.py:grade"], ["nowhere.py: there is no such file"]),
     "grader's function": (
         ["grading.default=fine.py:grades"],
