@@ -170,7 +170,7 @@ def hostile_run(tmp_path, server, run):
     with open(run / "metrics.jsonl", "a") as file:
         line = {"step": 5, HOSTILE["closing"]: 1, "seconds/" + HOSTILE["script"]: 1, WIDE: 1}
         file.write(json.dumps(line) + "\n")
-    return write_report(run), "my-run", 12
+    return write_report(run), "my-run", 13
 
 
 def hostile_pruning(tmp_path, server, run):
@@ -294,7 +294,7 @@ def test_no_table_is_cut_without_a_hint(page, tmp_path, width):
     assert all(image.count("linear-gradient") == 4 for image in found["cut"])
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 2000), (500, 3000)])
+@pytest.mark.parametrize(("width", "height"), [(1280, 2000), (500, 6000)])
 def test_it_is_drawn(page, tmp_path, width, height):
     shot = tmp_path / "shot.png"
     browse(tmp_path, page.as_uri(), f"--screenshot={shot}", width=width, height=height)
