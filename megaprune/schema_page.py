@@ -33,7 +33,8 @@ def metrics_page() -> str:
             "",
             "*Learned tokens* are those of responses whose advantage is not 0, whatever else the "
             "loss has computed for a KL divergence or an entropy; with a loss that does without "
-            "advantages (`sft`), those of all responses. A step without any has no such metric.",
+            "advantages (`sft`), those of all responses. In a step without any, `entropy` and "
+            "`mismatch` are of what was computed all the same, and the others are not there.",
             "",
             *_table(("metric", "unit", "formula", "what it says"), metrics),
             "",

@@ -37,6 +37,7 @@ class Learner:
     def __init__(self, config: Config, actor: Actor):
         self._config, self._actor = config, actor
         self.algorithm = config.algorithm
+        self._by_advantage = self.algorithm.by_advantage
         needed = "reference" in self.algorithm.needs
         self._reference = actor.weights() if needed else None
         """In the host's memory: it is used once a step."""
@@ -59,6 +60,9 @@ class Learner:
         # those of the policy that drew them.
         stale = any(r.policy_version != step for r in batch.learned_rollouts)
         samples = self._with_log_probs(_samples(batch), stale)
+        # Engines that are apart are seen where nothing can be learned, too: that may be why.
+        with_signal = any(sample.values["advantage"].any() for sample in samples)
+        self._by_advantage = self.algorithm.by_advantage and with_signal
         lr, count = self._lr(step), self.algorithm.num_minibatches
         updates = [
             self._update([samples[i] for i in part], lr, stale)
@@ -98,7 +102,7 @@ class Learner:
     def _loss(self, batch: LossBatch) -> LossOutput:
         """The algorithm's loss, with the metrics that every loss has."""
         output = self.algorithm.compute_loss(batch)
-        standard = standard_metrics(batch, self.algorithm.by_advantage)
+        standard = standard_metrics(batch, self._by_advantage)
         if taken := _RESERVED & output.metrics.keys():
             raise InputError(
                 f"the loss tells a metric {min(taken)!r}, which every step has already; give it "

@@ -713,7 +713,7 @@ def test_a_grader_that_raises(mistakes):
     assert [line["grading_failed"] for line in mistakes.first_metrics] == [0.25, 0.25]
     shown = [line for line in mistakes.first.text.splitlines() if line.startswith("step ")]
     assert len(shown) == 2
-    assert all("grading failed 25.0%" in line for line in shown), mistakes.first.text
+    assert all("crash 25.0%" in line for line in shown), mistakes.first.text
     crashed = [row for row in mistakes.first_samples if row["why"] == "crash"]
     assert len(crashed) == 8
     assert len(mistakes.first_samples) == 32

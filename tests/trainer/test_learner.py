@@ -125,13 +125,18 @@ def test_means_are_over_the_same_responses_in_every_recipe(learner, recorded_bat
             assert metrics[schema.CLIP_RATIO] == 0
 
 
-def test_a_step_without_signal_measures_nothing(learner, recorded_batch):
-    learns, _ = learner("algorithm.loss.entropy_coef=0.1")
+@pytest.mark.parametrize("fields", [[], ["algorithm.loss.entropy_coef=0.1"]])
+def test_engines_are_compared_in_a_step_without_signal(learner, recorded_batch, fields):
+    """Engines that are apart may be why nothing is right."""
+    learns, _ = learner(*fields)
     batch = recorded_batch(learns.algorithm, 2)
     batch.advantages[:] = 0
     metrics = learns.learn(0, batch)
-    assert schema.ENTROPY not in metrics
-    assert schema.MISMATCH not in metrics
+    assert 0 < metrics[schema.MISMATCH] < 1e-5
+    assert schema.CLIP_RATIO not in metrics
+    learns, _ = learner("max_mismatch=1e-12", *fields)
+    with pytest.raises(Unstable, match="max_mismatch"):
+        learns.learn(0, batch)
 
 
 def test_supervised_fine_tuning_learns_from_all(learner, recorded_batch):
