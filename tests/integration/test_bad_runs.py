@@ -212,9 +212,12 @@ REFUSED = {
         ["model=speechless"],
         ["speechless has no chat template", "chat_template.jinja"],
     ),
-    "no model": (["model=nowhere"], ["nowhere", "config.json of a Hugging Face model"]),
-    "not a model": (["model=."], ["config.json is missing"]),
-    "a file": (["model=fine.py"], ["fine.py is a file", "folder of a Hugging Face model"]),
+    "no model": (["model=nowhere"], ["nowhere is not a folder", "expected a Hugging Face model"]),
+    "not a model": (
+        ["model=."],
+        [". is neither a Hugging Face model nor", "expected a Hugging Face model"],
+    ),
+    "a file": (["model=fine.py"], ["fine.py is not a folder", "expected a Hugging Face model"]),
     "half a model": (["model=short"], ["short/model.safetensors", "truncated"]),
     "context": (
         ["rollout.max_response_length=1000"],
