@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from megaprune.data.problems import (
     read_problems,
 )
 from megaprune.files import machine
+from megaprune.foreign_text import for_people
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,17 +83,21 @@ def read_problems_on_node(
                 writer, mine = make_problem_file(*arguments)
     file = world.all_gather_object(mine)[first]
     assert file is not None, "the first process of a machine has read"
-    try:
-        problems = file.open(duplicates)
-    except (OSError, ValueError) as error:
-        # Processes of a container of their own, say, which see no others.
-        print(
-            f"megaprune: warning: rank {dist.get_rank()} reads {path} by itself: it cannot map "
-            f"what another process of this machine has read ({error})",
-            flush=True,
-        )
-        problems = read_problems(path, tokenizer, max_prompt_length, duplicates, enable_thinking)
-    dist.barrier()  # the file is there until all have mapped it
+    with world.raise_on_all_ranks():
+        try:
+            problems = file.open(duplicates)
+        except (OSError, ValueError) as error:
+            # Processes of a container of their own, say, which see no others.
+            print(
+                f"megaprune: warning: rank {dist.get_rank()} reads {path} by itself: it cannot map "
+                f"what another process of this machine has read ({for_people(str(error))})",
+                file=sys.stderr,
+                flush=True,
+            )
+            problems = read_problems(
+                path, tokenizer, max_prompt_length, duplicates, enable_thinking
+            )
+    # The file was there until all had mapped it.
     del writer
     return problems
 
