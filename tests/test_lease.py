@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -345,8 +346,11 @@ def test_a_race(processes, path, dead, flock):
         (winner,) = [racer for racer in racers if racer.poll() is None]
         said = [racer.communicate("end\n", timeout=SECONDS)[0] for racer in racers]
         assert sorted(racer.returncode for racer in racers) == [0] + [3] * 7, said
-        told = [text for text in said if f"is being written by process {winner.pid} of" in text]
-        assert len(told) == 7, said
+        # Where nothing can be locked, the one that is named may have lost it to another since.
+        holders = {winner.pid} if flock == "works" else {racer.pid for racer in racers}
+        named = re.findall(r"is being written by process (\d+) of", "".join(said))
+        assert len(named) == 7, said
+        assert {int(pid) for pid in named} <= holders, said
         assert list(path.parent.iterdir()) == []
 
 

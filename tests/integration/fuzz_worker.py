@@ -29,6 +29,8 @@ CHOICES = {
     "data.max_prompt_length": [0, 3, 20, 64, 500, 2000],
     "data.order": ["shuffled", "sorted"],
     "data.validation": ["null"],
+    "data.duplicates": ["keep", "drop"],
+    "data.enable_thinking": ["null", "true", "false"],
     "rollout.tp": [0, 1, 2, 3],
     "rollout.max_num_seqs": [0, 1, 3, 64, 512, 100_000],
     "rollout.kv_cache_memory_bytes": ["null", 0, 1, 1 << 16, 1 << 20, 1 << 23, 1 << 26],
@@ -38,6 +40,8 @@ CHOICES = {
     "rollout.temperature": [0, 1e-30, 0.005, 0.01, 0.5, 2, 100],
     "rollout.carry_over": ["true", "false"],
     "grading.default": ["strict", "lenient", "olympiad", "strickt"],
+    "grading.thought": ["think", "none", "marco", "thinking"],
+    "grading.boxes": ["all", "last", "first"],
     "grading.workers": [0, 1, 2],
     "grading.seconds": [0, 1e-9, 0.01, 5],
     "grading.memory_bytes": [0, 1, 1 << 20, 1 << 26, 1 << 27, 1 << 31],
@@ -96,6 +100,7 @@ CHOICES = {
     "dtype": ["float32", "bfloat16", "float16"],
     "strict": ["true", "false"],
     "max_mismatch": ["null", 0, 0.5, 10],
+    "max_failed_steps": ["null", 0, 3],
     "processes": ["null", 0, 1, 2],
 }
 """Values of fields within their bounds, at them, and beyond."""
