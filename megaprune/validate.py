@@ -173,12 +173,14 @@ def _check_data(config: Config) -> None:
     for field, file in (("train", data.train), ("validation", data.validation)):
         if file is not None:
             settings = data.max_prompt_length, data.duplicates, data.enable_thinking
-            found = check_problems(Path(file), tokenizer, *settings)
+            checked = check_problems(Path(file), tokenizer, *settings)
             name = f"data.{field}={file}"
-            _warn(duplicate_problems(name, found.duplicates, found.contradicting, data.duplicates))
-            _warn(format_problems(name, found.asked_formats, config.grading))
-            _warn(thought_problems(name, found.problems[0].prompt, config.grading))
-            problems = problems or found.problems  # those of data.train
+            _warn(
+                duplicate_problems(name, checked.duplicates, checked.contradicting, data.duplicates)
+            )
+            _warn(format_problems(name, checked.asked_formats, config.grading))
+            _warn(thought_problems(name, checked.problems[0].prompt, config.grading))
+            problems = problems or checked.problems  # those of data.train
     _warn(batch_problems(config, len(problems)))
     if data.rollouts is not None:
         problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)

@@ -79,10 +79,10 @@ def with_found_model(config: AnyConfig, words: Sequence[str]) -> tuple[AnyConfig
     """
     from megaprune.hub import find_model
 
-    found = find_model(config.model)
-    if found == config.model:
+    folder = find_model(config.model)
+    if folder == config.model:
         return config, list(words)
-    return replace(config, model=found), [*words, f"model={found}"]
+    return replace(config, model=folder), [*words, f"model={folder}"]
 
 
 def run_train(options: argparse.Namespace) -> int:

@@ -62,8 +62,8 @@ def _root(index: Fraction, value: Fraction, power: int = 1) -> Fraction | None:
     under = _whole_root(value.denominator, n)
     if over is None or under is None:
         return None
-    found = Fraction(over, under)
-    return _power(-found if value < 0 else found, Fraction(power))
+    root = Fraction(over, under)
+    return _power(-root if value < 0 else root, Fraction(power))
 
 
 def _whole_root(value: int, n: int) -> int | None:

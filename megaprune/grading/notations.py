@@ -284,9 +284,9 @@ def _equal_choices(gold: str, answer: str, equal: Equality) -> bool | None:
     if theirs is None:
         if rest:
             return equal(rest, answer)
-        one = re.fullmatch(r"\(?([a-z])[.)]?", answer)
-        if one:
-            return letter in _LOWER_CHOICES and one[1] == letter.lower()
+        lower = re.fullmatch(r"\(?([a-z])[.)]?", answer)
+        if lower:
+            return letter in _LOWER_CHOICES and lower[1] == letter.lower()
         return None if not re.fullmatch(r"\(?[A-Z]\)?", answer) else False
     if letter != theirs[0]:
         return False

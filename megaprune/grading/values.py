@@ -150,7 +150,7 @@ def _is_zero(node: Node, point: Point, imaginary: bool) -> bool | str | None:
     With `imaginary`, all values count as real. The first of three passes finds how large and how
     small the values on the way are: both precisions are higher by as many digits.
     """
-    found = []
+    sizes = []
     extra = 0
     for digits in (LOW, LOW, HIGH):
         with mp.workdps(digits + extra):
@@ -169,14 +169,14 @@ def _is_zero(node: Node, point: Point, imaginary: bool) -> bool | str | None:
                 return None
             if not mpmath.isfinite(value):
                 return None
-            found.append(abs(value))
+            sizes.append(abs(value))
             extra = state.extent
             plain = imaginary or not point or (is_real(left) and is_real(right))
             mixed = not plain and (is_real(left) or is_real(right))
     if mixed:
         return None
-    zero = found[2] == 0 or (found[1] != 0 and found[2] < found[1] * mpmath.mpf(10) ** -_SHRINKS)
-    zero = bool(zero or (found[1] == 0 and found[2] < mpmath.mpf(10) ** -(HIGH - LOW)))
+    zero = sizes[2] == 0 or (sizes[1] != 0 and sizes[2] < sizes[1] * mpmath.mpf(10) ** -_SHRINKS)
+    zero = bool(zero or (sizes[1] == 0 and sizes[2] < mpmath.mpf(10) ** -(HIGH - LOW)))
     return zero if plain else ("complex" if zero else "not")
 
 

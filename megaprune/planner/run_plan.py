@@ -15,7 +15,7 @@ from megaprune.planner.division_table import division_table, figures_table, why_
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig, find_shape
 from megaprune.planner.search import Division, fastest_divisions, fastest_on_more, problems_of
-from megaprune.planner.speed import RoundTime, SyncTraffic, round_time, sync_traffic
+from megaprune.planner.speed import RoundTime, SyncTraffic, gpu_hours, round_time, sync_traffic
 from megaprune.planner.total_memory import (
     EngineMemory,
     GpuMemory,
@@ -56,8 +56,8 @@ class RunPlan:
 
     @property
     def gpu_hours(self) -> float:
-        """GPU-hours of all rounds with their validations: GPUs x seconds / 3600."""
-        return self.hardware.gpus * sum(r.total_seconds for r in self.rounds) / 3600
+        """GPU-hours of all rounds with their validations."""
+        return gpu_hours(self.hardware.gpus, self.rounds)
 
     @property
     def replicas(self) -> int | None:

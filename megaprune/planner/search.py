@@ -20,6 +20,7 @@ from megaprune.planner.request import ModelShape, PlanConfig, find_shape, read_p
 from megaprune.planner.speed import (
     RoundTime,
     generation_seconds,
+    gpu_hours,
     log_prob_time,
     most_sync_seconds,
     optimizer_seconds,
@@ -74,7 +75,7 @@ class Division:
     @property
     def gpu_hours(self) -> float:
         """GPU-hours of all rounds with their validations."""
-        return self.gpus * sum(r.total_seconds for r in self.rounds) / 3600
+        return gpu_hours(self.gpus, self.rounds)
 
 
 def problems_of(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
@@ -228,7 +229,7 @@ def _actor_candidates(
 def _actor_candidate(
     config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, chosen: dict[str, Any]
 ) -> _Candidate | None:
-    """Return one way to divide the model; None if it is impossible, or cannot fit."""
+    """Return one way to divide the model; None if it is impossible."""
     if hardware.gpus % (chosen["actor.tp"] * chosen["actor.pp"]):
         return None
     changes = {name: value for name, value in chosen.items() if _get(config, name) != value}

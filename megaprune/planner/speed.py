@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from megaprune.config.limits import validation_limit
@@ -12,8 +13,6 @@ from megaprune.planner.request import ModelShape, PlanConfig
 from megaprune.planner.total_memory import engine_memory
 from megaprune.rules import actor_layout
 from megaprune.weights.copy_plan import plan
-
-# A round, and the phases of its steps.
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ class RoundTime:
         return self.steps * self.step_seconds + self.validation_seconds
 
 
+def gpu_hours(gpus: int, rounds: Sequence[RoundTime]) -> float:
+    """GPU-hours of all rounds with their validations: GPUs x seconds / 3600."""
+    return gpus * sum(r.total_seconds for r in rounds) / 3600
+
+
 def round_time(
     config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, number: int, sync_seconds: float
 ) -> RoundTime:
@@ -81,8 +85,7 @@ def round_time(
         bubbles=passes.bubbles + train.bubbles,
         tokens=config.data.train_batch_size * config.rollout.n * limit * hardware.mean_length,
         steps=config.steps,
-        validation_seconds=_validations(config, number)
-        * _validation_seconds(config, shape, hardware),
+        validation_seconds=_validation_seconds(config, shape, hardware, number),
     )
 
 
@@ -92,10 +95,7 @@ def generation_seconds(
     """Estimate all that the engines generate in a round, its validations included."""
     limit, prompts = config.rounds[number], config.data.train_batch_size
     _, step = generate_seconds(config, shape, hardware, prompts, config.rollout.n, limit)
-    validation = 0.0
-    if count := _validations(config, number):
-        validation = count * _validation_seconds(config, shape, hardware)
-    return config.steps * step + validation
+    return config.steps * step + _validation_seconds(config, shape, hardware, number)
 
 
 def generate_seconds(
@@ -154,7 +154,7 @@ def _collective_seconds(
     An all-gather and a reduce-scatter are each a half of an all-reduce, and move tokens x hidden x
     bytes x (tp - 1) / tp over each GPU. A layer's forward pass has two all-reduces, or as many
     halves with sequence parallelism: 4 halves.
-    """  # fmt: skip
+    """
     moved = tokens * shape.model.hidden * ELEMENT_BYTES[config.dtype] * (tp - 1) / tp
     return halves * layers * moved / (hardware.bandwidth_among(tp) * GB)
 
@@ -316,13 +316,15 @@ def _validations(config: PlanConfig, number: int) -> int:
     return before + config.steps // every + (1 if config.steps % every else 0)
 
 
-def _validation_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
-    """Estimate a validation: it generates, with its own n and limit."""
-    validation, problems = config.validation, hardware.validation_problems
-    longest = validation_limit(config, shape.context)
-    if longest is None:
+def _validation_seconds(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, number: int
+) -> float:
+    """Estimate all validations of a round: each generates, with its own n and limit."""
+    count, longest = _validations(config, number), validation_limit(config, shape.context)
+    if not count or longest is None:
         return 0.0
-    return generate_seconds(config, shape, hardware, problems, validation.n, longest)[1]
+    problems, n = hardware.validation_problems, config.validation.n
+    return count * generate_seconds(config, shape, hardware, problems, n, longest)[1]
 
 
 # A weight sync, counted from the plan that a run carries out.

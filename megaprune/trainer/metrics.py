@@ -69,7 +69,7 @@ class Clock:
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """How right and how long responses are; lengths in tokens, the rest as shares of them."""
     lengths = np.array([rollout.length for rollout in rollouts])
-    said = Counter(rollout.verdict.why for rollout in rollouts)
+    verdicts = Counter(rollout.verdict.why for rollout in rollouts)
     return {
         schema.ACCURACY: float(np.mean([rollout.verdict.match for rollout in rollouts])),
         schema.LENGTH_MEAN: float(lengths.mean()),
@@ -77,7 +77,7 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         schema.LENGTH_P95: float(np.percentile(lengths, 95)),
         schema.TRUNCATED: float(np.mean([not rollout.finished for rollout in rollouts])),
         schema.GRADING_FAILED: float(np.mean([rollout.verdict.failed for rollout in rollouts])),
-        **{schema.verdict_of(why): said[why] / len(rollouts) for why in WHY},
+        **{schema.verdict_of(why): verdicts[why] / len(rollouts) for why in WHY},
     }
 
 

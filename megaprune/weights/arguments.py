@@ -74,8 +74,8 @@ def compare_arguments(
             nothing.
     """
     facts = [*_sizes(args, model, rows), *_layers(args, config, model), *_rotation(args, config)]
-    said = {name for fact in facts for name in fact.arguments} | {*ignored, *ROUNDING}
-    unknown = [name for name in sorted(args) if name not in said and not changes_nothing(name)]
+    compared = {name for fact in facts for name in fact.arguments} | {*ignored, *ROUNDING}
+    unknown = [name for name in sorted(args) if name not in compared and not changes_nothing(name)]
     return Comparison(
         differences=[
             _difference(fact, name, args[name], model)

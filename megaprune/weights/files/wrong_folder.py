@@ -165,9 +165,10 @@ def refuse(path: Path, expected: str) -> NoReturn:
     if not path.is_dir():
         raise InputError(_no_folder(path, expected))
     kind = kind_of(path)
-    if said := described(path):
-        more = below(path) if any(str(model) not in said[1] for model, _ in _models(path)) else ""
-        raise InputError(f"{path} is {said[0]}; expected {expected}. {said[1]}{more}")
+    if description := described(path):
+        what, remedy = description
+        more = below(path) if any(str(model) not in remedy for model, _ in _models(path)) else ""
+        raise InputError(f"{path} is {what}; expected {expected}. {remedy}{more}")
     if kind is FolderKind.HUGGING_FACE:
         raise InputError(
             f"{path} is {kind.value}: it has {sign_of_hugging_face(path)}; expected {expected}. "
@@ -218,8 +219,9 @@ def below(path: Path) -> str:
         more = f" and {len(models) - 3} more" if len(models) > 3 else ""
         return f". Below it: {', '.join(models[:3])}{more}"
     for folder in _folders(path):
-        if said := described(folder):
-            return f". Below it, {folder} is {said[0]}. {said[1]}"
+        if description := described(folder):
+            what, remedy = description
+            return f". Below it, {folder} is {what}. {remedy}"
     return ""
 
 
@@ -285,26 +287,26 @@ def _cached(path: Path) -> tuple[str, str] | None:
             return what, "No model in it is complete: fetch it again"
         return what, f"Give {' or '.join(map(str, snapshots[:3]))}"
     models = [name for name in _names(path) if _OF_CACHE.fullmatch(name)]
-    found = [snapshots[0] for name in models if (snapshots := _snapshots(path / name))]
+    latest = [snapshots[0] for name in models if (snapshots := _snapshots(path / name))]
     if not models:
         return None
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    more = f" and {len(latest) - 3} more" if len(latest) > 3 else ""
     return (
         "a cache of Hugging Face's hub, with several models",
-        f"Give one of {', '.join(map(str, found[:3]))}{more}"
-        if found
+        f"Give one of {', '.join(map(str, latest[:3]))}{more}"
+        if latest
         else "No model in it is complete",
     )
 
 
 def _snapshots(model: Path) -> list[Path]:
     """Return the revisions of a model in the cache: that of `refs/main`, then the latest."""
-    found = [model / "snapshots" / name for name in _names(model / "snapshots")]
-    found = [folder for folder in found if folder.is_dir() and any(folder.iterdir())]
+    folders = [model / "snapshots" / name for name in _names(model / "snapshots")]
+    complete = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
     main = ""
     if (model / "refs" / "main").is_file():
         main = read_bytes(model / "refs" / "main", 100).decode(errors="replace").strip()
-    return sorted(found, key=lambda f: (f.name != main, -f.stat().st_mtime))
+    return sorted(complete, key=lambda f: (f.name != main, -f.stat().st_mtime))
 
 
 def _no_folder(path: Path, expected: str) -> str:
