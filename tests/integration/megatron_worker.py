@@ -20,6 +20,20 @@ LAYOUTS = [  # tp, pp, vpp; the rest of the world is data-parallel
     (2, 2, 2),
     (4, 1, None),  # more ranks than key and value heads
 ]
+FIRST, LAST = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
+DIVIDED = {
+    "tensor_model_parallel_size": (2, 1, None, {}),
+    "sequence_parallel": (2, 1, None, {"sequence_parallel": True}),
+    "pipeline_model_parallel_size": (1, 2, None, {}),
+    "pipeline_model_parallel_layout": (1, 2, None, {"pipeline_model_parallel_layout": "Et|tttL"}),
+    "virtual_pipeline_model_parallel_size": (1, 2, 2, {}),
+    FIRST: (1, 2, None, {FIRST: 1}),
+    LAST: (1, 2, None, {LAST: 1}),
+    # Megatron-LM's own words for the two before.
+    "decoder_first_pipeline_num_layers": (1, 2, None, {FIRST: 3}),
+    "decoder_last_pipeline_num_layers": (1, 2, None, {LAST: 3}),
+}
+"""Training arguments that divide a model: tp, pp and vpp, and fields of TransformerConfig."""
 VOCAB_MULTIPLE = 64  # the models are padded to a multiple of this, times tp
 
 
@@ -39,8 +53,12 @@ def redirect_cuda() -> None:
     torch.tensor, torch.zeros = on_cpu(torch.tensor), on_cpu(torch.zeros)
 
 
-def build(config, tp, pp, vpp):
-    """The model chunks of this rank, from a Hugging Face config.json and nothing of megaprune."""
+def build(config, tp, pp, vpp, **fields):
+    """The model chunks of this rank, from a Hugging Face config.json and nothing of megaprune.
+
+    Args:
+        fields: more of TransformerConfig.
+    """
     import torch
     from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
@@ -78,6 +96,7 @@ def build(config, tp, pp, vpp):
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
         virtual_pipeline_model_parallel_size=vpp,
+        **fields,
     )
     unit = VOCAB_MULTIPLE * tp
     chunks = []
@@ -204,6 +223,30 @@ def check_loading(root, names):
                 )  # fmt: skip
 
 
+def check_dividing(root, name):
+    """The model as each argument of `DIVIDED` divides it, against Hugging Face's logits."""
+    import torch
+    from megatron.core.transformer.torch_norm import WrappedTorchNorm
+
+    # It refuses sequence parallelism since nobody would sum its gradients: there are none here.
+    WrappedTorchNorm.__new__ = lambda _, config, hidden_size, eps: torch.nn.RMSNorm(
+        hidden_size, eps
+    )
+    config = json.loads((root / name / "hf" / "config.json").read_text())
+    expected = torch.load(root / name / "logits.pt")
+    for argument, (tp, pp, vpp, fields) in DIVIDED.items():
+        start(tp, pp, vpp)
+        chunks = build(config, tp, pp, vpp, **fields)
+        load(chunks, root / name / "megatron")
+        with torch.no_grad():
+            seen = logits(chunks, expected["ids"], config["hidden_size"])
+        layers = sum(len(chunk.decoder.layers) for chunk in chunks)
+        if seen is not None:
+            seen = seen[..., : config["vocab_size"]]
+            difference = (seen - expected["logits"]).abs().max().item()
+            report(job="divide", argument=argument, layers=layers, difference=difference)
+
+
 def train_and_save(root, name, out):
     """One step of Megatron-core's Adam at TP2, saved with the optimizer; then the new logits."""
     import torch
@@ -290,6 +333,7 @@ def main():
     train_and_save(root, "qwen2", root / "trained")
     save_layer_by_layer(root, "qwen3", root / "by-layer")
     save_layer_by_layer(root, "qwen2-tied", root / "by-layer-tied")
+    check_dividing(root, "qwen2")
     dist.barrier()
     dist.destroy_process_group()
 

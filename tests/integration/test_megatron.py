@@ -4,11 +4,13 @@ import filecmp
 
 import pytest
 import torch
+from megatron_worker import DIVIDED
 from safetensors.torch import load_file
 
 from launch import launch
 from megaprune.cli.main import main
 from megaprune.recipes.tiny_models import make_tiny
+from megaprune.weights.argument_names import changes_nothing
 from reference import TINY_MODELS
 
 pytest.importorskip("megatron.core", reason="megatron-core is not installed: pip install '.[cpu]'")
@@ -54,6 +56,22 @@ def test_dist_checkpointing_loads_it_and_logits_are_hugging_faces(megatron_run, 
     assert line["difference"] <= 1e-5
     assert line["largest"] > 0.1
     assert line["padding"] == 0.0  # rows that Megatron-core adds hold zeros
+
+
+def test_arguments_that_divide_a_model_change_nothing(megatron_run):
+    """What `weights.arguments` lets through, and one process cannot build."""
+    _, _, lines = megatron_run
+    divided = {line["argument"]: line for line in lines if line["job"] == "divide"}
+    assert divided.keys() == DIVIDED.keys()
+    assert {name: d["difference"] for name, d in divided.items() if d["difference"] > 1e-5} == {}
+    on_the_last_stage = {name: line["layers"] for name, line in divided.items()}
+    assert on_the_last_stage == {
+        "tensor_model_parallel_size": 4, "sequence_parallel": 4, "pipeline_model_parallel_size": 2,
+        "pipeline_model_parallel_layout": 3, "virtual_pipeline_model_parallel_size": 2,
+        "num_layers_in_first_pipeline_stage": 3, "num_layers_in_last_pipeline_stage": 1,
+        "decoder_first_pipeline_num_layers": 1, "decoder_last_pipeline_num_layers": 3,
+    }  # fmt: skip
+    assert all(changes_nothing(name) for name in DIVIDED)
 
 
 def test_a_checkpoint_that_training_saved_becomes_a_model(megatron_run, tmp_path, capsys):

@@ -4,13 +4,26 @@ Every argument is set otherwise, by itself. Either the checkpoint is refused and
 named, or the exported model has the logits of the model that Megatron-core builds with it.
 """
 
-import argparse
 import dataclasses
+import inspect
 import json
 import warnings
 
+import megatron_worker
 import pytest
 import torch
+from megatron_arguments import (
+    FAMILIES,
+    IDS,
+    NOT_STORED,
+    OF_PROCESSES,
+    PARAMETERS,
+    READ,
+    arguments,
+    built,
+    defaults,
+    logits,
+)  # fmt: skip
 
 from megaprune.errors import InputError
 from megaprune.recipes.tiny_models import make_tiny
@@ -22,100 +35,6 @@ from megaprune.weights.files.megatron_folder import MegatronFolder
 from megaprune.weights.layouts import hf_layout
 
 pytest.importorskip("megatron.core", reason="megatron-core is not installed: pip install '.[cpu]'")
-
-SILU = torch.nn.functional.silu
-IDS = torch.randint(1, 300, (2, 24), generator=torch.Generator().manual_seed(0))
-
-# What Megatron-LM's own parser has beside the fields of TransformerConfig, as it is set for Qwen2.
-MEGATRON_LM = {
-    "norm_epsilon": 1e-6, "apply_layernorm_1p": False, "swiglu": True, "squared_relu": False,
-    "quick_geglu": False, "openai_gelu": False, "untie_embeddings_and_output_weights": True,
-    "group_query_attention": True, "position_embedding_type": "rope", "rotary_base": 10000,
-    "rotary_percent": 1.0, "rotary_interleaved": False, "use_rope_scaling": False,
-    "rope_scaling_factor": 8.0, "rotary_seq_len_interpolation_factor": None, "rope_type": None,
-    "use_rotary_position_embeddings": False, "add_position_embedding": True,
-    "num_experts": None, "padded_vocab_size": 320, "vocab_size": 300,
-    "make_vocab_size_divisible_by": 128, "max_position_embeddings": 256, "seq_length": 256,
-    "spec": None, "use_legacy_models": False, "retro_add_retriever": False,
-    "hybrid_override_pattern": None, "hybrid_attention_ratio": 0.0, "hybrid_mlp_ratio": 0.0,
-    "heterogeneous_layers_config_path": None, "heterogeneous_layers_config_encoded_json": None,
-    "lr": 1e-4, "weight_decay": 0.01, "train_iters": 100, "seed": 1234, "save": "/checkpoints",
-    "attention_dropout": 0.1, "tokenizer_type": "HuggingFaceTokenizer",
-}  # fmt: skip
-MODEL = {
-    "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 112, "num_attention_heads": 4,
-    "num_query_groups": 2, "kv_channels": 16, "normalization": "RMSNorm", "add_bias_linear": False,
-    "add_qkv_bias": True, "hidden_dropout": 0.0, "params_dtype": torch.float32,
-}  # fmt: skip
-# Fields that Megatron-LM has another name for, functions, and what is not for users.
-NOT_STORED = {
-    "_cpu_offloading_context", "activation_func", "embedding_init_method", "gated_linear_unit", "init_method",
-    "layernorm_epsilon", "layernorm_zero_centered_gamma", "num_moe_experts",
-    "output_layer_init_method",
-}  # fmt: skip
-FAMILIES = {
-    "qwen2": {},
-    "qwen3": {"add_qkv_bias": False, "qk_layernorm": True},
-    "llama": {"add_qkv_bias": False, "untie_embeddings_and_output_weights": False},
-}
-
-
-def arguments(**changed):
-    """Arguments as Megatron-LM stores them: all fields of the configuration, and those above."""
-    from megatron.core.transformer.transformer_config import TransformerConfig
-
-    fields = {f.name: f.default for f in dataclasses.fields(TransformerConfig)}
-    plain = {n: v for n, v in fields.items() if v is not dataclasses.MISSING}
-    for name in NOT_STORED:
-        del plain[name]
-    return argparse.Namespace(**{**plain, **MEGATRON_LM, **MODEL, **changed})
-
-
-def built(args):
-    """The model that Megatron-LM builds of its arguments, as its `gpt_builder` does."""
-    from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-    from megatron.core.transformer.transformer_config import TransformerConfig
-
-    names = {f.name for f in dataclasses.fields(TransformerConfig)}
-    fields = {name: value for name, value in vars(args).items() if name in names}
-    fields |= {
-        "layernorm_epsilon": args.norm_epsilon,
-        "layernorm_zero_centered_gamma": args.apply_layernorm_1p,
-        "num_moe_experts": args.num_experts,
-        "num_query_groups": args.num_query_groups if args.group_query_attention else None,
-        "use_cpu_initialization": True,
-        "perform_initialization": True,
-    }
-    if args.swiglu:
-        fields |= {"gated_linear_unit": True, "activation_func": SILU}
-    transformer = TransformerConfig(**fields)
-    for name, value in vars(args).items():
-        if name.startswith("yarn_"):
-            setattr(transformer, name, value)
-    return GPTModel(
-        config=transformer,
-        transformer_layer_spec=get_gpt_layer_local_spec(
-            normalization=args.normalization, qk_layernorm=args.qk_layernorm
-        ),
-        vocab_size=args.padded_vocab_size,
-        max_sequence_length=args.max_position_embeddings,
-        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
-        position_embedding_type=args.position_embedding_type,
-        rotary_percent=args.rotary_percent,
-        rotary_base=args.rotary_base,
-        rope_scaling=args.use_rope_scaling,
-        rope_scaling_factor=args.rope_scaling_factor,
-        seq_len_interpolation_factor=args.rotary_seq_len_interpolation_factor,
-    ).eval()
-
-
-def logits(model):
-    length = IDS.shape[1]
-    positions = torch.arange(length).expand_as(IDS)
-    mask = torch.triu(torch.ones(1, 1, length, length, dtype=torch.bool), 1)
-    with torch.no_grad():
-        return model(IDS, positions, mask)[..., :300]
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +102,9 @@ class Saved:
         with torch.no_grad():
             return model.eval()(IDS).logits
 
-    def megatron_logits(self, args):
+    def megatron_logits(self, args, unchecked=None):
         """The logits of what Megatron-core builds of these arguments, with the saved weights."""
-        model = built(args)
+        model = built(args, unchecked)
         model.load_state_dict(self.weights)
         return logits(model)
 
@@ -200,6 +119,10 @@ OTHERWISE = {
     "normalization": "LayerNorm", "softmax_type": "off-by-one", "window_size": (4, 0),
     "position_embedding_type": "none", "no_rope_freq": [0, 1], "spec": ["my.models", "spec"],
     "experimental_attention_variant": "dsa", "padded_vocab_size": 384, "vocab_size": 316,
+    "recompute_granularity": "selective", "recompute_method": "uniform",
+    "recompute_modules": ["core_attn", "mlp"],
+    "embedding_init_method": torch.nn.init.zeros_, "init_method": torch.nn.init.zeros_,
+    "output_layer_init_method": torch.nn.init.zeros_,
 }  # fmt: skip
 """What an argument is set to, where its opposite, double or another word will not do."""
 
@@ -219,24 +142,32 @@ REFUSED = {
     "squared_relu", "swiglu", "untie_embeddings_and_output_weights", "use_legacy_models",
     "use_rope_scaling", "vocab_size", "window_size",
 }  # fmt: skip
-NOT_BUILT = {
-    # They need Transformer Engine, apex or CUDA.
-    "apply_rope_fusion", "batch_invariant_mode", "context_parallel_size", "cpu_offloading",
-    "enable_cuda_graph", "fine_grained_activation_offloading", "fused_single_qkv_rope",
-    "gradient_accumulation_fusion", "memory_efficient_layer_norm", "persist_layer_norm",
-    "symmetric_ar_type", "use_te_activation_func",
-    # They need several processes, or experts.
-    "defer_embedding_wgrad_compute", "delay_wgrad_compute",
-    "ep_overlap_early_attn_memory_release", "expert_model_parallel_size",
-    "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage",
-    "pipeline_model_parallel_layout", "pipeline_model_parallel_size", "sequence_parallel",
-    "tensor_model_parallel_size", "variable_seq_lengths", "virtual_pipeline_model_parallel_size",
-    # It writes files.
-    "config_logger_dir",
-    # They are types of elements, which the weights keep.
-    "bf16", "fp16", "params_dtype",
+UNCHECKED = {
+    "batch_invariant_mode", "cuda_graph_scope", "delay_wgrad_compute", "ep_overlap_early_attn_memory_release",
+    "expert_model_parallel_size", "fp4_param", "fp8_param", "fp8_param_gather",
+    "moe_enable_deepep", "moe_ffn_hidden_size", "moe_pad_expert_input_to_capacity",
+    "moe_permute_fusion", "moe_router_enable_expert_bias", "moe_router_group_topk",
+    "moe_router_padding_for_fp8", "moe_router_padding_for_quantization",
+    "overlap_moe_expert_parallel_comm", "overlap_p2p_comm_warmup_flush", "symmetric_ar_type",
+    "variable_seq_lengths",
 }  # fmt: skip
-"""What changes nothing and cannot be built here with the same weights, to show it."""
+"""What Megatron-core refuses by itself, on a CPU or in a dense model: it is built unchecked."""
+
+NOT_BUILT = {
+    # They are types of elements: `test_types_of_elements`.
+    "bf16", "fp16", "params_dtype",
+    # They divide a model over processes: tests/integration/test_megatron.py.
+    *megatron_worker.DIVIDED,
+    # They choose layers of Transformer Engine, or what only its layers take.
+    "apply_rope_fusion", "cpu_offloading", "defer_embedding_wgrad_compute",
+    "fused_single_qkv_rope", "inference_fuse_tp_communication", "memory_efficient_layer_norm",
+    "no_persist_layer_norm", "persist_layer_norm", "transformer_impl", "use_te_activation_func",
+    # Keys and values are passed on between ranks by Transformer Engine's attention alone.
+    "context_parallel_size",
+    # They record kernels of CUDA to repeat them, and copy within streams of CUDA.
+    "cuda_graph_impl", "enable_cuda_graph", "fine_grained_activation_offloading",
+}  # fmt: skip
+"""What changes nothing and is not built here, in one process without Transformer Engine and CUDA."""
 
 
 def otherwise(name, value):
@@ -249,26 +180,67 @@ def otherwise(name, value):
     return 3 if value is None else f"{value}-other"
 
 
-def test_each_argument_otherwise(saved):
+def test_each_argument_otherwise(saved, tmp_path, monkeypatch):
     """By itself: refused by name, or the model that Megatron-core builds is the one exported."""
+    monkeypatch.chdir(tmp_path)  # `config_logger_dir` is a folder that is written to
+    # The kernel of `gradient_accumulation_fusion` is called in a backward pass alone.
+    monkeypatch.setattr("megatron.core.tensor_parallel.layers._grad_accum_fusion_available", True)
     model = saved["qwen2"]
     exported = model.hugging_face_logits(model.args)
     assert exported.abs().max() > 0.1
-    assert (model.megatron_logits(model.args) - exported).abs().max() <= 1e-5
+    folder = model.opened(model.args)
     refused, moved = set(), {}
     for name, value in vars(model.args).items():
-        args = arguments(**{name: otherwise(name, value)})
-        try:
-            model.opened(args)
-        except InputError as error:
-            refused.add(name if f"{name}=" in str(error) else f"{name}: {error}")
-            continue
-        # What all names of a subject are about is not built, so that it cannot move anything.
-        if name not in NOT_BUILT and not name.startswith(SUBJECTS):
-            moved[name] = (model.megatron_logits(args) - exported).abs().max().item()
-    assert refused == REFUSED
+        other = otherwise(name, value)
+        args = arguments(**{name: other})
+        seen = compare_arguments(vars(args), folder.config, folder.model, 320)
+        if seen.differences or seen.unknown:
+            refused.add(name)
+        elif name not in NOT_BUILT | REFUSED:
+            logits = (
+                model.megatron_logits(model.args, {name: other})
+                if name in UNCHECKED
+                else model.megatron_logits(args)
+            )
+            moved[name] = (logits - exported).abs().max().item()
     assert {name: most for name, most in moved.items() if most > 1e-5} == {}
-    assert len(moved) > 80
+    assert len(moved) > 200
+    # Where a vocabulary ends is looked at together with the rows of the checkpoint.
+    assert refused == REFUSED - {"vocab_size"}
+    for name in REFUSED:
+        with pytest.raises(InputError, match=f"\\b{name}="):
+            model.opened(arguments(**{name: otherwise(name, getattr(model.args, name))}))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_types_of_elements(saved, name, dtype):
+    """Training in another type rounds, and is no other model."""
+    model = saved["qwen2"]
+    args = arguments(**{name: True, "params_dtype": dtype})
+    exported = model.hugging_face_logits(args)
+    rounded = model.megatron_logits(args).float()
+    step = torch.finfo(dtype).eps * exported.abs().max()
+    assert 1e-5 < (rounded - exported).abs().max() < 4 * step
+
+
+def test_nothing_else_reaches_a_model():
+    """A model is made of these fields and parameters: all of them are set otherwise above.
+
+    Any other argument is an optimizer's, a data set's or the program's.
+    """
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.transformer.transformer_config import MLATransformerConfig
+
+    args = vars(arguments())
+    assert set(inspect.signature(GPTModel).parameters) == {*PARAMETERS, *OF_PROCESSES}
+    assert {name for names in PARAMETERS.values() for name in names} <= args.keys()
+    assert READ | defaults().keys() <= args.keys()
+    # The names of whole subjects have many fields among them.
+    assert sum(name.startswith(SUBJECTS) for name in defaults()) > 80
+    # Latent attention has a configuration of its own, which nothing but this argument chooses.
+    fields = {field.name for field in dataclasses.fields(MLATransformerConfig)}
+    assert fields - NOT_STORED - defaults().keys()
+    assert "multi_latent_attention" in REFUSED
 
 
 def test_all_settings_are_known(saved):
