@@ -42,11 +42,12 @@ Lines = list[dict[str, float]]
 def ours(steps: int, fields: list[str]) -> None:
     """Run on this process; prints a JSON line of each step, and one of a checkpoint."""
     from megaprune.distributed import world
+    from megaprune.distributed.objects import broadcast_from_rank0
     from megaprune.distributed.process import prepare_process
 
     def job() -> None:
         with tempfile.TemporaryDirectory() as own:
-            folder = world.broadcast_from_rank0(own)
+            folder = broadcast_from_rank0(own)
             our_steps(recipe(f"out={folder}/run", f"steps={steps + 2}", *fields))
 
     prepare_process()

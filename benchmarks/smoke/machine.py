@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megaprune.distributed import device, world
+from megaprune.distributed import device
+from megaprune.distributed.objects import all_gather_object
 from smoke.report import Report, Skipped, seconds_of
 
 GB = 10**9
@@ -104,7 +105,7 @@ def gathered_objects(megabytes: int) -> dict[str, object]:
     device.synchronize()
     device.reset_peak()
     before, start = device.held_bytes(), time.perf_counter()
-    world.all_gather_object(answers)
+    all_gather_object(answers)
     seconds = time.perf_counter() - start
     return {"MB": size / 1e6, "device_MB": (device.peak_bytes() - before) / 1e6, "seconds": seconds}
 

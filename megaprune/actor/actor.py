@@ -33,7 +33,7 @@ from megaprune.algorithms.loss_metrics import Share, combine, to_host
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed.device import device
-from megaprune.distributed.world import all_gather_object
+from megaprune.distributed.objects import all_gather_object
 from megaprune.parallelism import Parallel
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout

@@ -70,9 +70,10 @@ def read_problems_on_node(
     import torch.distributed as dist
 
     from megaprune.distributed import world
+    from megaprune.distributed.objects import all_gather_object
 
     arguments = path, tokenizer, max_prompt_length, enable_thinking
-    machines = world.all_gather_object(machine())
+    machines = all_gather_object(machine())
     first = machines.index(machine())
     writer: ProblemTableWriter | None = None
     mine: ProblemFile | None = None
@@ -81,7 +82,7 @@ def read_problems_on_node(
             mine = _checked(problem_key(*arguments))
             if mine is None:
                 writer, mine = make_problem_file(*arguments)
-    file = world.all_gather_object(mine)[first]
+    file = all_gather_object(mine)[first]
     assert file is not None, "the first process of a machine has read"
     with world.raise_on_all_ranks():
         try:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from megaprune.distributed.device import backend, check_gpus, device
 from megaprune.distributed.launchers import Launchers
+from megaprune.distributed.objects import all_gather_object, make_host_group
 from megaprune.distributed.process import be_alone, prepare_process
 from megaprune.distributed.stores import job_store, keep_to_host
 from megaprune.errors import InputError
@@ -109,23 +110,6 @@ def stop_requested() -> bool:
     return any(all_gather_object(_stop_requested))
 
 
-T = TypeVar("T")
-
-
-def all_gather_object(mine: T) -> list[T]:
-    """Gather the object of each rank on all ranks. Collective."""
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return everyone
-
-
-def broadcast_from_rank0(mine: T) -> T:
-    """Give the object of rank 0 to all ranks. Collective."""
-    box = [mine]
-    dist.broadcast_object_list(box)
-    return box[0]
-
-
 def say(text: str) -> None:
     """Print a line on the console, from rank 0."""
     if rank() == 0:
@@ -168,9 +152,10 @@ def _make_process_group(timeout: timedelta) -> None:
     store = job_store(timeout)
     if store is None:
         dist.init_process_group(backend(), timeout=timeout)
-        return
-    own, count = rank(), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(backend(), timeout=timeout, store=store, rank=own, world_size=count)
+    else:
+        own, count = rank(), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend(), timeout=timeout, store=store, rank=own, world_size=count)
+    make_host_group(timeout)
 
 
 def _destroy_process_group() -> None:

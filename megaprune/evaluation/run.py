@@ -25,6 +25,7 @@ from megaprune.data import Problem, Problems, load_tokenizer
 from megaprune.data.on_node import read_problems_on_node
 from megaprune.data.sets import SETS
 from megaprune.distributed import world
+from megaprune.distributed.objects import broadcast_from_rank0
 from megaprune.errors import InputError
 from megaprune.evaluation import samples, summary
 from megaprune.evaluation.config import EvaluateConfig
@@ -135,7 +136,7 @@ class EvaluationRun:
         self._exit = EarlyExit(config, self._tokenizer)
         with world.raise_on_all_ranks():
             done = self._read_done()
-        self._done = world.broadcast_from_rank0(done)
+        self._done = broadcast_from_rank0(done)
         self._worker: RolloutWorker | None = None
         self._writer: samples.Writer | None = None
         self._said = time.monotonic()

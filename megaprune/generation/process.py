@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from megaprune.distributed.device import device, random_numbers_kept
-from megaprune.distributed.world import broadcast_from_rank0
+from megaprune.distributed.objects import broadcast_from_rank0
 from megaprune.errors import InputError
 
 _KEPT_VARIABLES = ("LOCAL_WORLD_SIZE", "LD_PRELOAD", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from megaprune.config.run import GradingConfig
 from megaprune.data import Problem
 from megaprune.data.sets import graders
-from megaprune.distributed.world import all_gather_object
+from megaprune.distributed.objects import all_gather_object
 from megaprune.generation.generator import (
     Generator,
     Progress,

@@ -26,6 +26,7 @@ from megaprune import schema
 from megaprune.config.limits import validation_limit
 from megaprune.config.run import Config
 from megaprune.distributed import world
+from megaprune.distributed.objects import broadcast_from_rank0
 from megaprune.errors import InputError
 from megaprune.files import replace_link, replace_text
 from megaprune.foreign_text import terminal
@@ -44,7 +45,7 @@ def prune(config: PruneConfig) -> None:
     from megaprune.trainer.run_lock import RunLock
 
     own = RunLock(Path(config.out), config)
-    rounds = world.broadcast_from_rank0(Rounds(config))
+    rounds = broadcast_from_rank0(Rounds(config))
     while (number := rounds.next) is not None:
         run = rounds.config(number, rounds.model)
         world.say(
@@ -56,7 +57,7 @@ def prune(config: PruneConfig) -> None:
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0:
                 rounds.choose(run)
-        rounds = world.broadcast_from_rank0(rounds)
+        rounds = broadcast_from_rank0(rounds)
         if world.stop_requested():
             raise world.Stopped(f"round {number} of {len(config.limits)} has ended")
     with world.raise_on_all_ranks():

@@ -27,7 +27,8 @@ from megaprune.actor.actor import Actor
 from megaprune.actor.cpu import redirect_cuda
 from megaprune.config.run import CheckpointConfig
 from megaprune.distributed.device import device
-from megaprune.distributed.world import all_gather_object, broadcast_from_rank0, raise_on_all_ranks
+from megaprune.distributed.objects import all_gather_object, broadcast_from_rank0
+from megaprune.distributed.world import raise_on_all_ranks
 from megaprune.errors import InputError
 from megaprune.files import check_folder_output, clear_up_inside
 from megaprune.trainer.checkpoint_files import (

@@ -16,7 +16,8 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
 from megaprune.distributed.device import device
-from megaprune.distributed.world import all_gather_object, broadcast_from_rank0, raise_on_all_ranks
+from megaprune.distributed.objects import all_gather_object, broadcast_from_rank0
+from megaprune.distributed.world import raise_on_all_ranks
 from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.digests import CheckpointRecord, PartDigest, digest_parts
 from megaprune.weights.files.side_files import copy_side_files

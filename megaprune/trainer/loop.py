@@ -21,6 +21,7 @@ from megaprune.config.run import Config
 from megaprune.data import load_tokenizer
 from megaprune.data.on_node import read_problems_on_node
 from megaprune.distributed import world
+from megaprune.distributed.objects import broadcast_from_rank0
 from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
 from megaprune.generation.worker import RolloutRequest, RolloutWorker
@@ -48,7 +49,7 @@ def train(config: Config) -> None:
             too far apart, or nothing can be written. What was saved stays as it is.
         world.Stopped: it was told to stop, and did so between two steps; all steps are saved.
     """
-    if world.broadcast_from_rank0(finished(config)):
+    if broadcast_from_rank0(finished(config)):
         RunDir(config).close()  # refuses another run's folder
         world.say(f"{config.out} is done: {config.steps} steps; for more, give steps=...")
         return
@@ -126,7 +127,7 @@ class TrainingRun:
         history = self._dir.history()
         self._reporter = Reporter(config, self.step, problems, history, self._validation_limit)
         self._failing = FailingSteps(
-            config.max_failed_steps, world.broadcast_from_rank0(history[-_REMEMBERED:])
+            config.max_failed_steps, broadcast_from_rank0(history[-_REMEMBERED:])
         )
         self.source: Source = make_source(
             config,
@@ -266,7 +267,7 @@ class TrainingRun:
     def _stop(self) -> NoReturn:
         """Save what is not saved yet, and end before the run is done."""
         self.checkpoints.finish()
-        if world.broadcast_from_rank0(latest_step(self.checkpoints.folder)) < self.step:
+        if broadcast_from_rank0(latest_step(self.checkpoints.folder)) < self.step:
             self._save()
             self.checkpoints.finish()
         if self.step:

@@ -21,6 +21,7 @@ from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.records import LossOutput
 from megaprune.distributed import world
+from megaprune.distributed.objects import all_gather_object
 from megaprune.parallelism import Parallel
 from megaprune.weights.layouts import Pipeline
 
@@ -124,7 +125,7 @@ def measure(root: Path, name: str, parallel: Parallel, **options) -> None:
         "kept": saved.forward,
         "peak": saved.peak,
     }
-    everyone = world.all_gather_object(mine)
+    everyone = all_gather_object(mine)
     if dist.get_rank() == 0:
         pipeline = parallel.pipeline
         line = {

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from megaprune.config.fields import describe
 from megaprune.config.run import Config, read_config
 from megaprune.distributed import world
+from megaprune.distributed.objects import broadcast_from_rank0
 from megaprune.errors import InputError
 from megaprune.library import Run
 from megaprune.recipes.tiny import FOLDER
@@ -160,7 +161,7 @@ def started(config: Config) -> str:
 def tried(fields: list[str]) -> dict[str, object]:
     """Check a configuration, and start it."""
     config, refused = checked(fields, dist.get_world_size())
-    refused = world.broadcast_from_rank0(refused)
+    refused = broadcast_from_rank0(refused)
     line: dict[str, object] = {"fields": fields[10:], "refused": refused}
     begun = time.monotonic()
     if config is not None:

@@ -213,13 +213,14 @@ def test_the_launcher_is_killed_before_the_first_step(start, tmp_path):
 STUCK = """
 import sys, time
 from megaprune.distributed import world
+from megaprune.distributed.objects import all_gather_object
 world.ORPHAN_SECONDS = 3.0
 def job():
     world.stop_requested()
     if world.rank() == 0:
         print("READY", flush=True)
         time.sleep(600)
-    world.all_gather_object(0)
+    all_gather_object(0)
 sys.exit(world.run(job))
 """
 
