@@ -26,7 +26,7 @@ from megatron.core.transformer.module import Float16Module
 from megaprune.actor import build
 from megaprune.actor.attention import stream_of
 from megaprune.actor.logprobs import LogProbs, log_probs
-from megaprune.actor.packing import Array, Packed, Sample, micro_batches, pack
+from megaprune.actor.packing import Array, MicroBatches, Packed, Sample, micro_batches, pack
 from megaprune.actor.pipeline import communication
 from megaprune.actor.state import State, restore, sharded
 from megaprune.algorithms.loss_metrics import Share, combine, to_host
@@ -281,7 +281,7 @@ class Actor:
         temperature: float,
         use: Callable[[LogProbs, Packed, int], tuple[torch.Tensor, Any]],
         forward_only: bool,
-    ) -> tuple[list[Any], list[list[int]]]:
+    ) -> tuple[list[Any], MicroBatches]:
         """Run this replica's micro-batches through all stages.
 
         Args:
@@ -333,13 +333,13 @@ class Actor:
         )
         return collected, batches
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
+    def _micro_batches(self, samples: Sequence[Sample]) -> MicroBatches:
         """Numbers of the samples in each of this replica's micro-batches."""
         pipeline = self.parallel.pipeline
         # An interleaved pipeline takes micro-batches by the number of its stages.
         multiple = pipeline.stages if pipeline.chunks > 1 else 1
         replicas = parallel_state.get_data_parallel_world_size()
-        lengths = [len(sample.tokens) for sample in samples]
+        lengths = tuple(len(sample.tokens) for sample in samples)
         by_replica = micro_batches(lengths, self.config.max_tokens, replicas, multiple)
         return by_replica[parallel_state.get_data_parallel_rank()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -16,6 +17,9 @@ from megaprune.errors import InputError
 
 Array: TypeAlias = np.ndarray
 """Of any element type."""
+
+MicroBatches: TypeAlias = tuple[tuple[int, ...], ...]
+"""The numbers of the samples in each micro-batch of a rank."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,15 @@ def pack(samples: Sequence[Sample], device: torch.device, multiple: int = 1) -> 
     )
 
 
+@lru_cache(maxsize=8)
 def micro_batches(
-    lengths: Sequence[int], max_tokens: int, dp: int, multiple: int = 1
-) -> list[list[list[int]]]:
+    lengths: tuple[int, ...], max_tokens: int, dp: int, multiple: int = 1
+) -> tuple[MicroBatches, ...]:
     """Divide samples into micro-batches of at most `max_tokens`, alike on every rank.
 
     As few as `max_tokens` allows, of about the same number of tokens each, and equally many on each
     data-parallel rank, since the ranks of a pipeline take turns. A pure function: every rank finds
-    the same answer.
+    the same answer, and the passes of a batch (log-probs, gradients) find it once.
 
     Args:
         lengths: tokens of each sample.
@@ -139,7 +144,8 @@ def micro_batches(
         )
     unit = dp * multiple
     count = max(1, -(-sum(lengths) // (max_tokens * unit))) * unit
-    while (bins := _balanced(lengths, count, max_tokens)) is None:
+    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while (bins := _balanced(lengths, longest_first, count, max_tokens)) is None:
         count += unit
     # The fullest with the emptiest: ranks get about the same.
     bins.sort(key=lambda b: -sum(lengths[i] for i in b))
@@ -148,14 +154,16 @@ def micro_batches(
         some = bins[row : row + dp]
         for rank, group in enumerate(some if row // dp % 2 == 0 else reversed(some)):
             ranks[rank].append(group)
-    return ranks
+    return tuple(tuple(map(tuple, of_rank)) for of_rank in ranks)
 
 
-def _balanced(lengths: Sequence[int], count: int, max_tokens: int) -> list[list[int]] | None:
-    """Longest first, each into the emptiest bin; None if a bin overflows."""
+def _balanced(
+    lengths: Sequence[int], longest_first: Sequence[int], count: int, max_tokens: int
+) -> list[list[int]] | None:
+    """Put each sample into the emptiest of `count` bins; None if a bin overflows."""
     heap = [(0, number) for number in range(count)]
     bins: list[list[int]] = [[] for _ in range(count)]
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in longest_first:
         held, number = heap[0]
         if held + lengths[index] > max_tokens:
             return None

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megaprune.actor.packing import Sample, micro_batches, pack
+from megaprune.algorithms.records import LossOutput
 from megaprune.errors import InputError
 
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ def test_a_stream_is_its_samples(some, multiple):
     st.integers(1, 4),
 )
 def test_micro_batches_hold_every_sample_once_within_the_budget(lengths, budget, dp, multiple):
-    ranks = micro_batches(lengths, budget, dp, multiple)
+    ranks = micro_batches(tuple(lengths), budget, dp, multiple)
     assert len(ranks) == dp
     assert len({len(r) for r in ranks}) == 1
     assert len(ranks[0]) % multiple == 0
@@ -62,7 +63,7 @@ def test_micro_batches_hold_every_sample_once_within_the_budget(lengths, budget,
 def test_ranks_get_about_the_same():
     rng = np.random.default_rng(0)
     lengths = rng.lognormal(7, 0.8, 512).astype(int).clip(50, 8000)
-    ranks = micro_batches(lengths.tolist(), 8192, 4)
+    ranks = micro_batches(tuple(lengths.tolist()), 8192, 4)
     loads = [sum(int(lengths[i]) for b in r for i in b) for r in ranks]
     assert max(loads) / min(loads) < 1.01
     fill = sum(loads) / (8192 * 4 * len(ranks[0]))
@@ -71,7 +72,7 @@ def test_ranks_get_about_the_same():
 
 def test_a_sample_longer_than_the_budget_is_refused():
     with pytest.raises(InputError, match="101 tokens.*max_tokens"):
-        micro_batches([5, 101], 100, 2)
+        micro_batches((5, 101), 100, 2)
 
 
 def test_samples_that_make_no_sense_are_refused():
@@ -79,3 +80,15 @@ def test_samples_that_make_no_sense_are_refused():
         Sample(np.arange(3), 0)
     with pytest.raises(ValueError, match="2 of 'w' for 1 scored tokens"):
         Sample(np.arange(3), 2, {"w": np.zeros(2)})
+
+
+def test_the_passes_of_a_batch_divide_it_once(make_actor):
+    batch = [Sample(np.arange(1, 12), 4), Sample(np.arange(3, 20), 5)]
+    actor = make_actor()
+    micro_batches.cache_clear()
+    actor.log_probs(batch)
+    actor.step(batch, lambda b: LossOutput(-b.log_probs.sum() / 20, {}), lr=1e-3)
+    actor.log_probs(batch)
+    assert micro_batches.cache_info().misses == 1
+    actor.log_probs(batch[:1])
+    assert micro_batches.cache_info().misses == 2
