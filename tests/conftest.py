@@ -9,7 +9,7 @@ import pytest
 
 # Tests share tests/reference.py; models for them are made here, never fetched.
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "integration")]
+sys.path[:0] = [str(HERE), str(HERE / "integration"), str(HERE / "contract")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -55,6 +55,7 @@ SLOW = {
     "analyze/test_endpoint.py": "servers that do not answer are waited for",
     "analyze/test_hostile_servers.py": "servers that do not answer are waited for",
     "analyze/test_vllm_judge.py": "vLLM's own server",
+    "contract/test_transformer_engine.py": "models on several processes",
     "data/test_rendering.py": "templates that loop are waited for",
     "doctor/test_doctor.py": "imports everything, in processes of its own",
     "grading/test_equality.py": "answers that take all of their time",

@@ -25,6 +25,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import megaprune
@@ -160,8 +161,8 @@ def serve(asked: socket.socket) -> None:
     os._exit(0)
 
 
-def main() -> None:
-    import_everything()
+def main(prepare: Callable[[], None] = import_everything) -> None:
+    prepare()
     gc.freeze()  # what was imported stays, and is shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that watch
     with socket.socket(socket.AF_UNIX) as place:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
+SERVER = HERE / "fork_server.py"
 IMPORT_SECONDS = 300
 
 
@@ -40,14 +41,14 @@ def command(ranks: int, worker: str, *arguments: object) -> list[str]:
 
 
 class _Server:
-    """fork_server.py, which lives as long as this process."""
+    """fork_server.py, or one that prepares its processes otherwise; lives as long as this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="megaprune-tests-"))
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.lock, self.jobs = threading.Lock(), 0
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "fork_server.py"), str(self.folder / "socket")],
+            [sys.executable, str(program), str(self.folder / "socket")],
             env={**environment(), "TOKENIZERS_PARALLELISM": "false"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
             stderr=(self.folder / "server.err").open("w"),
@@ -67,13 +68,13 @@ _starting = threading.Lock()
 
 
 @cache
-def _start_server() -> _Server:
-    return _Server()
+def _start_server(program: Path) -> _Server:
+    return _Server(program)
 
 
-def _server() -> _Server:
+def _server(program: Path) -> _Server:
     with _starting:  # tests' threads may ask at once
-        return _start_server()
+        return _start_server(program)
 
 
 class Job:
@@ -84,18 +85,19 @@ class Job:
         ranks: as many processes as torchrun would have made; 0 for one that nobody launched.
         folder: to run in.
         seconds: after which it is killed.
+        server: forks its processes.
         variables: of its environment, besides this process's.
     """
 
     def __init__(
         self, *program: object, ranks: int = 0, folder: Path | None = None, seconds: float = 300,
-        **variables: str,
+        server: Path = SERVER, **variables: str,
     ):  # fmt: skip
-        server = _server()
-        self._output = server.next_output()
+        running = _server(server)
+        self._output = running.next_output()
         self._errors = self._output.with_suffix(".err")
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(server.folder / "socket"))
+        connection.connect(str(running.folder / "socket"))
         self._answers = connection.makefile("rb", buffering=0)  # so that select sees what is left
         request = {
             "program": list(map(str, program)), "ranks": ranks, "seconds": seconds,
@@ -140,10 +142,11 @@ class Job:
 
 
 def launch(
-    ranks: int, worker: str, *arguments: object, seconds: float = 300, **variables: str
-) -> list[dict]:
+    ranks: int, worker: str, *arguments: object, seconds: float = 300, server: Path = SERVER,
+    **variables: str,
+) -> list[dict]:  # fmt: skip
     """Run a worker to its end, with more environment variables; its JSON lines."""
-    job = Job(worker, *arguments, ranks=ranks, seconds=seconds, **variables)
+    job = Job(worker, *arguments, ranks=ranks, seconds=seconds, server=server, **variables)
     assert job.wait() == 0, job.output[-8000:]
     return job.json_lines()
 

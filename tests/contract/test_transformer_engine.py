@@ -1,0 +1,80 @@
+"""Transformer Engine's real Python over a stand-in of its compiled half (te_standin.py)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch import launch
+from megaprune.recipes.tiny_models import make_tiny
+from reference import ROTATED_MODELS
+
+HERE = Path(__file__).parent
+SERVER = HERE / "te_server.py"
+
+
+def case(model, tp=1, pp=1, sequence=False, recompute="none"):
+    return {"model": model, "tp": tp, "pp": pp, "sequence": sequence, "recompute": recompute}
+
+
+COMPARED = {
+    1: [*map(case, ROTATED_MODELS)]
+    + [case("qwen2", recompute="core_attention"), case("qwen2", recompute="full")],
+    2: [
+        case("qwen2"),  # two replicas
+        case("qwen2", tp=2),
+        case("qwen3", tp=2, sequence=True),
+        case("qwen2-tied", pp=2),
+    ],
+    4: [case("qwen2-tied", tp=2, pp=2, sequence=True, recompute="full")],
+}
+"""By number of ranks."""
+
+SAVED = [{"model": "qwen2", "checkpoint": dtype} for dtype in ("float32", "bfloat16")]
+
+
+@pytest.fixture(scope="module")
+def lines(transformer_engine, tmp_path_factory):
+    root = tmp_path_factory.mktemp("te")
+    for seed, (name, (family, config)) in enumerate(ROTATED_MODELS.items()):
+        make_tiny(root / name, family, seed=seed, initializer_range=0.1, **config)
+    lines = []
+    for ranks, cases in COMPARED.items():
+        cases = json.dumps(cases + (SAVED if ranks == 2 else []))
+        lines += launch(ranks, HERE / "te_worker.py", root, cases, server=SERVER)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def compared(lines):
+    compared = [line for line in lines if "log_probs" in line]
+    assert len(compared) == sum(map(len, COMPARED.values()))
+    return compared
+
+
+def test_equals_the_layers_without_it_in_every_division(compared):
+    """Layers are built with the names and shapes of the layout, or `fill` refuses them."""
+    for line in compared:
+        print(line)
+        assert line["norms"]
+        assert line["log_probs"] == 0.0
+        assert line["gradient"] <= 5e-6
+        assert line["grad_norm"] <= 1e-6
+
+
+def test_its_adam_steps_as_that_of_torch(compared):
+    for line in compared:
+        assert line["optimizers"] == ["FusedAdam"]
+        assert line["weights"] <= 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-3)])
+def test_its_adam_goes_on_from_a_checkpoint(lines, dtype, tolerance):
+    """In the division that wrote it, in another, and without layers of Transformer Engine."""
+    (line,) = (line for line in lines if line.get("checkpoint") == dtype)
+    print(line)
+    same, *others = line["losses"]
+    assert same == line["expected"]
+    assert len(others) == 2
+    for losses in others:
+        assert losses == pytest.approx(line["expected"], abs=tolerance)
