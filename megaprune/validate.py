@@ -22,9 +22,9 @@ from megaprune.data import Problem, Problems, load_tokenizer
 from megaprune.data.on_node import check_problems
 from megaprune.data.order import make_order
 from megaprune.distributed.device import check_gpus, gpu_memory_bytes
+from megaprune.engine_versions import ENGINES, VLLM, check_engines
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.foreign_text import for_people
-from megaprune.generation.process import check_installed
 from megaprune.grading import GRADERS, Pool
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig
@@ -68,6 +68,7 @@ def check_run(config: Config, processes: int) -> None:
             parallelism cannot be used, or something is not installed.
     """
     refuse(run_problems(config))
+    check_engines(*ENGINES)
     check_folder(Path(config.out), config)
     _check_files(config, processes)
 
@@ -77,6 +78,7 @@ def check_pruning(config: PruneConfig, processes: int) -> None:
     from megaprune.pruning.rounds import Rounds
 
     refuse(prune_problems(config))
+    check_engines(*ENGINES)
     check_folder(Path(config.out), config)
     rounds = Rounds(config)
     for number in range(1, len(config.limits) + 1):
@@ -91,7 +93,7 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
 
     refuse(evaluate_problems(config))
     check_gpus()
-    check_installed()
+    check_engines(VLLM)
     check_trackers(config.wandb, config.tensorboard)
     check_folder(Path(config.out), config)
     read_baseline(config)
@@ -138,7 +140,6 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
 def _check_files(config: Config, processes: int) -> None:
     """All of `check_run` but for the folder of the run and what fields say alone."""
     check_gpus()
-    check_installed()
     check_trackers(config.wandb, config.tensorboard)
     folder = HfFolder(Path(config.model))
     check_supported(folder.config)

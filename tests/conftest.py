@@ -72,6 +72,7 @@ SLOW = {
     "report/test_report_prune.py": "draws figures",
     "report/test_report_runs.py": "draws figures",
     "config/test_foreign_yaml.py": "hundreds of inputs",
+    "test_engine_versions.py": "imports both engines",
     "test_hub.py": "processes of their own",
     "test_files.py::test_killed_at_every_change": "a process for each change",
     "trainer/test_checkpoint_damage.py": "checkpoints, each damaged",

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "megaprune"
 LAYERS = [
     ["errors", "schema", "config.renamed"],
     ["files", "foreign_text", "schema_page"],
-    ["lease", "yaml_text"],
+    ["engine_versions", "lease", "yaml_text"],
     ["distributed", "config.fields"],
     ["user_code", "hub"],
     ["algorithms", "weights", "grading"],

@@ -17,6 +17,16 @@ _CPU = torch.device("cpu")
 _MAKERS = ("tensor", "zeros", "ones", "empty", "full", "arange", "empty_like", "zeros_like")
 
 
+class _Stream:
+    """A stream of the CPU: whoever waits for it finds everything done."""
+
+    def wait_stream(self, _: Any) -> None:
+        return None
+
+    def wait_event(self, _: Any) -> None:
+        return None
+
+
 class _Cuda(types.ModuleType):
     """`torch.cuda` of a machine whose one device is the CPU."""
 
@@ -31,6 +41,9 @@ class _Cuda(types.ModuleType):
 
     def synchronize(self, *_: Any) -> None:
         return None  # what the CPU was told is done
+
+    def current_stream(self, *_: Any) -> _Stream:
+        return _Stream()
 
     def empty_cache(self) -> None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from megaprune.doctor.findings import Finding, readable_size
@@ -19,6 +20,7 @@ from megaprune.doctor.packages import (
     torch_build,
     version,
 )
+from megaprune.engine_versions import MEGATRON, VLLM, Engine, too_old, untested
 
 FUSED = "fused_weight_gradient_mlp_cuda"
 
@@ -143,7 +145,7 @@ def check_megatron(machine: Inspection) -> Finding:
     if version(name) is None and find_module("megatron.core") is None:
         fix = f"pip install '{tested_requirement(machine, name)}'"
         return Finding(name, "missing", "not installed", fix, True)
-    return check_import(machine, name, name, "megatron.core", True)
+    return _known_version(check_import(machine, name, name, "megatron.core", True), MEGATRON)
 
 
 def check_transformer_engine(machine: Inspection) -> Finding:
@@ -193,6 +195,20 @@ def check_apex(machine: Inspection) -> Finding:
     return Finding(name, "ok", FUSED + ("" if imported is not None else " (not imported)"))
 
 
+def _known_version(finding: Finding, engine: Engine) -> Finding:
+    """Add to what was found of an engine that its version is too old, or not tested."""
+    installed = engine.installed()
+    if finding.state != "ok":
+        return finding
+    if too_old(engine, installed):
+        detail = f"{finding.detail}; {engine.oldest} or newer is needed"
+        fix = f"pip install '{engine.requirement}'"
+        return Finding(finding.name, "wrong", detail, fix, finding.required)
+    if line := untested(engine, installed):
+        return replace(finding, detail=f"{finding.detail}; {line}")
+    return finding
+
+
 # The engine of rollouts.
 
 
@@ -214,7 +230,7 @@ def check_vllm(machine: Inspection) -> Finding:
     if problem:
         fix = f"pip uninstall -y {name}; {_vllm_fix(machine)}"
         return Finding("vLLM", "wrong", f"{number}{about}; {problem}", fix, True)
-    return check_import(machine, "vLLM", name, "vllm", True, about)
+    return _known_version(check_import(machine, "vLLM", name, "vllm", True, about), VLLM)
 
 
 def check_beside(machine: Inspection) -> Finding:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from megaprune.config.run import EngineConfig
 from megaprune.distributed.device import random_numbers_kept
+from megaprune.engine_versions import VLLM, check_usable
 from megaprune.errors import InputError
 from megaprune.generation import memory, process
 from megaprune.parallelism import engine_layout
@@ -111,11 +112,11 @@ class Generator:
         max_length: tokens of prompt and response together, at most.
 
     Raises:
-        InputError: vLLM is not installed, or the model or world cannot be divided so.
+        InputError: vLLM is not installed or too old, or the model or world cannot be divided so.
     """
 
     def __init__(self, folder: Path, config: EngineConfig, dtype: torch.dtype, max_length: int):
-        process.check_installed()
+        check_usable(VLLM)
         weights = HfFolder(folder)
         model = weights.model
         world = dist.get_world_size()

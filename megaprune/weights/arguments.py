@@ -176,6 +176,7 @@ _NEVER: Mapping[str, Collection[Any]] = {
     "retro_add_retriever": (False,),
     "softmax_type": ("vanilla",),
     "use_legacy_models": (False,),
+    "use_mup": (False,),
 }
 """What no family has: each argument, and the values with which it is off."""
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from megaprune.actor.megatron_versions import READS_COMMON_OBJECT
 from megaprune.errors import InputError
 from megaprune.files import RECORD
 from megaprune.trainer.checkpoint import export
@@ -16,6 +17,9 @@ from megaprune.weights.verify import verify_manifest
 
 FLIPS = int(os.environ.get("MEGAPRUNE_FLIPS", "60"))
 """How many single bits are flipped; 1,000 by hand."""
+
+STATE = ".metadata" if READS_COMMON_OBJECT else "common.pt"
+"""A small file of Megatron-core's: since 0.19, the run's own state lies among the tensors."""
 
 FIRST, SECOND = "iter_0000001", "iter_0000002"
 
@@ -102,7 +106,7 @@ def test_shares_of_several_processes_are_all_of_it(two):
     for part in CheckpointRecord.read(checkpoint).parts[data.name]:
         content[part.offset] ^= 1
     data.write_bytes(content)
-    flip(checkpoint / "common.pt", 80)
+    flip(checkpoint / STATE, 80)
     (checkpoint / "hf" / "config.json").unlink()
     everything = damage(checkpoint)
     shares = [damage(checkpoint, share=(number, 3)) for number in range(3)]
@@ -123,13 +127,13 @@ DAMAGE = {
     "a longer tensor file": lambda c: cut(tensor_file(c), tensor_file(c).stat().st_size + 1),
     "no tensor file": lambda c: tensor_file(c).unlink(),
     "a folder for a tensor file": lambda c: (tensor_file(c).unlink(), (c / "__0_0.distcp").mkdir()),
-    "a pipe for a small file": lambda c: ((c / "common.pt").unlink(), os.mkfifo(c / "common.pt")),
+    "a pipe for a small file": lambda c: ((c / STATE).unlink(), os.mkfifo(c / STATE)),
     "truncated metadata": lambda c: cut(c / ".metadata", 100),
     "no metadata": lambda c: (c / ".metadata").unlink(),
     "no metadata.json": lambda c: (c / "metadata.json").unlink(),
     "neither": lambda c: ((c / "metadata.json").unlink(), (c / DIGESTS).unlink()),
-    "no common.pt": lambda c: (c / "common.pt").unlink(),
-    "another common.pt": lambda c: shutil.copy(c.with_name(FIRST) / "common.pt", c),
+    "no state": lambda c: (c / STATE).unlink(),
+    "another state": lambda c: shutil.copy(c.with_name(FIRST) / STATE, c),
     "a changed config.json": lambda c: (c / "hf" / "config.json").write_text("{}"),
     "no record": lambda c: (c / DIGESTS).unlink(),
     "a record cut off": lambda c: cut(c / DIGESTS, 50),
@@ -180,14 +184,14 @@ def test_told_to_stop_nothing_is_changed(two, checkpoints, make_actor):
 def test_none_is_whole(two, checkpoints, make_actor):
     """It is refused, as often as it is tried: nothing is begun anew over what may be mended."""
     folder, _ = two
-    (folder / FIRST / "common.pt").unlink()
+    (folder / FIRST / STATE).unlink()
     cut(tensor_file(folder / SECOND), 99)
     whole = tree(folder)
     for _ in range(2):
         with pytest.raises(InputError) as refused:
             checkpoints().load_latest(make_actor())
         assert "is whole: iter_0000002: __0_0.distcp has 99 bytes instead of" in str(refused.value)
-        assert "iter_0000001: common.pt is missing" in str(refused.value)
+        assert f"iter_0000001: {STATE} is missing" in str(refused.value)
         assert tree(folder) == whole
 
 

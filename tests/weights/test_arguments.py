@@ -1,6 +1,9 @@
 """What training arguments say of a model, beside its config.json, without building either."""
 
 import argparse
+import io
+import os
+import pickle
 import shutil
 import types
 
@@ -117,7 +120,7 @@ def test_numbers_that_cannot_be_meant_are_differences(value):
 @pytest.mark.parametrize(
     "args",
     [
-        {"attention_logit_cap": 50.0}, {"embedding_multiplier": 12}, {"use_mup": True},
+        {"attention_logit_cap": 50.0}, {"embedding_multiplier": 12}, {"new_switch": True},
         {"layer_types": ["sliding", "full"]}, {"residual_scale": "depth"},
     ],
 )  # fmt: skip
@@ -224,3 +227,69 @@ def test_arguments_that_cannot_be_read_are_said(megatron, tmp_path, convert):
         refused = convert("to-hf", "--megatron", megatron, "--out", tmp_path / "out")
         assert refused.status == 1
         assert "has args of a kind that is not known" in refused.text
+
+
+def beside_the_tensors(megatron, state):
+    """Keep the common state as Megatron-core 0.19 does: as an object of `.metadata`."""
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+    from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+
+    (megatron / "common.pt").unlink(missing_ok=True)
+    data = io.BytesIO()
+    torch.save(state, data)
+    file = megatron / "__1_0.distcp"
+    file.write_bytes(bytes(100) + data.getvalue())
+    metadata = pickle.loads((megatron / ".metadata").read_bytes())
+    name = "common_state/shard_0_1"
+    metadata.state_dict_metadata[name] = BytesStorageMetadata()
+    place = _StorageInfo(file.name, 100, len(data.getvalue()))
+    metadata.storage_data[MetadataIndex(name)] = place
+    (megatron / ".metadata").write_bytes(pickle.dumps(metadata))
+    return file
+
+
+def test_arguments_beside_the_tensors(hf, megatron, tmp_path, convert):
+    export = ("to-hf", "--megatron", megatron, "--out", tmp_path / "out", "--overwrite")
+    file = beside_the_tensors(megatron, {"args": argparse.Namespace(**AGREEING)})
+    assert convert(*export).status == 0
+    assert convert("verify", hf, tmp_path / "out").status == 0
+
+    other = argparse.Namespace(**{**AGREEING, "rotary_base": 1})
+    beside_the_tensors(megatron, {"args": other})
+    refused = convert(*export)
+    assert refused.status == 1
+    assert f"that training stored in {file}: rope_theta: 1000000.0 against" in refused.text
+
+    # Where both are, Megatron-core reads common.pt.
+    torch.save({"args": argparse.Namespace(**AGREEING)}, megatron / "common.pt")
+    assert convert(*export).status == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda file: file.unlink(), "is missing; it holds common_state/shard_0_1"),
+        (lambda file: os.truncate(file, 150), "truncated: 150 bytes, but common_state/shard_0_1"),
+        (lambda file: file.write_bytes(bytes(file.stat().st_size)), "cannot be read"),
+    ],
+)
+def test_arguments_beside_the_tensors_that_are_damaged(megatron, tmp_path, convert, damage, line):
+    damage(beside_the_tensors(megatron, {"args": argparse.Namespace(**AGREEING)}))
+    refused = convert("to-hf", "--megatron", megatron, "--out", tmp_path / "out")
+    assert refused.status == 1
+    assert line in refused.text
+
+
+def test_a_stranger_beside_the_tensors(megatron, tmp_path, convert):
+    """Nothing that is named there is run."""
+    trace = tmp_path / "trace"
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    beside_the_tensors(megatron, {"args": Attack()})
+    refused = convert("to-hf", "--megatron", megatron, "--out", tmp_path / "out")
+    assert refused.status == 1
+    assert "posix.mkdir" in refused.text
+    assert not trace.exists()

@@ -78,6 +78,8 @@ class Saved:
         self.path.mkdir()
         state = {"args": self.args, "model": model.sharded_state_dict(), "iteration": 1}
         dist_checkpointing.save({**state, "checkpoint_version": 3.0}, str(self.path))
+        self.stored = MegatronFolder(self.path, self.hf).args
+        """What was read of the arguments, wherever this version of Megatron-core keeps them."""
 
     def opened(self, args, config=None):
         """Open it with these arguments, beside a config.json with these keys."""
@@ -112,6 +114,15 @@ class Saved:
 @pytest.fixture(scope="module")
 def saved(megatron_core, tmp_path_factory):
     return {name: Saved(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
+
+
+def test_arguments_are_found_where_they_are_saved(saved):
+    for model in saved.values():
+        assert len(model.stored) > 200
+        for name, value in model.stored.items():
+            wanted = getattr(model.args, name)
+            if wanted is None or isinstance(wanted, bool | int | float | str):
+                assert value == wanted, name
 
 
 OTHERWISE = {

@@ -15,9 +15,14 @@ import torch
 from megaprune.errors import InputError
 from megaprune.weights.boxes import Box, Shape
 from megaprune.weights.files.archive import elements_of, viewed
-from megaprune.weights.files.checkpoint_metadata import CheckpointTensor, check_tiled, read_metadata
+from megaprune.weights.files.checkpoint_metadata import (
+    CheckpointTensor,
+    StoredPart,
+    check_tiled,
+    read_metadata,
+)
 from megaprune.weights.files.digests import is_own
-from megaprune.weights.files.kind import METADATA, TRACKER, iterations
+from megaprune.weights.files.kind import COMMON, COMMON_OBJECT, METADATA, TRACKER, iterations
 from megaprune.weights.files.wrong_folder import below, check_checkpoint
 from megaprune.weights.untrusted import check_stays_in, leads_out, named, read_json_object
 
@@ -64,7 +69,21 @@ class CheckpointIndex:
                 f"{path}: saved as {named(str(backend))}; expected torch_dist. Save it again with "
                 f"--ckpt-format torch_dist"
             )
-        self.tensors: dict[str, CheckpointTensor] = read_metadata(path, trust)
+        self._contents = read_metadata(path, trust)
+        self.tensors: dict[str, CheckpointTensor] = self._contents.tensors
+
+    def common(self) -> tuple[Path, StoredPart] | None:
+        """Find what Megatron-core keeps undivided: its file, and the place in it; None if nowhere.
+
+        Where both are, the file counts, as it does for Megatron-core.
+        """
+        file = self.path / COMMON
+        if file.is_file():
+            return file, StoredPart(COMMON, 0, file.stat().st_size)
+        part = self._contents.objects.get(COMMON_OBJECT)
+        if part is None:
+            return None
+        return self._file(part, COMMON_OBJECT), part
 
     def chunks(self, tensor: str) -> list[Chunk]:
         """Return the stored parts of a tensor, checked to be in files that are long enough."""
@@ -78,20 +97,25 @@ class CheckpointIndex:
         chunks = []
         for start, place in stored.places.items():
             box = Box.whole(stored.parts[start]).shift(start)
-            file = self.path / place.file
-            check_stays_in(file, self.path)
-            if not file.is_file():
-                raise InputError(f"{file} is missing; it holds {box} of {name}")
-            length = file.stat().st_size
-            if length < place.offset + place.length:
-                raise InputError(
-                    f"{file}: truncated: {length} bytes, but {name} ends at byte "
-                    f"{place.offset + place.length}"
-                )
+            file = self._file(place, name, f"{box} of ")
             chunks.append(Chunk(box, file, place.offset, place.length))
         there = {chunk.box.start: chunk.box.shape for chunk in chunks}
         check_tiled(stored.shape, there, f"{self.path}: {name}")
         return chunks
+
+    def _file(self, place: StoredPart, name: str, part: str = "") -> Path:
+        """Return the file that a part is in, checked to be there and long enough."""
+        file = self.path / place.file
+        check_stays_in(file, self.path)
+        if not file.is_file():
+            raise InputError(f"{file} is missing; it holds {part}{name}")
+        length = file.stat().st_size
+        if length < place.offset + place.length:
+            raise InputError(
+                f"{file}: truncated: {length} bytes, but {name} ends at byte "
+                f"{place.offset + place.length}"
+            )
+        return file
 
 
 def kept_config(path: Path) -> Path | None:

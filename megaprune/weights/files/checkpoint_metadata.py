@@ -76,13 +76,21 @@ class CheckpointTensor:
     """How a part was changed before it was stored, which cannot be read."""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint's `.metadata` lists, by name: tensors, and where other objects are."""
+
+    tensors: dict[str, CheckpointTensor]
+    objects: dict[str, StoredPart]
+
+
 def known_in_metadata(name: Name) -> bool:
     """Say whether torch or Megatron-core write the name into `.metadata`."""
     return name.name in _CLASSES.get(name.module, ()) or dtype_of(name) is not None
 
 
-def read_metadata(folder: Path, trust: bool = False) -> dict[str, CheckpointTensor]:
-    """Return the tensors that a checkpoint's `.metadata` lists, by name.
+def read_metadata(folder: Path, trust: bool = False) -> Contents:
+    """Return what a checkpoint's `.metadata` lists.
 
     Args:
         trust: pass over objects of classes that are not known, instead of refusing them. They are
@@ -99,7 +107,7 @@ def read_metadata(folder: Path, trust: bool = False) -> dict[str, CheckpointTens
     if not isinstance(content, Made) or content.maker.name != "Metadata":
         raise InputError(f"{path} cannot be read: it is {shown(content)}, no Metadata of torch's")
     try:
-        return _tensors(_state(content, "Metadata"))
+        return _contents(_state(content, "Metadata"))
     except _Unexpected as error:
         raise InputError(f"{path} is damaged: {error}") from None
     except InputError as error:
@@ -126,7 +134,7 @@ def _size(value: Any) -> Shape:
     return tuple(value)
 
 
-def _tensors(metadata: dict[str, Any]) -> dict[str, CheckpointTensor]:
+def _contents(metadata: dict[str, Any]) -> Contents:
     listed, storage = metadata.get("state_dict_metadata"), metadata.get("storage_data")
     if not isinstance(listed, dict) or not isinstance(storage or {}, dict):
         raise _Unexpected("it lists no tensors")
@@ -135,6 +143,7 @@ def _tensors(metadata: dict[str, Any]) -> dict[str, CheckpointTensor]:
         for name, entry in listed.items()
         if not (isinstance(entry, Made) and entry.maker.name == "BytesStorageMetadata")
     }
+    objects: dict[str, StoredPart] = {}
     files: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for key, entry in (storage or {}).items():
         index = _state(key, "MetadataIndex")
@@ -143,6 +152,7 @@ def _tensors(metadata: dict[str, Any]) -> dict[str, CheckpointTensor]:
         files[place.file].append((place.offset, place.offset + place.length, name))
         tensor = tensors.get(name)
         if tensor is None:
+            objects[name] = place
             continue
         offset = index.get("offset")
         start = (0,) * len(tensor.shape) if offset is None else _size(offset)
@@ -156,7 +166,7 @@ def _tensors(metadata: dict[str, Any]) -> dict[str, CheckpointTensor]:
         tensor.transformed = tensor.transformed or transformed
     for file, places in files.items():
         check_disjoint(places, f"parts in {file}")
-    return tensors
+    return Contents(tensors, objects)
 
 
 def _name(value: Any) -> str:

@@ -17,7 +17,10 @@ METADATA = "metadata.json"
 """File in a checkpoint that says in which format it is."""
 
 COMMON = "common.pt"
-"""File in a checkpoint with Megatron-core's own state, which is not divided."""
+"""File in a checkpoint with what is not divided among ranks, up to Megatron-core 0.18."""
+
+COMMON_OBJECT = "common_state/shard_0_1"
+"""What Megatron-core 0.19 has in its place: an object that lies beside the tensors."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

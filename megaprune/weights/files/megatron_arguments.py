@@ -7,12 +7,12 @@ from typing import Any
 
 from megaprune.errors import InputError
 from megaprune.weights.files.archive import Archive, FilePart, storage_type
-from megaprune.weights.files.checkpoint_metadata import known_in_metadata
+from megaprune.weights.files.checkpoint_metadata import StoredPart, known_in_metadata
 from megaprune.weights.files.pickled import Made, Name
 from megaprune.weights.untrusted import shown
 
 _COMMON_BYTES = 64 << 20
-"""How long common.pt may be: it has settings and counters, no weights."""
+"""How long that state may be: it has settings and counters, no weights."""
 
 _CLASSES = {
     "argparse": {"Namespace"},
@@ -42,10 +42,12 @@ _CLASSES = {
 _NAMESPACES = {Name("argparse", "Namespace"), Name("types", "SimpleNamespace")}
 
 
-def training_arguments(common: Path, trust: bool = False) -> dict[str, Any]:
-    """Read the `args` that Megatron-LM keeps in common.pt.
+def training_arguments(file: Path, part: StoredPart, trust: bool = False) -> dict[str, Any]:
+    """Read the `args` that Megatron-LM keeps with what is not divided among ranks.
 
     Args:
+        file: common.pt, or one with tensors.
+        part: where in it the state is, as `torch.save` wrote it.
         trust: pass over objects of classes that neither Megatron-core nor torch write there,
             instead of refusing them. They are not made or run either way.
 
@@ -57,13 +59,10 @@ def training_arguments(common: Path, trust: bool = False) -> dict[str, Any]:
         InputError: the file is damaged, names what is not known, or has arguments of a kind that
             cannot be read.
     """
-    if not common.is_file():
-        return {}
-    size = common.stat().st_size
-    if size > _COMMON_BYTES:
-        raise InputError(f"{common} has {size} bytes; expected at most {_COMMON_BYTES}")
-    with FilePart(common, 0, size, budget=2 * _COMMON_BYTES) as file:
-        state = Archive(file, str(common)).content((lambda _: True) if trust else _known)
+    if part.length > _COMMON_BYTES:
+        raise InputError(f"{file} has {part.length} bytes; expected at most {_COMMON_BYTES}")
+    with FilePart(file, part.offset, part.length, budget=2 * _COMMON_BYTES) as stream:
+        state = Archive(stream, str(file)).content((lambda _: True) if trust else _known)
     args = state.get("args") if isinstance(state, dict) else None
     if args is None:
         return {}
@@ -72,7 +71,7 @@ def training_arguments(common: Path, trust: bool = False) -> dict[str, Any]:
         return {}
     if fields is None:
         raise InputError(
-            f"{common} has args of a kind that is not known, {shown(args)}; expected the Namespace "
+            f"{file} has args of a kind that is not known, {shown(args)}; expected the Namespace "
             f"that Megatron-LM stores. What it says of the model cannot be compared"
         )
     plain: dict[str, Any] = {}
@@ -92,7 +91,7 @@ def _fields(args: Any) -> dict[str, Any] | None:
 
 
 def _known(name: Name) -> bool:
-    """Say whether torch or Megatron write the name into common.pt."""
+    """Say whether torch or Megatron write the name there."""
     return (
         name.name in _CLASSES.get(name.module, ())
         or name.module.partition(".")[0] == "megatron"

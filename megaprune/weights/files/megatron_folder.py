@@ -78,8 +78,9 @@ class MegatronFolder:
         self.notes += side_file_notes(self._hf)
         self.model = Model.from_config(self.config, str(self._hf / "config.json"))
         self.spelling = self._spelling()
-        self.args = training_arguments(path / "common.pt", trust)
-        self._compare_arguments(where, ignored)
+        common = self._index.common()
+        self.args = training_arguments(*common, trust) if common else {}
+        self._compare_arguments(where, common[0] if common else path, ignored)
         self.layout: Layout = checkpoint_layout(self.model, self.spelling)
         self._check()
         self._chunks = {p.name: self._index.chunks(p.name) for p in self.layout.ranks[0]}
@@ -143,9 +144,13 @@ class MegatronFolder:
             self._hf = hf if hf.is_dir() else hf.parent
         return given, str(hf)
 
-    def _compare_arguments(self, where: str, ignored: Collection[str]) -> None:
-        """Refuse a configuration that the stored arguments contradict; note what nothing shows."""
-        common = self.path / "common.pt"
+    def _compare_arguments(self, where: str, common: Path, ignored: Collection[str]) -> None:
+        """Refuse a configuration that the stored arguments contradict; note what nothing shows.
+
+        Args:
+            where: the file with the configuration.
+            common: the file with the arguments.
+        """
         rows = self.spelling.padded_vocab
         seen = compare_arguments(self.args, self.config, self.model, rows, ignored)
         if seen.differences:
