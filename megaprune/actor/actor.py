@@ -26,9 +26,10 @@ from megatron.core.transformer.module import Float16Module
 from megaprune.actor import build
 from megaprune.actor.attention import stream_of
 from megaprune.actor.logprobs import LogProbs, log_probs
+from megaprune.actor.offload import Offload
 from megaprune.actor.packing import Array, MicroBatches, Packed, Sample, micro_batches, pack
 from megaprune.actor.pipeline import communication
-from megaprune.actor.state import State, restore, sharded
+from megaprune.actor.state import State, restore, sharded, with_tensors
 from megaprune.algorithms.loss_metrics import Share, combine, to_host
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import ActorConfig, OptimizerConfig
@@ -103,6 +104,7 @@ class Actor:
         build.freeze(self._chunks, config.frozen_layers, config.recompute)
         self._qkv_format = "thd" if build.has_transformer_engine() else "packed"
         self._stages, self._optimizer = self._trained()
+        self._offload = Offload(config.offload, self._chunks, self._stages, self._optimizer)
 
     def _trained(self) -> tuple[list[torch.nn.Module], Any]:
         """The chunks with their gradient buffers, and the optimizer."""
@@ -142,12 +144,30 @@ class Actor:
         return stages, optimizer
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """This rank's parameters, named as in `layout`; what the optimizer steps change."""
-        return {name: p.detach() for name, p in self._chunks.named_parameters()}
+        """This rank's parameters, named as in `layout`; what the optimizer steps change.
+
+        While weights are offloaded, these are what lies in the host's memory.
+        """
+        return {n: self._offload.readable(p) for n, p in self._chunks.named_parameters()}
+
+    def offload_state(self) -> None:
+        """Free gradients and the optimizer's state on the device, if `config.offload` says so.
+
+        Whatever a later call needs comes back by itself.
+        """
+        self._offload.offload_state()
+
+    def offload_weights(self) -> None:
+        """Free the weights on the device, if `config.offload` says so; after `offload_state`."""
+        self._offload.offload_weights()
 
     def state(self, loading: bool = False) -> State:
         """Weights and optimizer state, to save, or (`loading`) to load into and `restore`."""
-        return sharded(self._chunks, self._optimizer, loading, self.config.frozen_layers)
+        if loading:
+            self._offload.reload_all()
+        state = sharded(self._chunks, self._optimizer, loading, self.config.frozen_layers)
+        # Saving goes on while training does, which writes the host's memory again.
+        return state if loading else with_tensors(state, self._offload.kept)
 
     def restore(self, loaded: State) -> None:
         """Go on from a saved state, of whatever parallelism."""
@@ -160,6 +180,7 @@ class Actor:
     @contextmanager
     def using(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Compute with other weights for a while, as `weights()` gave them; then with its own."""
+        self._offload.reload_for_pass()
         own = self.weights()
         try:
             for name, parameter in self.parameters().items():
@@ -175,6 +196,7 @@ class Actor:
         With the distributed optimizer and several replicas, each replica has only the sum of its
         own share of them; the rest is what it computed itself. A step clips them in place.
         """
+        assert self._offload.gradients_are_here, "gradients are gone once they are offloaded"
         return {n: p.main_grad for n, p in self._chunks.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
@@ -182,6 +204,7 @@ class Actor:
         """Log-prob of each scored token of each sample, fp32, on all ranks."""
         if not samples:
             return []
+        self._offload.reload_for_pass()
 
         def collect(result: LogProbs, packed: Packed, count: int) -> tuple[torch.Tensor, Array]:
             return result.log_probs.sum(), result.log_probs.cpu().numpy()
@@ -226,6 +249,7 @@ class Actor:
             group["weight_decay"] = self.optimizer.weight_decay * multiple
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total}")
+        self._offload.reload_for_update()
         done, grad_norm, _ = self._optimizer.step()
         if not done or not math.isfinite(grad_norm or 0.0):
             raise FloatingPointError(
@@ -256,6 +280,7 @@ class Actor:
         if not samples:
             raise ValueError("no samples to learn from")
         info = info or BatchInfo(sum(sample.scored for sample in samples), len(samples))
+        self._offload.reload_for_gradients()
         for stage in self._stages:
             stage.zero_grad_buffer()
         self._optimizer.zero_grad()

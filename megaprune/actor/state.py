@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,6 +44,17 @@ def sharded(
     # Megatron-core takes the place of each state from that of its parameter.
     trained = dict_list_map_outplace(partial(_placed_after, frozen_layers), model)
     return {**model, "optimizer": optimizer.sharded_state_dict(trained, loading, metadata=how)}
+
+
+def with_tensors(state: State, change: Callable[[torch.Tensor], torch.Tensor]) -> State:
+    """Return a state with other tensors in place of its own, of the same shapes."""
+
+    def changed(entry: Any) -> Any:
+        if isinstance(entry, ShardedTensor | ShardedTensorFactory) and entry.data is not None:
+            return replace(entry, data=change(entry.data))
+        return entry
+
+    return dict_list_map_outplace(changed, state)
 
 
 def _placed_after(frozen_layers: int, entry: Any) -> Any:
@@ -88,7 +99,8 @@ def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any
             kept["step"] = kept["step"].clone()
 
 
-def _single(optimizer: Any) -> list[Any]:
+def single_optimizers(optimizer: Any) -> list[Any]:
+    """Return the optimizers that an optimizer of Megatron-core is made of."""
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
@@ -96,7 +108,7 @@ def _distributed_over_torch_adam(optimizer: Any) -> list[Any]:
     """The distributed optimizers in an optimizer that stand on torch's own Adam."""
     return [
         single
-        for single in _single(optimizer)
+        for single in single_optimizers(optimizer)
         if isinstance(single, DistributedOptimizer)
         and isinstance(single.optimizer, torch.optim.AdamW | torch.optim.Adam)
     ]

@@ -22,12 +22,13 @@ _GPU = {
     "memory_bandwidth": "TB/s of a GPU's memory (default: its type's)",
     "bandwidth": "GB/s of a GPU to others (default: its type's)",
     "node_bandwidth": "GB/s of a GPU in collectives within its node (default: its type's)",
+    "pinned_bandwidth": "GB/s of a GPU to its host's page-locked memory (default: its type's)",
 }
 _ASSUMED = {
     "reserve": "GB of each GPU to be kept free",
     "overhead": "GB of each GPU for CUDA contexts and NCCL",
     "graphs": "GB of each GPU for vLLM's CUDA graphs",
-    "host_bandwidth": "GB/s between a GPU and its host",
+    "host_bandwidth": "GB/s between a GPU and ordinary memory of its host",
     "mfu": "share of the peak that training reaches while it computes",
     "forward_mfu": "the same of log-probs and prompts",
     "decode_efficiency": "share of the memory bandwidth that decoding reaches",

@@ -199,6 +199,10 @@ class OptimizerConfig:
     )
 
 
+OFFLOADS = ("none", "optimizer", "all")
+"""Values of actor.offload, in the order of what leaves the GPU."""
+
+
 @section("actor")
 class ActorConfig:
     """The model in training, a Megatron model; replicas take the ranks that tp x pp leaves."""
@@ -231,6 +235,13 @@ class ActorConfig:
         choices=("none", "core_attention", "full"),
         may_change=True,
         doc="Which activations are computed again in the backward pass.",
+    )
+    offload: str = field(
+        default="none",
+        choices=OFFLOADS,
+        may_change=True,
+        doc="What leaves the GPU while it is not needed: gradients and the optimizer's state, or "
+        "also the weights, which the engine has while it generates. It costs memory of the host.",
     )
     frozen_layers: int = field(
         default=0,

@@ -145,7 +145,7 @@ def _buckets(sizes: Sizes, dp: int) -> list[int]:
 
 
 def actor_parts(elements: RankElements, dp: int, dtype: str, distributed: bool) -> dict[str, int]:
-    """Count the bytes that the model in training always has on a GPU; none is ever offloaded.
+    """Count the bytes that the model in training has on a GPU, unless they are offloaded.
 
     weights: parameters x their bytes (with the distributed optimizer: of the padded buffer that
     they lie in, and of frozen ones). gradients: 4 x the buffer. optimizer: Adam's two moments, 8 x
@@ -295,10 +295,12 @@ def actor_phases(
 ) -> list[dict[str, dict[str, int]]]:
     """Count the bytes of a rank of each stage in each phase, part by part, without the engine.
 
-    generate: all of the actor is there, and torch's pool still has what the last gradients and the
-    sync needed: nothing gives it back, and the engine's weights and cache do not come from it.
-    train: activations of the micro-batches under way, and what one gradient needs. To save takes no
-    more: the optimizer's state is gathered in the host's memory.
+    Weights, gradients and optimizer state are there unless actor.offload says otherwise: with
+    "optimizer", gradients to train and to update alone, and the optimizer to update alone; with
+    "all", no weights to generate. To train: activations of the micro-batches under way, and what
+    one gradient needs; where nothing is offloaded, torch's pool keeps their memory in the update,
+    and gives it back before the sync, which needs its buffers. To save takes no more: the
+    optimizer's state is gathered in the host's memory.
 
     Raises:
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
@@ -313,20 +315,40 @@ def actor_phases(
     phases = []
     stages = rank_elements(shape.model, parallel, dp, actor.frozen_layers, distributed)
     for stage, elements in enumerate(stages):
-        resident = {
-            "contexts, NCCL": int(hardware.overhead * GB),
-            **actor_parts(elements, dp, config.dtype, distributed),
-        }
         last, layers = stage == actor.pp - 1, max(elements.layers)
         flying = in_flight(actor.pp, stage, actor.vpp, count)
         # Of an interleaved stage only one chunk in flight is the last, which ends in log-probs.
         others = batch.kept(layers, last and actor.vpp == 1)
         kept = batch.kept(layers, last) + (flying - 1) * others
         working = batch.working(last) + elements.largest * size
-        phases.append(
-            {
-                "generate": resident | {POOL: kept + working + TRANSFER_BUFFER_BYTES},
-                "train": resident | {"activations": kept, "gradients under way": working},
-            }
+        resident = resident_parts(
+            actor_parts(elements, dp, config.dtype, distributed), actor.offload
         )
+        passes = 0 if actor.offload != "none" else kept + working
+        extra = {
+            "generate": {},
+            "train": {"activations": kept, "gradients under way": working},
+            "update": {POOL: passes},
+            "sync": {POOL: TRANSFER_BUFFER_BYTES},
+        }
+        contexts = {"contexts, NCCL": int(hardware.overhead * GB)}
+        phases.append({name: contexts | resident[name] | extra[name] for name in PHASES})
     return phases
+
+
+PHASES = ("generate", "train", "update", "sync")
+"""Of a step, in this order; log-prob passes need less than training."""
+
+
+def resident_parts(parts: dict[str, int], offload: str) -> dict[str, dict[str, int]]:
+    """Say which of `actor_parts` are on the GPU in each phase.
+
+    Args:
+        offload: as in the actor's fields.
+    """
+    if offload == "none":
+        return dict.fromkeys(PHASES, parts)
+    weights = {"weights": parts["weights"]}
+    training = weights | {"gradients": parts["gradients"]}
+    generate = {} if offload == "all" else weights
+    return {"generate": generate, "train": training, "update": parts, "sync": weights}

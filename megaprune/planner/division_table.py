@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -27,7 +28,7 @@ def division_table(run_plan: RunPlan) -> Table:
     limit, gpus = run_plan.config.rounds[0], run_plan.fastest[0].gpus
     table = figures_table(
         f"fastest on {gpus} GPUs",
-        "recomp.", "generate", "logp", "train", "step", "GPU-h", "GB",
+        "recomp.", "offload", "generate", "logp", "train", "step", "GPU-h", "GB",
     )  # fmt: skip
     caption = (
         f"actor, engines; seconds of a step under the limit of {limit}; GPU-hours of all rounds"
@@ -55,6 +56,7 @@ def _cells(
     return [
         f"{name} {mark}".strip(),
         actor.recompute.replace("core_attention", "core"),
+        actor.offload.replace("optimizer", "optim."),
         *[f"{seconds[phase]:.0f}" for phase in shown],
         f"{first.step_seconds:.0f}",
         f"{gpu_hours:.0f}",
@@ -71,7 +73,7 @@ def why_fastest(run_plan: RunPlan) -> list[str]:
     words = [] if same_gpus else [f"--gpus {best.gpus}"]
     words += [best.words] if best.changes else []
     if not same_gpus or not run_plan.rounds:
-        return ["fastest, with", " ".join(words)]
+        return ["fastest, with", *_lines(" ".join(words))]
     given, new = run_plan.rounds[0], best.rounds[0]
     saved = {
         "to generate": given.seconds["generate"] - new.seconds["generate"],
@@ -86,7 +88,12 @@ def why_fastest(run_plan: RunPlan) -> list[str]:
     ]
     step = _less(given.step_seconds - new.step_seconds)
     why = f" ({', '.join(parts)})" if parts else ""
-    return [f"fastest: a step takes {step}{why}, with", " ".join(words)]
+    return [*_lines(f"fastest: a step takes {step}{why}, with"), *_lines(" ".join(words))]
+
+
+def _lines(text: str) -> list[str]:
+    """Break a text into lines of at most 100 characters."""
+    return textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _computing(time: RoundTime) -> float:

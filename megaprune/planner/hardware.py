@@ -30,6 +30,7 @@ class GpuType:
         memory_bandwidth: TB/s of its own memory.
         bandwidth: GB/s to GPUs of other nodes: its share of the network cards of a usual server.
         node_bandwidth: GB/s to other GPUs of its node that collective operations reach.
+        pinned_bandwidth: GB/s to and from page-locked memory of its host, beside its neighbours.
         engine_batch_tokens: tokens that vLLM computes at once, in its own choice.
     """
 
@@ -38,6 +39,7 @@ class GpuType:
     memory_bandwidth: float
     bandwidth: float
     node_bandwidth: float
+    pinned_bandwidth: float = 40
     engine_batch_tokens: int = 16384
 
 
@@ -48,14 +50,16 @@ def _peak(bfloat16: float, float32: float) -> dict[str, float]:
 # Memory, operations and memory bandwidth: NVIDIA's data sheets, which give bfloat16 with sparsity:
 # half of that. Links: a network card of 400 Gb/s for each GPU of DGX H100, H200 and B200, of
 # 200 Gb/s in DGX A100, and in servers with PCIe cards. In a node: three quarters of what NVLink
-# (or PCIe, L40S and H100 PCIe) has in one direction: 300, 450 and 900 GB/s, 32 and 64. Tokens at
-# once: vLLM's arg_utils.py has 8192 for GPUs below 70 GiB and for the A100.
+# (or PCIe, L40S and H100 PCIe) has in one direction: 300, 450 and 900 GB/s, 32 and 64. Page-locked
+# memory: an H100 alone was measured at 54 GB/s (docs/gpu.md), and shares its host's memory with
+# others; half of that with PCIe 4 (A100, L40S). Tokens at once: vLLM's arg_utils.py has 8192 for
+# GPUs below 70 GiB and for the A100.
 GPU_TYPES = {
     # A100 80GB and 40GB SXM, data sheet of 2021.
-    "a100": GpuType(80, _peak(312, 19.5), 2.039, 25, 230, 8192),
-    "a100-40gb": GpuType(40, _peak(312, 19.5), 1.555, 25, 230, 8192),
+    "a100": GpuType(80, _peak(312, 19.5), 2.039, 25, 230, 20, 8192),
+    "a100-40gb": GpuType(40, _peak(312, 19.5), 1.555, 25, 230, 20, 8192),
     # L40S, data sheet of 2023; no NVLink.
-    "l40s": GpuType(48, _peak(362, 91.6), 0.864, 25, 24, 8192),
+    "l40s": GpuType(48, _peak(362, 91.6), 0.864, 25, 24, 20, 8192),
     # H100 SXM and PCIe, data sheet of 2022.
     "h100": GpuType(80, _peak(989, 67), 3.35, 50, 350),
     "h100-pcie": GpuType(80, _peak(756, 51), 2.0, 25, 48),
@@ -84,6 +88,7 @@ class HardwareSpec:
         host_memory: GB of a host; None if it is not to be checked.
         bandwidth: GB/s that a GPU sends and receives in a weight sync, and to other replicas.
         node_bandwidth: GB/s that a GPU sends and receives in collectives among those of its node.
+        pinned_bandwidth: GB/s between a GPU and page-locked memory of its host (actor.offload).
         host_bandwidth: GB/s between a GPU and ordinary memory of its host.
         peak_tflops: of a GPU; None for that of its type.
         memory_bandwidth: TB/s of a GPU's own memory.
@@ -111,6 +116,7 @@ class HardwareSpec:
     bandwidth: float = GPU_TYPES[DEFAULT_GPU].bandwidth
     node_bandwidth: float = GPU_TYPES[DEFAULT_GPU].node_bandwidth
     host_bandwidth: float = 10.0
+    pinned_bandwidth: float = GPU_TYPES[DEFAULT_GPU].pinned_bandwidth
     peak_tflops: float | None = None
     memory_bandwidth: float = GPU_TYPES[DEFAULT_GPU].memory_bandwidth
     mfu: float = 0.5
@@ -144,6 +150,7 @@ class HardwareSpec:
             "memory_bandwidth": known.memory_bandwidth,
             "bandwidth": known.bandwidth,
             "node_bandwidth": known.node_bandwidth,
+            "pinned_bandwidth": known.pinned_bandwidth,
         }
         return HardwareSpec(gpu=gpu, **{**figures, **given})
 

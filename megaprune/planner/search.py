@@ -11,10 +11,11 @@ from typing import Any
 
 from megaprune.config.limits import longest_sequence
 from megaprune.config.read import read_recipe
+from megaprune.config.run import OFFLOADS
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.foreign_text import for_people
-from megaprune.planner.actor_memory import POOL, actor_phases
+from megaprune.planner.actor_memory import PHASES, actor_phases
 from megaprune.planner.hardware import HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig, find_shape, read_plan_config
 from megaprune.planner.speed import (
@@ -23,12 +24,12 @@ from megaprune.planner.speed import (
     gpu_hours,
     log_prob_time,
     most_sync_seconds,
+    offload_seconds,
     optimizer_seconds,
     round_time,
     train_time,
 )
 from megaprune.planner.total_memory import (
-    PHASES,
     engine_memory,
     engine_phases,
     gpu_memory,
@@ -101,9 +102,10 @@ def fastest_divisions(
     """Return the five divisions of these GPUs that take least time, best first; those that fit.
 
     All rounds and validations count. The fields that are tried: tp, pp, vpp, recompute, sequence
-    parallelism and max_tokens of the actor, the distributed optimizer, tp and the share of memory
-    of engines. Of those with the same tp, pp and vpp and the same tp of engines, the best stands
-    for all. Among times that differ by less than a hundredth, fewer changed fields come first.
+    parallelism, max_tokens and offload of the actor, the distributed optimizer, tp and the share of
+    memory of engines. Of those with the same tp, pp and vpp and the same tp of engines, the best
+    stands for all. Among times that differ by less than a hundredth, fewer changed fields come
+    first.
     """
     if list(context_problems(config, shape.context)):
         return []
@@ -167,34 +169,25 @@ class _Candidate:
     Args:
         changes: fields that differ, by name.
         seconds: of its part of all rounds.
-        bytes: what it takes of the worst rank's GPU, by phase, torch's pool left out.
-        pool: what it takes of that, to generate.
+        bytes: what it takes of the worst rank's GPU, by phase.
     """
 
     changes: dict[str, Any]
     seconds: float
     bytes: dict[str, int]
-    pool: int
 
 
 def _candidate(
     changes: dict[str, Any], seconds: float, stages: list[dict[str, dict[str, int]]]
 ) -> _Candidate:
-    totals = [
-        {phase: sum(size for name, size in parts.items() if name != POOL)
-         for phase, parts in stage.items()}
-        for stage in stages
-    ]  # fmt: skip
+    totals = [{phase: sum(stage[phase].values()) for phase in PHASES} for stage in stages]
     worst = {phase: max(total[phase] for total in totals) for phase in PHASES}
-    pool = max(stage["generate"][POOL] for stage in stages)
-    return _Candidate(changes, seconds, worst, pool)
+    return _Candidate(changes, seconds, worst)
 
 
 def _peak(actor: _Candidate, engine: _Candidate) -> int:
     """Count the bytes of the fullest phase: as `gpu_memory`, or a little more, as stages differ."""
-    both = {phase: actor.bytes[phase] + engine.bytes[phase] for phase in PHASES}
-    both["generate"] += max(actor.pool, engine.pool)
-    return max(both.values())
+    return max(actor.bytes[phase] + engine.bytes[phase] for phase in PHASES)
 
 
 def _actor_candidates(
@@ -218,6 +211,7 @@ def _actor_candidates(
             "actor.recompute": ["none", "core_attention", "full"],
             "actor.sequence_parallel": [False, True],
             "actor.max_tokens": sorted(sizes),
+            "actor.offload": list(OFFLOADS),
             "optimizer.distributed": [False, True],
         }
         for values in product(*choices.values()):
@@ -242,10 +236,11 @@ def _actor_candidate(
         return None
     times = 0.0
     optimizer = optimizer_seconds(changed, shape, hardware)
+    offload = offload_seconds(changed, shape, hardware)
     for limit in changed.rounds:
         passes = log_prob_time(changed, shape, hardware, limit).seconds
         train = train_time(changed, shape, hardware, limit).seconds
-        times += changed.steps * (passes + train + optimizer)
+        times += changed.steps * (passes + train + optimizer + offload)
     return _candidate(changes, times, stages)
 
 

@@ -75,6 +75,7 @@ def round_time(
         "reference and old log-probs": passes.seconds,
         "train": train.seconds,
         "optimizer": optimizer_seconds(config, shape, hardware),
+        "offload": offload_seconds(config, shape, hardware),
         "sync": sync_seconds,
     }
     return RoundTime(
@@ -283,6 +284,20 @@ def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareS
     update = moved * (dp - 1) / dp / (hardware.bandwidth * GB)
     update += 2 * sum(parts.values()) / (hardware.memory_bandwidth * 1e12)
     return config.algorithm.num_minibatches * update
+
+
+def offload_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
+    """Estimate what actor.offload copies in a step: bytes / pinned_bandwidth.
+
+    The optimizer's state leaves and comes back for each update; with "all", the weights leave and
+    come back once. Nothing of it overlaps with anything. Gradients are not copied.
+    """
+    if config.actor.offload == "none":
+        return 0.0
+    parts = _resident(config, shape, hardware)
+    moved = 2 * config.algorithm.num_minibatches * parts["optimizer"]
+    moved += 2 * parts["weights"] if config.actor.offload == "all" else 0
+    return moved / (hardware.pinned_bandwidth * GB)
 
 
 def _resident(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:

@@ -7,13 +7,17 @@ from functools import lru_cache
 
 from megaprune.config.limits import longest_sequence
 from megaprune.parallelism import Parallel
-from megaprune.planner.actor_memory import POOL, actor_phases, rank_elements
+from megaprune.planner.actor_memory import (
+    PHASES,
+    POOL,
+    actor_parts,
+    actor_phases,
+    rank_elements,
+)
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig
 from megaprune.weights.layouts import vllm_layout
 from megaprune.weights.model import Model
-
-PHASES = ("generate", "train")
 
 
 @dataclass(frozen=True)
@@ -97,38 +101,37 @@ def _engine_elements(model: Model, tp: int) -> int:
 
 
 def engine_phases(engine: EngineMemory) -> dict[str, dict[str, int]]:
-    """Return an engine's parts in each phase: it sleeps while the actor trains, and only then.
+    """Return an engine's parts in each phase: it sleeps while the actor trains.
 
-    While a checkpoint is made it does not compute.
+    The sync needs its weights alone. While a checkpoint is made it does not compute.
     """
     asleep = {"engine: CUDA graphs": engine.graphs}
-    awake = asleep | {
-        "engine: weights": engine.weights,
+    synced = asleep | {"engine: weights": engine.weights}
+    awake = synced | {
         "engine: key-value cache": max(0, engine.cache),
+        POOL: engine.workspace,
     }
-    return {"generate": awake | {POOL: engine.workspace}, "train": asleep}
+    return {"generate": awake, "train": asleep, "update": asleep, "sync": synced}
 
 
 def gpu_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> GpuMemory:
     """Count the bytes of the worst rank's GPU in each phase: the actor's and the engine's.
 
-    Both take turns with torch's pool: of that, whatever is more.
-
     Raises:
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
     """
     engine = engine_phases(engine_memory(config, shape, hardware))
-    gpus = []
-    for stage, actor in enumerate(actor_phases(config, shape, hardware)):
-        phases = {phase: {**actor[phase], **engine[phase]} for phase in PHASES}
-        phases["generate"][POOL] = max(actor["generate"][POOL], engine["generate"][POOL])
-        gpus.append(GpuMemory(stage, phases))
+    gpus = [
+        GpuMemory(stage, {phase: actor[phase] | engine[phase] for phase in PHASES})
+        for stage, actor in enumerate(actor_phases(config, shape, hardware))
+    ]
     return max(gpus, key=lambda gpu: gpu.peak)
 
 
 def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:
     """Count the bytes of the fullest host, by part.
 
+    offloaded: with actor.offload, the optimizer's state of each rank, and with "all" its weights.
     reference: if there is one, the weights of each rank; while it is used, the model's own are
     there too (twice). saving, of N elements in a rank's buffers: with the distributed optimizer,
     the state of each rank, 12 N / dp, is gathered to the first replica's, which hold 12 N of all
@@ -150,7 +153,10 @@ def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -
         per_element = 8 if config.dtype == "float32" else 12
         saving = (per_element * elements.buffer + weights) * writers
     engines = max(1, count // config.rollout.tp)
+    parts = actor_parts(elements, dp, config.dtype, distributed)
+    leaving = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "weights")}
     return {
+        "offloaded": count * sum(parts[name] for name in leaving[config.actor.offload]),
         "reference": weights * count * 2 if "reference" in config.algorithm.needs else 0,
         "saving": saving,
         "graders, at most": engines * config.grading.workers * config.grading.memory_bytes,

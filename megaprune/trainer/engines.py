@@ -50,6 +50,7 @@ class Engines:
 
     def sync(self) -> SyncStats:
         """The engine gets the actor's weights, and is awake."""
+        self.actor.offload_state()
         release_cached()  # what the last step's passes had, the rollout's weights need now
         self.generator.wake_weights()
         if self._weight_sync is None:
@@ -60,6 +61,8 @@ class Engines:
                 self._dtype,
             )
         stats: SyncStats = self._weight_sync.run()
+        self.actor.offload_weights()
+        release_cached()
         self.generator.weights_changed()
         self.generator.wake_cache()
         return stats

@@ -76,6 +76,7 @@ CHOICES = {
     "actor.sequence_parallel": ["true", "false"],
     "actor.max_tokens": [0, 1, 87, 136, 137, 1000],
     "actor.recompute": ["none", "core_attention", "full", "some"],
+    "actor.offload": ["none", "optimizer", "all", "weights"],
     "actor.frozen_layers": [-1, 0, 1, 2, 3, 4, 9],
     "validation.every": [-1, 0, 1, 2],
     "validation.first": ["true", "false"],

@@ -11,6 +11,7 @@ from megaprune.planner.speed import (
     forward_flops,
     generate_seconds,
     log_prob_time,
+    offload_seconds,
     optimizer_seconds,
     round_time,
     sync_traffic,
@@ -39,6 +40,25 @@ def test_generating():
     prompts = 2 * P * 32 * 256 / (8 * 989e12 * 0.5) + 64 * 4 * 32 * 256 * HALF
     steps = 512 * 3000 / 256 + 1000
     assert seconds == pytest.approx(steps * (read + reduced + 0.007) + prompts)
+
+
+def test_offloading():
+    """TP8 x PP2 x DP2: 6.14 GB of a replica's optimizer state both ways, and the weights once."""
+    elements = 32 * (896 * 5120 + 896 + 5120 * 640 + 3 * 3456 * 5120 + 2 * 5120)
+    elements += 19008 * 5120 + 5120
+
+    def seconds(*fields):
+        return offload_seconds(read_plan_config([*FIELDS, *fields]), QWQ, GPUS)
+
+    assert seconds() == 0
+    optimizer = seconds("actor.offload=optimizer")
+    assert optimizer == pytest.approx(2 * 6 * elements / 40e9)
+    assert seconds("actor.offload=optimizer", "algorithm.num_minibatches=4") == 4 * optimizer
+    assert seconds("actor.offload=all") == pytest.approx(optimizer + 2 * 2 * elements / 40e9)
+    config = read_plan_config([*FIELDS, "actor.offload=all"])
+    half = replace(GPUS, pinned_bandwidth=20.0)
+    assert offload_seconds(config, QWQ, half) == 2 * seconds("actor.offload=all")
+    assert round_time(config, QWQ, GPUS, 0, 0.0).seconds["offload"] == seconds("actor.offload=all")
 
 
 def test_an_engine_on_one_gpu_reduces_nothing():
