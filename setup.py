@@ -84,7 +84,7 @@ setup(
     },
     scripts=["slurm/megaprune-node"],  # what each node of a Slurm job runs
     entry_points={
-        "console_scripts": ["megaprune=megaprune.cli.main:main"],
+        "console_scripts": ["megaprune=megaprune.cli.__main__:run"],
         "nemo_run.cli": ["megaprune=megaprune.launch.nemo"],  # `nemorun megaprune ...`
     },
 )

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from megaprune.cli.train import add_fields, with_found_model
+from megaprune.distributed.process import collector_paused
 from megaprune.errors import InputError
 
 
@@ -58,7 +59,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         check_evaluation(config, processes)
 
     def job() -> None:
-        from megaprune.evaluation.run import evaluate
+        with collector_paused():
+            from megaprune.evaluation.run import evaluate
 
         evaluate(config)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from megaprune.distributed.process import collector_paused
+
 if TYPE_CHECKING:
     from megaprune.config.run import Config
     from megaprune.evaluation.config import EvaluateConfig
@@ -110,7 +112,8 @@ def run_train(options: argparse.Namespace) -> int:
         check_run(config, processes)
 
     def job() -> None:
-        from megaprune.trainer.loop import train
+        with collector_paused():
+            from megaprune.trainer.loop import train
 
         train(config)
 
@@ -147,7 +150,8 @@ def run_prune(options: argparse.Namespace) -> int:
         check_pruning(config, processes)
 
     def job() -> None:
-        from megaprune.pruning.rounds import prune
+        with collector_paused():
+            from megaprune.pruning.rounds import prune
 
         prune(config)
 

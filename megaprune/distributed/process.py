@@ -7,17 +7,20 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 
 def prepare_process() -> None:
     """Set threads, the garbage collector and the engines' logging, for a process of a job."""
-    # Imports, and vLLM as it answers, make objects by the million that stay for a while.
+    # vLLM makes objects by the million as it answers, which stay for a while.
     gc.set_threshold(100_000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    import torch
+    with collector_paused():
+        import torch
 
     engines = r"(torch|megatron)(\.|$)"
     # What they warn of, they warn of on every rank, and again at every save.
@@ -32,6 +35,18 @@ def prepare_process() -> None:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core")
         # vLLM looks for its version under the name of its CUDA build, and takes Triton for broken.
         logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Import without a garbage collector, which would look through each new module for cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def be_alone() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -130,23 +129,24 @@ class Generator:
             process.prepare()
             from vllm import LLM
 
-            self._llm = LLM(
-                model=str(folder),
-                hf_overrides=engine_overrides(weights.config),
-                dtype=str(dtype).removeprefix("torch."),
-                tensor_parallel_size=config.tp,
-                distributed_executor_backend="external_launcher",
-                max_model_len=max_length,
-                max_num_seqs=config.max_num_seqs,
-                enforce_eager=config.enforce_eager,
-                # Of the distribution that is drawn from, temperature included.
-                logprobs_mode="processed_logprobs",
-                generation_config="vllm",  # the folder's own temperature and top_p stay out
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                seed=0,
-                **memory.options(config, max_length),
-            )
+            with process.frozen_kept():
+                self._llm = LLM(
+                    model=str(folder),
+                    hf_overrides=engine_overrides(weights.config),
+                    dtype=str(dtype).removeprefix("torch."),
+                    tensor_parallel_size=config.tp,
+                    distributed_executor_backend="external_launcher",
+                    max_model_len=max_length,
+                    max_num_seqs=config.max_num_seqs,
+                    enforce_eager=config.enforce_eager,
+                    # Of the distribution that is drawn from, temperature included.
+                    logprobs_mode="processed_logprobs",
+                    generation_config="vllm",  # the folder's own temperature and top_p stay out
+                    disable_log_stats=True,
+                    use_tqdm_on_load=False,
+                    seed=0,
+                    **memory.options(config, max_length),
+                )
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """This rank's parameters, named as in `layout`; written in place, they are used at once."""
@@ -184,10 +184,10 @@ class Generator:
 
     def close(self) -> None:
         """End the engine and free its memory. Call it before torch.distributed ends."""
-        with process.default_group_kept():
+        with process.default_group_kept(), process.frozen_kept():
             self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-        gc.collect()
+        process.release()
 
     def share(self, count: int) -> range:
         """Which of `count` prompts are this engine's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import uuid
@@ -14,12 +15,31 @@ import torch.distributed as dist
 
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.distributed.objects import broadcast_from_rank0
+from megaprune.distributed.process import collector_paused
 
 _KEPT_VARIABLES = ("LOCAL_WORLD_SIZE", "LD_PRELOAD", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 def prepare() -> None:
-    """What must be set before vLLM is imported or an engine is built. Collective."""
+    """Import vLLM, and set what must be set before an engine is built. Collective.
+
+    Until `release`, the garbage collector leaves alone what is there now.
+    """
+    with collector_paused():
+        _import()
+    # Engines look for cycles five times as they start and end: among all modules, that takes
+    # seconds.
+    gc.collect()
+    gc.freeze()
+
+
+def release() -> None:
+    """End what `prepare` has begun, when the engine is gone."""
+    gc.collect()
+    gc.unfreeze()
+
+
+def _import() -> None:
     # The engine's own loop in this process, where its parameters can be written in place.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of what is chosen here
@@ -38,6 +58,7 @@ def prepare() -> None:
         # Packed into opaque handles, weights could not be written any more.
         vllm._custom_ops._supports_onednn = False
         vllm.model_executor.layers.utils.check_cpu_sgl_kernel = lambda *_: False
+    import vllm.entrypoints.llm
     from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
     # vLLM names its shared memory after the end of this address, which nobody connects to. Its own
@@ -83,3 +104,17 @@ def default_group_kept() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group = end
+
+
+@contextmanager
+def frozen_kept() -> Iterator[None]:
+    """vLLM neither freezes objects nor gives back to the collector what `prepare` has frozen."""
+    freeze, unfreeze = gc.freeze, gc.unfreeze
+    gc.freeze = gc.unfreeze = lambda: None
+    try:
+        yield
+    except BaseException:  # there is no engine to be released
+        unfreeze()
+        raise
+    finally:
+        gc.freeze, gc.unfreeze = freeze, unfreeze
