@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from megaprune.algorithms.advantages import GroupStd
+from megaprune.algorithms.algorithm import Algorithm
 from megaprune.algorithms.registry import name_of
 from megaprune.config.limits import training_limits
 from megaprune.config.run import Config, EngineConfig, GradingConfig
@@ -53,11 +55,28 @@ def learning_problems(config: Config) -> Iterator[str]:
             f"algorithm.num_minibatches={algorithm.num_minibatches} does not divide "
             f"data.train_batch_size={config.data.train_batch_size}"
         )
+    if (name := algorithm.needs_reference) and config.data.references is None:
+        yield (
+            f"reward {name} compares with responses of the reference model; expected "
+            f"data.references, the folder of its evaluation on data.train"
+        )
     advantage = algorithm.advantage
     if config.rollout.n == 1 and getattr(advantage, "within_group", False):
         yield (
             f"rollout.n=1 with algorithm.advantage.name={name_of('advantage', advantage)}; "
             f"expected n=2 or more: a response that is alone has no group to be better than"
+        )
+
+
+def shaping_problems(algorithm: Algorithm) -> Iterator[str]:
+    """Yield what an algorithm will likely not do as it is meant to."""
+    smooth = [entry.reward for entry in algorithm.rewards if getattr(entry.reward, "smooth", False)]
+    if smooth and isinstance(algorithm.advantage, GroupStd):
+        name = name_of("reward", smooth[0])
+        yield (
+            f"algorithm.advantage.name=group_std with the reward {name}: where all answers of a "
+            f"group are right, dividing by its deviation takes away how strong the penalty of "
+            f"length is; group_mean and batch_std keep it"
         )
 
 

@@ -45,9 +45,10 @@ from megaprune.rules import (
     refuse,
     run_problems,
     sample_problems,
+    shaping_problems,
     thought_problems,
 )
-from megaprune.trainer.offline import read_rollouts
+from megaprune.trainer.offline import read_references, read_rollouts
 from megaprune.trainer.run_lock import check_folder
 from megaprune.trainer.trackers import check_trackers
 from megaprune.weights.files.folder import Folder
@@ -182,7 +183,10 @@ def _check_data(config: Config) -> None:
             _warn(format_problems(name, checked.asked_formats, config.grading))
             _warn(thought_problems(name, checked.problems[0].prompt, config.grading))
             problems = problems or checked.problems  # those of data.train
+    _warn(shaping_problems(config.algorithm))
     _warn(batch_problems(config, len(problems)))
+    if data.references is not None:
+        read_references(Path(data.references), problems)
     if data.rollouts is not None:
         problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
         longest = max(

@@ -63,19 +63,18 @@ def recorded():
 def recorded_batch(recorded):
     """A batch of the recorded rollouts, for an algorithm: of the first so many problems, by a
     policy of some version, worth what they are under a limit."""
-    from megaprune.trainer.batch import make_batch, score_group
+    from megaprune.trainer.batch import Scorer, make_batch
 
     problems, rollouts = recorded
 
     def make(algorithm, count=None, version=0, limit=120):
+        scorer = Scorer(algorithm, limit)
         groups = [
-            score_group(
-                algorithm,
+            scorer.score(
                 place,
                 problem,
                 [replace(r, policy_version=version) for r in rollouts[problem.name]],
-                limit,
-            )  # fmt: skip
+            )
             for place, problem in enumerate(problems[:count])
         ]
         return make_batch(algorithm, groups)

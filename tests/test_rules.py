@@ -15,6 +15,7 @@ from megaprune.rules import (
     parallelism_problems,
     refuse,
     run_problems,
+    shaping_problems,
 )
 
 TINY = ["recipe=tiny_overthinker"]
@@ -31,6 +32,11 @@ def of_run(*fields):
         (["algorithm.num_minibatches=3"], "algorithm.num_minibatches=3 does not divide data.train"),
         (["rollout.n=1"], "rollout.n=1 with algorithm.advantage.name=group_mean; expected n=2"),
         (["actor.sequence_parallel=true"], "actor.sequence_parallel=true with actor.tp=1"),
+        (["algorithm.reward.name=harmonize"], "reward harmonize compares with responses of the re"),
+        (
+            ["algorithm.reward.name=gate", "algorithm.reward.of.name=profile"],
+            "reward gate compares with responses of the reference model; expected data.references",
+        ),
         (["actor.max_tokens=135"], "actor.max_tokens=135, and a sample may have 136 tokens"),
     ],
 )
@@ -42,8 +48,22 @@ def test_fields_that_cannot_be_together(fields, words):
     assert str(error.value) == f"{problem}; another"
 
 
+def test_a_smooth_penalty_that_a_deviation_takes_the_strength_of():
+    def warnings(*fields):
+        return list(shaping_problems(read_config([*TINY, *fields]).algorithm))
+
+    std = "algorithm.advantage.name=group_std"
+    assert warnings() == warnings(std) == []
+    (warning,) = warnings(std, "algorithm.reward.name=solve_rate")
+    assert warning.startswith("algorithm.advantage.name=group_std with the reward solve_rate")
+    assert warnings("algorithm.reward.name=solve_rate", "algorithm.advantage.name=batch_std") == []
+    gate = "algorithm.reward.name=gate"  # its default is group_relative
+    assert len(warnings(std, gate)) == 1
+
+
 def test_fields_that_can_be_together():
     assert of_run() == []
+    assert of_run("algorithm.reward.name=harmonize", "data.references=drawn") == []
     assert of_run("actor.sequence_parallel=true", "actor.tp=2", "actor.max_tokens=136") == []
     assert of_run("rollout.n=1", "algorithm.advantage.name=batch_std") == []
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from megaprune.algorithms.losses import GrpoLoss, Loss
 from megaprune.algorithms.presets import DEFAULT, PRESETS
 from megaprune.algorithms.records import Group, LossBatch, LossOutput, Matrix, Vector
 from megaprune.algorithms.rewards import Reward, Truncate
+from megaprune.algorithms.rewards.history import Memory, Remembers
 from megaprune.algorithms.specs import Spec, whole_spec
 from megaprune.errors import InputError
 
@@ -159,6 +161,17 @@ class Algorithm:
         return bool(getattr(self.loss, "by_advantage", not self.needs_all))
 
     @property
+    def needs_reference(self) -> str:
+        """The label of a reward that compares with responses of the reference model; empty if none
+        does."""
+        needing = (
+            label
+            for label, entry in zip(self.labels, self.rewards, strict=True)
+            if getattr(entry.reward, "needs_reference", False)
+        )
+        return next(needing, "")
+
+    @property
     def max_resample_rounds(self) -> int:
         """How many times a batch's problems may be drawn again to replace groups."""
         return int(getattr(self.filter, "max_resample_rounds", 0))
@@ -179,8 +192,32 @@ class Algorithm:
         weights = (entry.weight for entry in self.rewards)
         return dict(zip(self.labels, weights, strict=True))
 
-    def score(self, group: Group) -> GroupScore:
+    def start_memory(self) -> dict[str, Memory]:
+        """What rewards remember before the first step, by label; empty if none remembers."""
+        return {
+            label: _called("reward", reward, "", method="start")
+            for label, reward in self._remembering()
+        }
+
+    def observe(self, memory: Mapping[str, Memory], groups: Sequence[Group]) -> dict[str, Memory]:
+        """What rewards remember after a step that drew these groups, by label.
+
+        Raises:
+            InputError: a class of the user's own fails, or gives back what JSON cannot hold.
+        """
+        return {
+            label: _plain_memory(
+                reward, _called("reward", reward, "", memory[label], groups, method="observe")
+            )
+            for label, reward in self._remembering()
+        }
+
+    def score(self, group: Group, memory: Mapping[str, Memory] | None = None) -> GroupScore:
         """Reward a group's responses, and say which of them are learned from.
+
+        Args:
+            group: the graded responses.
+            memory: what rewards remember of earlier steps, by label; None for nothing.
 
         Raises:
             InputError: a class of the user's own fails, or gives back what it must not.
@@ -188,7 +225,8 @@ class Algorithm:
         parts: dict[str, Vector] = {}
         total: Vector | None = None
         for label, entry in zip(self.labels, self.rewards, strict=True):
-            parts[label] = reward = self._reward(entry.reward, group)
+            given = replace(group, memory=memory[label]) if memory and label in memory else group
+            parts[label] = reward = self._reward(entry.reward, given)
             weighted = entry.weight * reward
             total = weighted if total is None else total + weighted
         assert total is not None
@@ -224,6 +262,11 @@ class Algorithm:
         found = _called("reward", reward, of_group, group)
         shape = np.shape(group.correct)
         return _checked_array("reward", reward, found, shape, of_group, float)
+
+    def _remembering(self) -> Iterator[tuple[str, Any]]:
+        for label, entry in zip(self.labels, self.rewards, strict=True):
+            if isinstance(entry.reward, Remembers):
+                yield label, entry.reward
 
     def _loss_needs(self) -> frozenset[str]:
         # A loss that does not say may compare with the old policy.
@@ -282,12 +325,12 @@ def _of_group(group: Group) -> str:
     return f" for group{name} of {len(group.correct)}"
 
 
-def _called(kind: str, component: Any, of_group: str, *args: Any) -> Any:
+def _called(kind: str, component: Any, of_group: str, *args: Any, method: str = "__call__") -> Any:
     """What a component says; an error in the user's own is told in a line."""
     if not registry.is_own(kind, component):
-        return component(*args)
+        return getattr(component, method)(*args)
     try:
-        return component(*args)
+        return getattr(component, method)(*args)
     except Exception as error:
         raise InputError(
             f"{kind} {registry.name_of(kind, component)} failed{of_group}: "
@@ -316,6 +359,21 @@ def _checked_array(
         wrong = array[~np.isfinite(array)][0]
         raise InputError(f"{returned} {wrong}{of_group}; expected {expected}")
     return array.astype(dtype)
+
+
+def _plain_memory(reward: Any, memory: Any) -> Memory:
+    """What a reward remembers, as a checkpoint holds it."""
+    try:
+        plain = json.loads(json.dumps(memory, allow_nan=False))
+        if isinstance(plain, dict):
+            return plain
+        what = f"a {type(memory).__name__}"
+    except (TypeError, ValueError) as error:
+        what = str(error)
+    raise InputError(
+        f"reward {registry.name_of('reward', reward)}.observe returned {what}; expected a mapping "
+        f"of numbers, texts, lists and mappings, as JSON has them"
+    )
 
 
 def _wrong_output(output: Any, batch: LossBatch) -> str:

@@ -31,9 +31,11 @@ class Group:
         length: [K] int, tokens of the response, its end token included.
         finished: [K] bool, the model ended the response itself.
         limit: tokens that a response of this round may have.
+        answered: [K] bool, the response has an answer that can be read; None where nobody looked.
         text: the K responses; empty where only the numbers are known.
         extra: what the problem carries beside its text and its answer, by name.
-        name: of the problem, for messages.
+        name: of the problem.
+        memory: what the reward that is called remembers of earlier steps (see `rewards.history`).
 
     Raises:
         ValueError: the vectors are not of one length, or the limit is not positive.
@@ -46,6 +48,8 @@ class Group:
     text: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    answered: NDArray[np.bool_] | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shapes = [np.shape(v) for v in (self.correct, self.length, self.finished)]
@@ -53,6 +57,8 @@ class Group:
             raise ValueError(f"correct, length, finished of shapes {shapes}; expected [K] each")
         if self.limit < 1:
             raise ValueError(f"a limit of {self.limit} tokens; expected 1 or more")
+        if self.answered is not None and np.shape(self.answered) != shapes[0]:
+            raise ValueError(f"answered of shape {np.shape(self.answered)}; expected {shapes[0]}")
         if self.text and len(self.text) != len(self.correct):
             raise ValueError(f"{len(self.text)} texts of {len(self.correct)} responses")
 

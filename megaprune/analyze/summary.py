@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from megaprune import schema
 from megaprune.analyze.judge import BEHAVIOURS
-from megaprune.analyze.thoughts import MARKERS, AnalysisInput, ProblemKey, count_markers
+from megaprune.analyze.thoughts import AnalysisInput, ProblemKey
 from megaprune.evaluation.metrics import bootstrap
 from megaprune.evaluation.summary import headline, truncated
+from megaprune.grading.markers import MARKERS, count_markers
 from megaprune.report.figures import BLUE, GREEN, ORANGE, PERCENT, PINK, SKY, STYLE, VERMILION
 
 if TYPE_CHECKING:

@@ -36,6 +36,11 @@ class DataConfig:
         doc="Folder of an evaluation or a run whose responses are learned from. Null: new ones are "
         "drawn.",
     )
+    references: str | None = field(
+        default=None,
+        doc="Folder of the reference model's evaluation on data.train, for rewards that compare "
+        "with its responses (harmonize, profile).",
+    )
     max_prompt_length: int = field(
         default=1024,
         gt=0,

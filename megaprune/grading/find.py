@@ -48,6 +48,11 @@ def last_boxes(text: str) -> str | None:
     return ", ".join(filter(None, contents)) if contents else None
 
 
+def box_spans(text: str) -> list[tuple[int, int]]:
+    """Where the complete boxes of a text begin and end, none that stand in another."""
+    return [(box.begins, box.ends) for box in _boxes(text)]
+
+
 class _Box(NamedTuple):
     """Where in a text a box stands, and where its content does."""
 

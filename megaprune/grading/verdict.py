@@ -20,6 +20,9 @@ WHY = {
 
 FAILURES = frozenset({"gold unparsable", "timeout", "memory", "crash"})
 
+WITHOUT_ANSWER = frozenset({"cut off", "thought not closed", "no answer", "unparsable"})
+"""Reasons that say that a response has no answer which could be read."""
+
 BOX_GRADERS = frozenset({"strict", "last_box", "olympiad"})
 """Names of the graders that find an answer in a box alone."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from megaprune.algorithms.records import Group, Matrix
 from megaprune.data import Problem
 from megaprune.data.order import GroupResult
 from megaprune.generation.worker import Rollout
+from megaprune.grading.verdict import WITHOUT_ANSWER
+
+References: TypeAlias = Mapping[str, Mapping[str, list[Any]]]
+"""By a problem's name, of each of the reference model's responses to it: its `length` in tokens,
+and in `accuracy` whether it is right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,28 +123,64 @@ class RolloutBatch:
         return rows
 
 
-def score_group(
-    algorithm: Algorithm, place: int, problem: Problem, rollouts: Sequence[Rollout], limit: int
-) -> RolloutGroup:
-    """What the rollouts of one problem are worth.
+class Scorer:
+    """Rewards groups of rollouts, and keeps what rewards remember from step to step.
 
     Args:
         algorithm: its rewards and its filter decide.
-        place: number of the problem in the data.
-        problem: the problem.
-        rollouts: its graded responses.
         limit: tokens that a response may have.
+        references: what problems carry as `reference`, by their names.
     """
-    group = Group(
-        np.array([rollout.verdict.match for rollout in rollouts]),
-        np.array([rollout.length for rollout in rollouts]),
-        np.array([rollout.finished for rollout in rollouts]),
-        limit,
-        tuple(rollout.text for rollout in rollouts),
-        {"data_source": problem.data_source, "gold": problem.gold},
-        problem.name,
-    )
-    return RolloutGroup(place, problem, rollouts, algorithm.score(group))
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        limit: int,
+        references: References | None = None,
+    ):
+        self._algorithm, self._limit, self._references = algorithm, limit, references or {}
+        self._memory = algorithm.start_memory()
+
+    def score(self, place: int, problem: Problem, rollouts: Sequence[Rollout]) -> RolloutGroup:
+        """What the rollouts of the problem at a place in the data are worth."""
+        group = self._group(problem, rollouts)
+        return RolloutGroup(place, problem, rollouts, self._algorithm.score(group, self._memory))
+
+    def score_anew(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+        """Groups that were scored before, by what rewards remember now."""
+        if not self._memory:
+            return list(groups)
+        return [self.score(group.place, group.problem, group.rollouts) for group in groups]
+
+    def observe(self, batch: RolloutBatch) -> None:
+        """Let rewards remember a step: all groups that count, learned from or not."""
+        if self._memory:
+            groups = [self._group(group.problem, group.rollouts) for group in batch.drawn]
+            self._memory = self._algorithm.observe(self._memory, groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What rewards remember."""
+        return {"memory": dict(self._memory)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what was remembered when the state was saved."""
+        # A run that was begun before rewards could remember has none that does.
+        self._memory = state.get("memory", self._memory)
+
+    def _group(self, problem: Problem, rollouts: Sequence[Rollout]) -> Group:
+        carried: dict[str, Any] = {"data_source": problem.data_source, "gold": problem.gold}
+        if problem.name in self._references:
+            carried["reference"] = self._references[problem.name]
+        return Group(
+            np.array([rollout.verdict.match for rollout in rollouts]),
+            np.array([rollout.length for rollout in rollouts]),
+            np.array([rollout.finished for rollout in rollouts]),
+            self._limit,
+            tuple(rollout.text for rollout in rollouts),
+            carried,
+            problem.name,
+            np.array([rollout.verdict.why not in WITHOUT_ANSWER for rollout in rollouts]),
+        )
 
 
 def make_batch(

@@ -23,6 +23,7 @@ _COLUMNS = [
     "problem", "number", "exit_at", "prompt", "response", "gold", "finish", "match", "extracted",
     "why", "detail", "policy_version", "tokens", "log_probs",
 ]  # fmt: skip
+_REFERENCE_COLUMNS = ("problem", "exit_at", "prompt", "length", "match")
 _NEEDED = ("number", "response", "finish", "match", "why", "tokens")
 _ROWS = 256
 """How many rows are Python objects at once: responses are long."""
@@ -44,12 +45,7 @@ def read_rollouts(
     Raises:
         InputError: there are no files of responses; they are to other prompts; or no problem has n.
     """
-    files = sorted((folder / schema.SAMPLES_FOLDER).rglob("*.parquet"))
-    if not files:
-        raise InputError(
-            f"data.rollouts={folder}: {folder / 'samples'} has no files of responses; expected the "
-            f"folder of an evaluation or a run"
-        )
+    files = _files("data.rollouts", folder)
     places = {problem.name: place for place, problem in enumerate(problems)}
     rollouts: dict[str, dict[int, Rollout]] = {}
     for path in files:
@@ -78,10 +74,64 @@ def read_rollouts(
     return [problems[places[name]] for name in places if name in complete], complete
 
 
-def _columns_of(found: pa.Schema, path: Path) -> list[str]:
+def read_references(folder: Path, problems: Sequence[Problem]) -> dict[str, dict[str, list[Any]]]:
+    """Read how long and how right the reference model's responses to each problem are.
+
+    Args:
+        folder: of an evaluation, whose responses without an early exit are read.
+        problems: those of the training data.
+
+    Returns:
+        By the problem's name, of each response: its `length` in tokens, and in `accuracy` whether
+        it is right.
+
+    Raises:
+        InputError: there are no files of responses; they are to other prompts; or a problem has
+            none.
+    """
+    prompts = {problem.name: problem.prompt for problem in problems}
+    references: dict[str, dict[str, list[Any]]] = {}
+    for path in _files("data.references", folder):
+        columns = partial(_columns_of, path=path, wanted=_REFERENCE_COLUMNS)
+        for where, stored in read_parquet_rows(path, columns, _ROWS):
+            row = schema.renamed(stored)
+            name = row["problem"]
+            if name not in prompts or row["exit_at"] is not None:
+                continue
+            if row["prompt"] != prompts[name]:
+                raise InputError(
+                    f"data.references={folder}: {path} has responses to another prompt of problem "
+                    f"{name} than data.train has; they must be of the same data and chat template"
+                )
+            if row["length"] is None or row["match"] is None:
+                raise InputError(f"{where}: null as length or match; remove the row")
+            reference = references.setdefault(name, {"length": [], "accuracy": []})
+            reference["length"].append(row["length"])
+            reference["accuracy"].append(row["match"])
+    if missing := [name for name in prompts if name not in references]:
+        raise InputError(
+            f"data.references={folder}: {len(missing)} of {len(prompts)} problems of data.train "
+            f"have no response there, such as {missing[0]}; evaluate the reference model on "
+            f"data.train"
+        )
+    return references
+
+
+def _files(field: str, folder: Path) -> list[Path]:
+    """The files of responses in the folder of an evaluation or a run."""
+    files = sorted((folder / schema.SAMPLES_FOLDER).rglob("*.parquet"))
+    if not files:
+        raise InputError(
+            f"{field}={folder}: {folder / 'samples'} has no files of responses; expected the "
+            f"folder of an evaluation or a run"
+        )
+    return files
+
+
+def _columns_of(found: pa.Schema, path: Path, wanted: Sequence[str] = tuple(_COLUMNS)) -> list[str]:
     """Return the columns that are read; they have the types that the program gives them."""
-    stored = schema.stored_columns(_COLUMNS, found.names)
-    missing = sorted(set(_COLUMNS) - set(stored) - set(schema.OPTIONAL_COLUMNS))
+    stored = schema.stored_columns(wanted, found.names)
+    missing = sorted(set(wanted) - set(stored) - set(schema.OPTIONAL_COLUMNS))
     if missing:
         raise InputError(
             f"{path} lacks the columns {missing}; expected responses as `megaprune evaluate` or "

@@ -26,9 +26,9 @@ from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
 from megaprune.generation.worker import Rollout, RolloutRequest, RolloutWorker
 from megaprune.grading import Verdict
-from megaprune.trainer.batch import RolloutBatch, RolloutGroup, make_batch, score_group
+from megaprune.trainer.batch import References, RolloutBatch, RolloutGroup, Scorer, make_batch
 from megaprune.trainer.metrics import Clock
-from megaprune.trainer.offline import read_rollouts
+from megaprune.trainer.offline import read_references, read_rollouts
 
 
 class Source(Protocol):
@@ -58,7 +58,8 @@ def make_source(
     """The source that a run's configuration asks for.
 
     Args:
-        config: of the run: `data.order`, and `data.rollouts` for rollouts that are there.
+        config: of the run: `data.order`, `data.rollouts` for rollouts that are there, and
+            `data.references`.
         problems: to train on.
         worker, algorithm, clock, on_graded: see the sources.
 
@@ -66,12 +67,15 @@ def make_source(
         InputError: the order or the rollouts cannot be used.
     """
     data = config.data
+    references = read_references(Path(data.references), problems) if data.references else None
     if data.rollouts is None:
         order = make_order(data.order, len(problems), config.seed)
-        return OnPolicySource(config, problems, order, worker, algorithm, clock, on_graded)
+        return OnPolicySource(
+            config, problems, order, worker, algorithm, clock, on_graded, references
+        )
     problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
     order = make_order(data.order, len(problems), config.seed)
-    return OfflineSource(config, problems, order, rollouts, algorithm)
+    return OfflineSource(config, problems, order, rollouts, algorithm, references)
 
 
 class OnPolicySource:
@@ -85,6 +89,7 @@ class OnPolicySource:
         algorithm: its rewards and its filter decide which groups count.
         clock: is told the phases.
         on_graded: is shown the rollouts of each draw.
+        references: see `Scorer`.
     """
 
     def __init__(
@@ -96,9 +101,11 @@ class OnPolicySource:
         algorithm: Algorithm,
         clock: Clock,
         on_graded: Callable[[Sequence[Rollout]], None],
+        references: References | None = None,
     ):
         self._config, self._problems, self._order = config, problems, order
         self._worker, self._algorithm, self._clock = worker, algorithm, clock
+        self._scorer = Scorer(algorithm, config.rollout.max_response_length, references)
         self._on_graded = on_graded
         self._waiting: list[int] = []
         """Problems that were taken from the order, and whose turn it still is."""
@@ -117,7 +124,7 @@ class OnPolicySource:
         wanted = self._config.data.train_batch_size
         most = wanted * (1 + self._algorithm.max_resample_rounds)
         resamples = most > wanted
-        groups, self._carried = self._carried, []
+        groups, self._carried = self._scorer.score_anew(self._carried), []
         drawn = 0
         while True:
             counted = sum(group.kept for group in groups) if resamples else len(groups)
@@ -136,12 +143,15 @@ class OnPolicySource:
             self._signal_share = max(share, wanted / most)
             self._give_back(batch.surplus)
         self._order.observe([group.result() for group in batch.drawn])
+        self._scorer.observe(batch)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The order's state, problems whose turn it is, and groups that are carried over."""
+        """The order's state, problems whose turn it is, groups that are carried over, and what
+        rewards remember."""
         return {
             "order": self._order.state_dict(),
+            **self._scorer.state_dict(),
             "waiting": list(self._waiting),
             "signal_share": self._signal_share,
             "carried": [_pack(group) for group in self._carried],
@@ -152,6 +162,7 @@ class OnPolicySource:
         self._order.load_state_dict(state["order"])
         self._waiting = [int(place) for place in state["waiting"]]
         self._signal_share = float(state["signal_share"])
+        self._scorer.load_state_dict(state)
         self._carried = [
             self._scored(int(packed["place"]), _unpack(packed)) for packed in state["carried"]
         ]
@@ -194,8 +205,7 @@ class OnPolicySource:
             ]
 
     def _scored(self, place: int, rollouts: Sequence[Rollout]) -> RolloutGroup:
-        limit = self._config.rollout.max_response_length
-        return score_group(self._algorithm, place, self._problems[place], rollouts, limit)
+        return self._scorer.score(place, self._problems[place], rollouts)
 
     def _give_back(self, surplus: Sequence[RolloutGroup]) -> None:
         """Groups that were not needed come first in the next step: as they are, or drawn anew."""
@@ -214,6 +224,7 @@ class OfflineSource:
         order: in which problems come.
         rollouts: K of each problem, by its name (see `trainer.offline`).
         algorithm: its rewards and its filter decide which groups count.
+        references: see `Scorer`.
 
     Raises:
         InputError: no group has a signal.
@@ -226,11 +237,12 @@ class OfflineSource:
         order: ProblemOrder,
         rollouts: Mapping[str, Sequence[Rollout]],
         algorithm: Algorithm,
+        references: References | None = None,
     ):
         self._wanted, self._order, self._algorithm = config.data.train_batch_size, order, algorithm
-        limit = config.rollout.max_response_length
+        self._scorer = Scorer(algorithm, config.rollout.max_response_length, references)
         self._groups = [
-            score_group(algorithm, place, problem, rollouts[problem.name], limit)
+            self._scorer.score(place, problem, rollouts[problem.name])
             for place, problem in enumerate(problems)
         ]
         if not any(group.kept for group in self._groups):
@@ -244,19 +256,22 @@ class OfflineSource:
         groups: list[RolloutGroup] = []
         filtered: list[RolloutGroup] = []
         while len(groups) < self._wanted:
-            group = self._groups[take_problems(self._order, 1, len(self._groups))[0]]
+            place = take_problems(self._order, 1, len(self._groups))[0]
+            group = self._scorer.score_anew([self._groups[place]])[0]
             (groups if group.kept else filtered).append(group)
         batch = make_batch(self._algorithm, groups, filtered)
         self._order.observe([group.result() for group in batch.drawn])
+        self._scorer.observe(batch)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The order's state."""
-        return {"order": self._order.state_dict()}
+        """The order's state, and what rewards remember."""
+        return {"order": self._order.state_dict(), **self._scorer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the batch at which the state was saved."""
         self._order.load_state_dict(state["order"])
+        self._scorer.load_state_dict(state)
 
 
 def choose(algorithm: Algorithm, groups: Sequence[RolloutGroup], wanted: int) -> RolloutBatch:

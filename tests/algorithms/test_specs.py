@@ -10,7 +10,8 @@ from megaprune.algorithms.algorithm import Algorithm, WeightedReward, describe_f
 from megaprune.algorithms.filters import KeepAll, NoSignal
 from megaprune.algorithms.losses import DrGrpoLoss, GrpoLoss, SftLoss
 from megaprune.algorithms.presets import PRESETS
-from megaprune.algorithms.rewards import SoftOverlong, Truncate
+from megaprune.algorithms.rewards.soft_overlong import SoftOverlong
+from megaprune.algorithms.rewards.truncate import Truncate
 from megaprune.algorithms.specs import merge_specs
 from megaprune.errors import InputError
 

@@ -113,6 +113,7 @@ LEFT_OUT = {
     "steps": "two",
     "data.train": "a few problems",
     "data.rollouts": "needs a folder of rollouts",
+    "data.references": "needs a folder of responses",
     "rollout.enforce_eager": "compiling takes minutes on a CPU",
     "grading.graders": "as grading.default",
 }

@@ -15,7 +15,7 @@ from megaprune.errors import InputError
 from megaprune.generation.worker import Rollout
 from megaprune.grading import Verdict
 from megaprune.trainer.metrics import Clock, batch_metrics
-from megaprune.trainer.offline import read_rollouts
+from megaprune.trainer.offline import read_references, read_rollouts
 from megaprune.trainer.sources import OfflineSource, OnPolicySource
 
 PROBLEMS = [Problem(f"p{i}", "set", (), f"prompt {i}", (1, 2), str(i)) for i in range(50)]
@@ -156,6 +156,36 @@ def test_a_resumed_source_gives_the_same_batches(tmp_path):
             np.testing.assert_array_equal(batch.advantages, batches[step].advantages)
 
 
+def test_a_resumed_source_remembers_what_rewards_did(tmp_path):
+    remembering = Algorithm.from_spec(
+        {"reward": "shortest_ever", "filter": {"name": "no_signal"}, "advantage": "group_mean"}
+    )
+
+    def make():
+        made = source(0.4, carry_over=True)
+        return OnPolicySource(
+            config(carry_over=True), PROBLEMS, made._order, made._worker, remembering, Clock(),
+            lambda _: None,
+        )  # fmt: skip
+
+    whole = make()
+    batches = [whole.next(step) for step in range(16)]
+    # In the second epoch, the shortest answer of the first is known: 3 tokens, of number 0.
+    again = [g for batch in batches[12:] for g in batch.groups if g.kept]
+    assert again
+    right = np.cos(np.minimum(np.pi, np.pi / 2 * np.array([3, 5]) / 3))
+    for group in again:
+        expected = 1 + np.maximum(right, -0.7)
+        np.testing.assert_allclose(group.score.rewards[[0, 2]], expected, atol=1e-12)
+    first, second = make(), make()
+    for step in range(7):
+        first.next(step)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for step in range(7, 16):
+        np.testing.assert_array_equal(second.next(step).advantages, batches[step].advantages)
+
+
 def test_what_is_carried_over_is_used_first_and_keeps_its_policy():
     own = source(0.4, carry_over=True)
     carried = 0
@@ -293,6 +323,20 @@ def test_stored_rollouts_are_learned_from(tmp_path):
             np.testing.assert_array_equal(ours.tokens, theirs.tokens)
             np.testing.assert_array_equal(ours.log_probs, theirs.log_probs)
             assert ours.policy_version == -1
+    drawn = [group.problem for group in batch.groups]
+    references = read_references(tmp_path / "run", drawn)
+    assert references[drawn[0].name] == {
+        "length": [3, 4, 5, 6], "accuracy": [True, False, True, False],
+    }  # fmt: skip
+    with pytest.raises(InputError, match="42 of 50 problems of data.train have no response there"):
+        read_references(tmp_path / "run", PROBLEMS)
+    with pytest.raises(InputError, match="responses to another prompt"):
+        read_references(tmp_path / "run", [replace(drawn[0], prompt="another")])
+    # The reward of O1-Pruner, on policy: the reference has 4.5 tokens, and half of it is right.
+    harmonize = Algorithm.from_spec({"reward": "harmonize", "filter": "none"})
+    own = OfflineSource(settings, problems, order, rollouts, harmonize, references)
+    expected = 4.5 / np.array([3, 4, 5, 6]) - 1 + 2 * (np.array([1, 0, 1, 0]) - 0.5)
+    np.testing.assert_allclose(own.next(0).groups[0].score.rewards, expected)
     with pytest.raises(InputError, match="no problem of data.train has rollout.n=5 responses"):
         read_rollouts(tmp_path / "run", PROBLEMS, 5)
     with pytest.raises(InputError, match="has no files of responses"):

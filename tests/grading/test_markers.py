@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from megaprune.analyze.thoughts import MARKERS, count_markers
+from megaprune.grading.markers import MARKERS, count_markers
 from megaprune.recipes.overthinker.problems import CHECKS, drawn, response
 
 
