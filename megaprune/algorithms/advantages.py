@@ -3,6 +3,14 @@
 G prompts have K responses each. In all of these a group whose rewards are all equal gets exactly
 0.0, not a rounding error, so that it can be told and left out. A group of one response has nothing
 to be compared with: its baseline is 0.
+
+An advantage is called with what its `arguments` name, if it has them: `rewards` [G, K], what the
+responses are worth; `parts` [R, G, K], each of R rewards by itself, and their `weights` [R];
+`length` [G, K], tokens. Without them it is called with the rewards.
+
+Which settings give the numbers of other trainers. verl: its grpo is `group_std` (epsilon 1e-6, ddof
+1), without norm_adv_by_std_in_grpo `group_mean`, its rloo `leave_one_out`, and its
+reinforce_plus_plus_baseline `reinforce_pp_baseline`. TRL's GRPO is `group_std` with epsilon 1e-4.
 """
 
 from __future__ import annotations
@@ -83,6 +91,79 @@ class BatchStd:
             # here.
             centred = centred - (centred.mean() if centred.size else 0.0)
         return centred / centred.std() if centred.any() else centred
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """r - mean of the group's other responses (RLOO, 2402.14740); r itself in a group of one."""
+
+    name: ClassVar[str] = "leave_one_out"
+    within_group: ClassVar[bool] = True
+
+    def __call__(self, rewards: Matrix, /) -> Matrix:
+        """[G, K] advantages."""
+        centred, count = _centred(rewards), rewards.shape[1]
+        return centred if count == 1 else centred * count / (count - 1)
+
+
+@dataclass(frozen=True)
+class Gdpo:
+    """Each reward is divided by its own deviation, and then they are added up (GDPO, 2601.05242).
+
+    So a reward that varies little in a group counts as much as one that varies much. Every reward
+    has the advantage of `group_std`; their sum over the batch is centred and divided by its
+    population deviation.
+    """
+
+    name: ClassVar[str] = "gdpo"
+    arguments: ClassVar[tuple[str, ...]] = ("parts", "weights")
+
+    epsilon: Annotated[
+        float, Field(ge=0, description="added to the deviation of each reward in a group")
+    ] = 1e-6
+    by_batch: Annotated[
+        bool, Field(description="whether the sum is normalised over the batch, as published")
+    ] = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, parts: NDArray[np.float64], weights: NDArray[np.float64], /) -> Matrix:
+        """Rewards [R, G, K] and their weights [R] -> [G, K] advantages."""
+        each = np.stack([GroupStd(self.epsilon)(part) for part in parts])
+        total: Matrix = np.tensordot(weights, each, 1)
+        if not self.by_batch or not total.any():
+            return total
+        return (total - total.mean()) / total.std()
+
+
+@dataclass(frozen=True)
+class ReinforcePlusPlusBaseline:
+    """r - mean of the group, normalised over the batch's tokens (REINFORCE++, 2501.03262).
+
+    The mean and the deviation of the batch are weighted by the responses' tokens, and the variance
+    is that of a sample, over the number of tokens less 1. Groups without signal are 0 before the
+    batch's mean is taken, and are left at 0.
+    """
+
+    name: ClassVar[str] = "reinforce_pp_baseline"
+    arguments: ClassVar[tuple[str, ...]] = ("rewards", "length")
+
+    epsilon: Annotated[float, Field(ge=0, description="added to the variance")] = 1e-8
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, rewards: Matrix, length: Matrix, /) -> Matrix:
+        """[G, K] advantages."""
+        centred = _centred(rewards)
+        signal = centred.any(axis=1, keepdims=True)
+        if not signal.any():
+            return centred
+        mean = np.average(centred, weights=length)
+        tokens = max(float(length.sum()), 2.0)
+        variance = np.average((centred - mean) ** 2, weights=length) * tokens / (tokens - 1)
+        return np.where(signal, (centred - mean) / np.sqrt(variance + self.epsilon), 0.0)
 
 
 def without_signal(advantages: Matrix) -> NDArray[np.bool_]:

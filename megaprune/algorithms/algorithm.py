@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +13,15 @@ from numpy.typing import NDArray
 from megaprune import schema
 from megaprune.algorithms import registry
 from megaprune.algorithms.advantages import Advantage, GroupStd
+from megaprune.algorithms.calls import (
+    call,
+    checked_array,
+    of_group_words,
+    plain_memory,
+    wrong_output,
+)
 from megaprune.algorithms.component_fields import FieldDescription
 from megaprune.algorithms.filters import Filter, KeepAll
-from megaprune.algorithms.loss_metrics import Metric
 from megaprune.algorithms.losses import GrpoLoss, Loss
 from megaprune.algorithms.presets import DEFAULT, PRESETS
 from megaprune.algorithms.records import Group, LossBatch, LossOutput, Matrix, Vector
@@ -195,7 +200,7 @@ class Algorithm:
     def start_memory(self) -> dict[str, Memory]:
         """What rewards remember before the first step, by label; empty if none remembers."""
         return {
-            label: _called("reward", reward, "", method="start")
+            label: call("reward", reward, "", method="start")
             for label, reward in self._remembering()
         }
 
@@ -206,8 +211,8 @@ class Algorithm:
             InputError: a class of the user's own fails, or gives back what JSON cannot hold.
         """
         return {
-            label: _plain_memory(
-                reward, _called("reward", reward, "", memory[label], groups, method="observe")
+            label: plain_memory(
+                reward, call("reward", reward, "", memory[label], groups, method="observe")
             )
             for label, reward in self._remembering()
         }
@@ -230,19 +235,54 @@ class Algorithm:
             weighted = entry.weight * reward
             total = weighted if total is None else total + weighted
         assert total is not None
-        kept = _called("filter", self.filter, _of_group(group), group, total)
-        kept = _checked_array("filter", self.filter, kept, total.shape, _of_group(group), bool)
+        kept = call("filter", self.filter, of_group_words(group), group, total)
+        kept = checked_array("filter", self.filter, kept, total.shape, of_group_words(group), bool)
         return GroupScore(total, parts, kept)
 
-    def advantages(self, rewards: Matrix, kept: NDArray[np.bool_]) -> Matrix:
-        """Advantages [G, K] of a batch's rewards [G, K]: 0 where a response is not learned from.
+    def advantages(
+        self,
+        rewards: Matrix,
+        kept: NDArray[np.bool_],
+        parts: NDArray[np.float64] | None = None,
+        length: Matrix | None = None,
+    ) -> Matrix:
+        """Advantages of a batch's responses: 0 where one is not learned from.
+
+        Args:
+            rewards: [G, K].
+            kept: [G, K].
+            parts: [R, G, K], each of R rewards by itself; None where the advantage needs none.
+            length: [G, K] tokens; likewise.
 
         Raises:
             InputError: a class of the user's own fails, or gives back what it must not.
         """
-        found = _called("advantage", self.advantage, "", rewards)
-        found = _checked_array("advantage", self.advantage, found, rewards.shape, "", float)
-        return found if kept.all() else np.where(kept, found, 0.0)
+        given = {"rewards": rewards, "parts": parts, "length": length}
+        counts = set(kept.sum(axis=1).tolist())
+        if getattr(self.filter, "baseline_of_kept", False) and counts != {kept.shape[1]}:
+            if len(counts) != 1:
+                name = registry.name_of("filter", self.filter)
+                raise InputError(
+                    f"filter {name} keeps {', '.join(map(str, sorted(counts)))} responses of "
+                    f"groups; expected the same number of each"
+                )
+            shape = (len(kept), counts.pop())
+            given = {n: v if v is None else only_kept(v, kept, shape) for n, v in given.items()}
+            compact = self._advantages(given)
+            result = np.zeros(rewards.shape)
+            result[kept] = compact.ravel()
+            return result
+        advantages = self._advantages(given)
+        return advantages if kept.all() else np.where(kept, advantages, 0.0)
+
+    def _advantages(self, given: Mapping[str, Any]) -> Matrix:
+        given = {**given, "weights": np.array([entry.weight for entry in self.rewards])}
+        kind = type(self.advantage)
+        name = registry.class_label(kind)
+        arguments = [given[a] for a in registry.arguments_of("advantage", kind, name)]
+        advantages = call("advantage", self.advantage, "", *arguments)
+        shape = given["rewards"].shape
+        return checked_array("advantage", self.advantage, advantages, shape, "", float)
 
     def compute_loss(self, batch: LossBatch) -> LossOutput:
         """A micro-batch's share of the loss, and its metrics.
@@ -250,18 +290,18 @@ class Algorithm:
         Raises:
             InputError: a class of the user's own fails, or gives back what it must not.
         """
-        output = _called("loss", self.loss, "", batch)
-        if wrong := _wrong_output(output, batch):
+        output = call("loss", self.loss, "", batch)
+        if wrong := wrong_output(output, batch):
             name = registry.name_of("loss", self.loss)
             raise InputError(f"loss {name} returned {wrong}")
         assert isinstance(output, LossOutput)
         return output
 
     def _reward(self, reward: Reward, group: Group) -> Vector:
-        of_group = _of_group(group)
-        found = _called("reward", reward, of_group, group)
+        of_group = of_group_words(group)
+        found = call("reward", reward, of_group, group)
         shape = np.shape(group.correct)
-        return _checked_array("reward", reward, found, shape, of_group, float)
+        return checked_array("reward", reward, found, shape, of_group, float)
 
     def _remembering(self) -> Iterator[tuple[str, Any]]:
         for label, entry in zip(self.labels, self.rewards, strict=True):
@@ -320,77 +360,8 @@ def _reward_fields(count: int) -> list[str]:
     return [f"algorithm.rewards[{number}]" for number in range(count)]
 
 
-def _of_group(group: Group) -> str:
-    name = f" {group.name}" if group.name else ""
-    return f" for group{name} of {len(group.correct)}"
-
-
-def _called(kind: str, component: Any, of_group: str, *args: Any, method: str = "__call__") -> Any:
-    """What a component says; an error in the user's own is told in a line."""
-    if not registry.is_own(kind, component):
-        return getattr(component, method)(*args)
-    try:
-        return getattr(component, method)(*args)
-    except Exception as error:
-        raise InputError(
-            f"{kind} {registry.name_of(kind, component)} failed{of_group}: "
-            f"{registry.describe_error(error)}"
-        ) from error
-
-
-def _checked_array(
-    kind: str, component: Any, value: Any, shape: tuple[int, ...], of_group: str, dtype: type
-) -> NDArray[Any]:
-    """A component's answer as an array of this shape: of finite numbers, or of bool."""
-    words = "true or false" if dtype is bool else "finite numbers"
-    expected = f"{' x '.join(map(str, shape))} {words}"
-    returned = f"{kind} {registry.name_of(kind, component)} returned"
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise InputError(f"{returned} {value!r}{of_group}; expected {expected}") from error
-    kinds = "b" if dtype is bool else "bif"
-    if array.dtype.kind not in kinds and array.size:
-        shown = f"{value!r}" if array.ndim == 0 else f"elements of type {array.dtype}"
-        raise InputError(f"{returned} {shown}{of_group}; expected {expected}")
-    if array.shape != shape:
-        raise InputError(f"{returned} shape {array.shape}{of_group}; expected {expected}")
-    if not np.isfinite(array).all():
-        wrong = array[~np.isfinite(array)][0]
-        raise InputError(f"{returned} {wrong}{of_group}; expected {expected}")
-    return array.astype(dtype)
-
-
-def _plain_memory(reward: Any, memory: Any) -> Memory:
-    """What a reward remembers, as a checkpoint holds it."""
-    try:
-        plain = json.loads(json.dumps(memory, allow_nan=False))
-        if isinstance(plain, dict):
-            return plain
-        what = f"a {type(memory).__name__}"
-    except (TypeError, ValueError) as error:
-        what = str(error)
-    raise InputError(
-        f"reward {registry.name_of('reward', reward)}.observe returned {what}; expected a mapping "
-        f"of numbers, texts, lists and mappings, as JSON has them"
-    )
-
-
-def _wrong_output(output: Any, batch: LossBatch) -> str:
-    """What is wrong with what a loss returned; empty if nothing is."""
-    if not isinstance(output, LossOutput):
-        return f"a {type(output).__name__}; expected a LossOutput(loss, metrics)"
-    if not hasattr(output.loss, "numel") or output.loss.numel() != 1:
-        shape = tuple(getattr(output.loss, "shape", ())) or type(output.loss).__name__
-        return f"a loss of shape {shape}; expected a tensor with one number"
-    sizes = {"token": batch.log_probs.numel(), "sequence": len(batch.borders) - 1, "": None}
-    for name, metric in output.metrics.items():
-        if not isinstance(metric, Metric):
-            return (
-                f"{metric!r} as metric {name!r}; expected one of sum_of, mean_by_token, "
-                f"mean_by_sequence, maximum, percentiles"
-            )
-        size = sizes[metric.per]
-        if size is not None and metric.size != size:
-            return f"{metric.size} values of {name!r}; expected {size}, one for each {metric.per}"
-    return ""
+def only_kept(
+    values: NDArray[np.float64], kept: NDArray[np.bool_], shape: tuple[int, int]
+) -> NDArray[np.float64]:
+    """[..., G, K] -> [..., G, k]: what is kept, as many of each group."""
+    return values[..., kept].reshape(*values.shape[:-2], *shape)

@@ -2,13 +2,15 @@
 
 A group of which nothing is kept is replaced by another problem's, as far as the filter's
 `max_resample_rounds` lets more problems be drawn. Of a response that is left out in a group that
-stays the advantage is 0.
+stays the advantage is 0. With `baseline_of_kept` the advantages of the others are as if it had not
+been drawn.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from pydantic import Field
 
 from megaprune.algorithms.component_fields import check_fields
 from megaprune.algorithms.records import Group, Vector
+from megaprune.errors import InputError
 
 
 class Filter(Protocol):
@@ -61,3 +64,98 @@ class NoSignal:
         """[K], all True or all False."""
         signal = len(rewards) == 1 or bool((rewards != rewards[0]).any())
         return np.full(len(rewards), signal)
+
+
+@dataclass(frozen=True)
+class KeepShortest:
+    """The k shortest responses of a group are learned from (GFPO, 2508.09726).
+
+    `by=length` keeps the shortest ones; `by=efficiency` those with the most reward for a token. Of
+    equals the earlier ones are kept. The group's baseline and deviation are those of the kept ones.
+    """
+
+    name: ClassVar[str] = "keep_shortest"
+    baseline_of_kept: ClassVar[bool] = True
+
+    k: Annotated[int, Field(ge=2, description="responses of a group; all if there are no more")] = 8
+    by: Annotated[
+        Literal["length", "efficiency"],
+        Field(description="the shortest, or those with the most reward for a token"),
+    ] = "length"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, group: Group, rewards: Vector, /) -> NDArray[np.bool_]:
+        """[K], of which k are True."""
+        tokens = np.maximum(group.length, 1)
+        cost = tokens if self.by == "length" else -rewards / tokens
+        kept: NDArray[np.bool_] = np.zeros(len(rewards), np.bool_)
+        kept[np.argsort(cost, kind="stable")[: self.k]] = True
+        return kept
+
+
+@dataclass(frozen=True)
+class DropCutOff:
+    """Responses that did not end are not learned from (overlong filtering, DAPO 2503.14476).
+
+    The group's baseline is still that of all its responses.
+    """
+
+    name: ClassVar[str] = "drop_cut_off"
+
+    max_resample_rounds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="how many times data.train_batch_size more problems may be drawn to "
+            "replace groups none of whose responses ended",
+        ),
+    ] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, group: Group, rewards: Vector, /) -> NDArray[np.bool_]:
+        """[K], the responses that ended."""
+        return group.finished.copy()
+
+
+@dataclass(frozen=True)
+class PassRateBand:
+    """Groups are learned from whose share of right answers is within a band.
+
+    Of the groups above it a share is kept all the same: easy problems teach short answers
+    (2511.01937). Which ones is a matter of the problem's name alone.
+    """
+
+    name: ClassVar[str] = "pass_rate"
+
+    low: Annotated[float, Field(ge=0, le=1, description="the least share of right answers")] = 0.1
+    high: Annotated[float, Field(ge=0, le=1, description="the largest share")] = 0.9
+    keep_easy: Annotated[
+        float, Field(ge=0, le=1, description="share of problems above the band that are kept")
+    ] = 0.0
+    max_resample_rounds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="how many times data.train_batch_size more problems may be drawn to "
+            "replace groups",
+        ),
+    ] = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.low > self.high:
+            raise InputError(f"low={self.low}; expected no more than high={self.high}")
+
+    def __call__(self, group: Group, rewards: Vector, /) -> NDArray[np.bool_]:
+        """[K], all True or all False."""
+        rate = float(group.correct.mean()) if len(rewards) else 0.0
+        kept = self.low <= rate <= self.high or (rate > self.high and self._is_kept(group.name))
+        return np.full(len(rewards), kept)
+
+    def _is_kept(self, name: str) -> bool:
+        digest = hashlib.sha256(name.encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self.keep_easy * 2**64

@@ -8,7 +8,7 @@ the shares add up to the same loss and gradient. Torch is used through its tenso
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from megaprune import schema
 from megaprune.algorithms.component_fields import check_fields
 from megaprune.algorithms.loss_metrics import Metric, mean_by_token, sum_of
 from megaprune.algorithms.records import LossBatch, LossOutput
+from megaprune.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -48,11 +49,12 @@ class Loss(Protocol):
 class GrpoLoss:
     """GRPO (2402.03300) with the options that make it ThinkPrune (2504.01296), DLER and the like.
 
-        mean(w * max(-A * rho, -A * clip(rho))) + kl_coef * mean(k3) - entropy_coef * mean(entropy)
+        mean(w * max(-A * rho, -A * clip(rho))) + kl_coef * mean(kl) - entropy_coef * mean(entropy)
 
-    The mean is over the tokens of the whole batch; rho = exp(log-prob - old), w is the capped
-    importance weight, and k3 = exp(d) - d - 1 with d = reference - log-prob
-    (http://joschu.net/blog/kl-approx.html).
+    The mean is over the tokens of the whole batch, or with `aggregate=sequence` over its sequences,
+    each of which is the mean over its tokens. rho = exp(log-prob - old), w is the importance weight
+    (see `importance_cap`), and kl an estimate of each token's KL divergence to the reference (see
+    `kl_estimator`).
 
     Metrics, over the tokens of responses whose advantage is not 0: `policy_loss`, `clip_ratio`
     (tokens whose ratio has no gradient), and with a cap `importance_capped`. With a `kl_coef`, `kl`
@@ -88,11 +90,55 @@ class GrpoLoss:
         float | None,
         Field(
             gt=0,
-            description="truncated importance sampling: a token's policy loss is multiplied by the "
+            description="importance sampling: a token's policy loss is multiplied by the "
             "probability that the trainer gives it over the one that it was drawn with, at most "
             "this; null for no correction",
         ),
     ] = None
+    dual_clip: Annotated[
+        float | None,
+        Field(
+            gt=1,
+            description="where the advantage is negative, a token's loss is at most this times the "
+            "advantage's size (1912.09729; verl has 3); null for no such bound",
+        ),
+    ] = None
+    aggregate: Annotated[
+        Literal["token", "sequence"],
+        Field(
+            description="the mean over all tokens of the batch, or over sequences the mean over "
+            "each one's tokens, as GRPO was published"
+        ),
+    ] = "token"
+    kl_estimator: Annotated[
+        Literal["k1", "k2", "k3"],
+        Field(
+            description="of d = reference - log-prob: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1 "
+            "(http://joschu.net/blog/kl-approx.html); k1 in the loss has no gradient in the mean"
+        ),
+    ] = "k3"
+    kl_in: Annotated[
+        Literal["loss", "advantage"],
+        Field(
+            description="whether the divergence is a term of the loss, or is taken from the "
+            "advantage of the whole response, as a sum over its tokens without a gradient"
+        ),
+    ] = "loss"
+    importance_level: Annotated[
+        Literal["token", "sequence"],
+        Field(description="whether that is of the token, or of the whole response (the product)"),
+    ] = "token"
+    importance_above: Annotated[
+        Literal["cap", "mask"],
+        Field(
+            description="what becomes of a weight above the cap: the cap (truncated importance "
+            "sampling), or 0 (masked: the token or the response does not count)"
+        ),
+    ] = "cap"
+    importance_floor: Annotated[
+        float,
+        Field(ge=0, description="weights below this are 0 (IcePop, with importance_above=mask)"),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -110,35 +156,75 @@ class GrpoLoss:
 
     def denominator(self, batch: LossBatch) -> int:
         """What the sum over tokens is divided by."""
-        return batch.total_tokens
+        return batch.total_sequences if self.aggregate == "sequence" else batch.total_tokens
 
     def __call__(self, batch: LossBatch, /) -> LossOutput:
         """A micro-batch's share, and its metrics."""
-        policy, clipped = self._policy(batch)
         learned = batch.advantage != 0
         metrics: dict[str, Metric] = {}
+        advantage = batch.advantage
+        kl = self._kl(batch) if self.kl_coef else None
+        if kl is not None:
+            metrics[schema.KL] = mean_by_token(kl)
+            if self.kl_in == "advantage":
+                of_response = batch.to_tokens(batch.sum_by_sequence(kl.detach()))
+                advantage = advantage - self.kl_coef * of_response
+        policy, clipped = self._policy(batch, advantage)
         if self.importance_cap is not None:
-            weight = _ratio(batch.old - batch.value("rollout"))
-            metrics[schema.IMPORTANCE_CAPPED] = mean_by_token(weight > self.importance_cap, learned)
-            policy = policy * weight.clamp(max=self.importance_cap)
-        total = policy.sum()
+            policy = policy * self._importance(batch, self.importance_cap, learned, metrics)
         metrics[schema.POLICY_LOSS] = mean_by_token(policy, learned)
         metrics[schema.CLIP_RATIO] = mean_by_token(clipped, learned)
+        total = self._sum(batch, policy)
         # What has no coefficient stays out of the graph: its gradient is not computed for nothing.
-        if self.kl_coef:
-            kl = k3(batch.value("reference") - batch.log_probs).clamp(max=MAX_KL)
-            metrics[schema.KL] = mean_by_token(kl)
-            total = total + self.kl_coef * kl.sum()
+        if kl is not None and self.kl_in == "loss":
+            total = total + self.kl_coef * self._sum(batch, kl)
         if self.entropy_coef:
-            total = total - self.entropy_coef * batch.entropy.sum()
+            total = total - self.entropy_coef * self._sum(batch, batch.entropy)
         return LossOutput(total / self.denominator(batch), metrics)
 
-    def _policy(self, batch: LossBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The clipped loss of each token, and whether it is clipped."""
-        ratio = _ratio(batch.log_probs - batch.old)
-        free = -batch.advantage * ratio
-        held = -batch.advantage * ratio.clamp(1 - self.clip_ratio_low, 1 + self.clip_ratio_high)
-        return free.maximum(held), held > free
+    def _sum(self, batch: LossBatch, values: torch.Tensor) -> torch.Tensor:
+        """What is divided by the denominator: of tokens, or of the means of sequences."""
+        if self.aggregate == "sequence":
+            return batch.mean_by_sequence(values).sum()
+        return values.sum()
+
+    def _ratio(self, batch: LossBatch) -> torch.Tensor:
+        """[N] the policy's probability over the old one."""
+        return _ratio(batch.log_probs - batch.old)
+
+    def _policy(
+        self, batch: LossBatch, advantage: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N] the clipped loss of each token, and whether it is clipped."""
+        ratio = self._ratio(batch)
+        free = -advantage * ratio
+        held = -advantage * ratio.clamp(1 - self.clip_ratio_low, 1 + self.clip_ratio_high)
+        loss, clipped = free.maximum(held), held > free
+        if self.dual_clip is not None:
+            bound = advantage.abs() * self.dual_clip
+            beyond = (advantage < 0) & (loss > bound)
+            loss, clipped = loss.where(~beyond, bound), clipped | beyond
+        return loss, clipped
+
+    def _kl(self, batch: LossBatch) -> torch.Tensor:
+        """[N] the estimate of each token's divergence."""
+        apart = (batch.value("reference") - batch.log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        if self.kl_estimator == "k3":
+            return k3(apart).clamp(max=MAX_KL)
+        return -apart if self.kl_estimator == "k1" else apart.square() / 2
+
+    def _importance(
+        self, batch: LossBatch, cap: float, learned: torch.Tensor, metrics: dict[str, Metric]
+    ) -> torch.Tensor:
+        """[N] what a token's policy loss is multiplied by."""
+        apart = batch.old.detach() - batch.value("rollout")
+        if self.importance_level == "sequence":
+            apart = batch.to_tokens(batch.sum_by_sequence(apart))
+        weight = _ratio(apart)
+        above = weight > cap
+        metrics[schema.IMPORTANCE_CAPPED] = mean_by_token(above, learned)
+        left = weight.clamp(max=cap) if self.importance_above == "cap" else weight * ~above
+        return left * (weight >= self.importance_floor)
 
 
 @dataclass(frozen=True)
@@ -160,12 +246,68 @@ class DrGrpoLoss(GrpoLoss):
         ),
     ] = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aggregate != "token":
+            raise InputError("aggregate=sequence; dr_grpo adds up tokens and divides by a constant")
+
     def denominator(self, batch: LossBatch) -> int:
         """The sequences of the whole batch times a constant."""
         tokens = self.sequence_tokens or batch.info.limit
         if tokens is None:
             raise ValueError("dr_grpo needs sequence_tokens where responses have no limit")
         return batch.total_sequences * tokens
+
+
+@dataclass(frozen=True)
+class GspoLoss(GrpoLoss):
+    """GSPO (2507.18071): as `grpo`, but a token's ratio is that of its whole response.
+
+    The ratio of a response is the geometric mean of its tokens' ratios, so that a response is
+    clipped as a whole. Its range is far smaller than that of tokens. The gradient goes through
+    each token's own log-prob, as published for the token-level form (GSPO-token).
+    """
+
+    name: ClassVar[str] = "gspo"
+
+    clip_ratio_low: Annotated[
+        float, Field(ge=0, lt=1, description="the ratio counts from 1 - clip_ratio_low")
+    ] = 3e-4
+    clip_ratio_high: Annotated[
+        float, Field(ge=0, description="the ratio counts up to 1 + clip_ratio_high")
+    ] = 4e-4
+    aggregate: Annotated[
+        Literal["token", "sequence"],
+        Field(description="the mean over all tokens, or over sequences, as published"),
+    ] = "sequence"
+
+    def _ratio(self, batch: LossBatch) -> torch.Tensor:
+        mean = batch.to_tokens(batch.mean_by_sequence((batch.log_probs - batch.old).detach()))
+        return _ratio(mean + batch.log_probs - batch.log_probs.detach())
+
+
+@dataclass(frozen=True)
+class CispoLoss(GrpoLoss):
+    """CISPO (2506.13585): the clipped ratio is a weight without a gradient.
+
+        mean(-A * stop_gradient(clip(rho)) * log-prob)
+
+    No token is without a gradient, however far its ratio has moved.
+    """
+
+    name: ClassVar[str] = "cispo"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dual_clip is not None:
+            raise InputError(f"dual_clip={self.dual_clip}; cispo has no such bound: expected null")
+
+    def _policy(
+        self, batch: LossBatch, advantage: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ratio = self._ratio(batch).detach()
+        held = ratio.clamp(1 - self.clip_ratio_low, 1 + self.clip_ratio_high)
+        return -advantage * held * batch.log_probs, held != ratio
 
 
 @dataclass(frozen=True)

@@ -67,5 +67,47 @@ PRESETS: Mapping[str, Preset] = {
             "num_minibatches": 1,
         },
     ),
+    "da_dler": Preset(
+        "DA-DLER (2510.15110): as dler, with a smaller limit for problems that are mostly right",
+        {
+            "rewards": [{"name": "truncate", "easy_limit": 2000}],
+            "advantage": {"name": "batch_std"},
+            "filter": {"name": "no_signal", "max_resample_rounds": 2},
+            "loss": {"name": "grpo", "clip_ratio_high": 0.28},
+            "num_minibatches": 1,
+        },
+    ),
+    "laser_de": Preset(
+        "LASER-DE (2505.15612): a bonus within budgets that are found for three difficulties, and "
+        "for wrong answers beyond them",
+        {
+            "rewards": [{"name": "step_bonus", "by_difficulty": True, "explore": True}],
+            "advantage": {"name": "group_std"},
+            "filter": {"name": "none"},
+            "loss": {"name": "grpo"},
+            "num_minibatches": 1,
+        },
+    ),
+    "gfpo": Preset(
+        "GFPO (2508.09726): many responses are drawn, and the shortest are learned from",
+        {
+            "rewards": [{"name": "correct"}],
+            "advantage": {"name": "group_std"},
+            "filter": {"name": "keep_shortest", "k": 8},
+            "loss": {"name": "grpo", "kl_coef": 0.001, "entropy_coef": 0.001},
+            "num_minibatches": 1,
+        },
+    ),
+    "alp": Preset(
+        "ALP (2506.05256): a token costs more the more of a group's answers are right; advantages "
+        "are not divided by a deviation, which would take the strength out of it",
+        {
+            "rewards": [{"name": "solve_rate"}],
+            "advantage": {"name": "group_mean"},
+            "filter": {"name": "none"},
+            "loss": {"name": "grpo"},
+            "num_minibatches": 1,
+        },
+    ),
 }
 """Presets by the name that a configuration calls them."""

@@ -41,7 +41,10 @@ CALLS = {
     "filter": ("group", "rewards"),
     "loss": ("batch",),
 }
-"""What a component of each kind is called with."""
+"""What a component of each kind is called with; `arguments_of` has the exceptions."""
+
+ADVANTAGE_ARGUMENTS = ("rewards", "parts", "weights", "length")
+"""What an advantage can ask for in its `arguments` (see `algorithms.advantages`)."""
 
 
 DEFAULT_NAMES = {
@@ -110,13 +113,31 @@ def is_own(kind: str, component: Any) -> bool:
     return type(component) not in components(kind).values()
 
 
+def arguments_of(kind: str, cls: type, name: str) -> tuple[str, ...]:
+    """What a component's class is called with.
+
+    Raises:
+        InputError: its `arguments` name something that there is not.
+    """
+    if kind != "advantage" or not hasattr(cls, "arguments"):
+        return CALLS[kind]
+    arguments = tuple(cls.arguments)
+    if unknown := set(arguments) - set(ADVANTAGE_ARGUMENTS):
+        raise InputError(
+            f"{name} has {min(unknown)!r} among its `arguments`; expected some of "
+            f"{', '.join(ADVANTAGE_ARGUMENTS)}"
+        )
+    return arguments
+
+
 def check_component(kind: str, cls: type, name: str) -> None:
     """See that a class can be a component: a dataclass that is called with the right arguments.
 
     Raises:
         InputError: it cannot be.
     """
-    wanted = f"a frozen dataclass with __call__(self, {', '.join(CALLS[kind])})"
+    arguments = arguments_of(kind, cls, name)
+    wanted = f"a frozen dataclass with __call__(self, {', '.join(arguments)})"
     if not isinstance(cls, type):
         raise InputError(f"{name} is {_what(cls)}; expected the class of {_a(kind)}: {wanted}")
     if not is_dataclass(cls):
@@ -130,11 +151,11 @@ def check_component(kind: str, cls: type, name: str) -> None:
     if call is None:
         raise InputError(f"{name} has no __call__; expected {wanted}")
     try:
-        inspect.signature(call).bind(None, *CALLS[kind])
+        inspect.signature(call).bind(None, *arguments)
     except TypeError as error:
         raise InputError(
             f"{name}.__call__{inspect.signature(call)} cannot be called with "
-            f"({', '.join(CALLS[kind])}): {error}; expected {wanted}"
+            f"({', '.join(arguments)}): {error}; expected {wanted}"
         ) from error
     field_types(cls)
 

@@ -77,12 +77,15 @@ def _lines(algorithm: Algorithm, groups: Sequence[Group]) -> Iterator[dict[str, 
             f"groups of {', '.join(map(str, sorted(sizes)))} responses; expected all of one size, "
             f"since the advantage compares groups with each other"
         )
-    batches = [scores] if len(sizes) == 1 else [[score] for score in scores]
-    for batch in batches:
+    pairs = list(zip(scores, groups, strict=True))
+    for batch in [pairs] if len(sizes) == 1 else [[pair] for pair in pairs]:
         advantages = algorithm.advantages(
-            np.stack([score.rewards for score in batch]), np.stack([score.kept for score in batch])
+            np.stack([score.rewards for score, _ in batch]),
+            np.stack([score.kept for score, _ in batch]),
+            np.stack([[score.parts[label] for score, _ in batch] for label in algorithm.labels]),
+            np.stack([group.length for _, group in batch]).astype(float),
         )
-        for score, row in zip(batch, advantages, strict=True):
+        for (score, _), row in zip(batch, advantages, strict=True):
             line: dict[str, Any] = {"rewards": score.rewards.tolist(), "advantages": row.tolist()}
             if len(score.parts) > 1:
                 line["parts"] = {label: part.tolist() for label, part in score.parts.items()}

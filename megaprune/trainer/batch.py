@@ -192,7 +192,10 @@ def make_batch(
     """A batch of groups, with the advantages that they have among each other."""
     rewards = np.stack([group.score.rewards for group in groups])
     kept = np.stack([group.score.kept for group in groups])
-    return RolloutBatch(groups, algorithm.advantages(rewards, kept), filtered, surplus)
+    parts = np.stack([[g.score.parts[label] for g in groups] for label in algorithm.labels])
+    length = np.array([[float(r.length) for r in group.rollouts] for group in groups])
+    advantages = algorithm.advantages(rewards, kept, parts, length)
+    return RolloutBatch(groups, advantages, filtered, surplus)
 
 
 def sample_row(problem: Problem, rollout: Rollout) -> dict[str, Any]:

@@ -5,11 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaprune.algorithms.advantages import BatchStd, GroupMean, GroupStd, without_signal
+from megaprune.algorithms.advantages import (
+    BatchStd,
+    Gdpo,
+    GroupMean,
+    GroupStd,
+    LeaveOneOut,
+    ReinforcePlusPlusBaseline,
+    without_signal,
+)
+from megaprune.algorithms.algorithm import Algorithm
 from megaprune.errors import InputError
 
 ADVANTAGES = {"group_std": GroupStd(), "group_mean": GroupMean(), "batch_std": BatchStd()}
 ADVANTAGES |= {"group_std, population": GroupStd(epsilon=0.0, ddof=0)}
+ADVANTAGES |= {"leave_one_out": LeaveOneOut()}
 group_std, group_mean, batch_std = GroupStd(), GroupMean(), BatchStd()
 
 
@@ -60,6 +70,68 @@ def test_batch_std_by_hand():
     close(batch_std(matrix([1, 0, 0, 0], [1, 1, 1, 0])), [[a, -b, -b, -b], [b, b, b, -a]])
     # A group without signal counts in the deviation: variance 2 * .25 / 4 = 1/8, .5 / sqrt(1/8).
     close(batch_std(matrix([1, 0], [1, 1])), [[1.4142136, -1.4142136], [0, 0]])
+
+
+def test_leave_one_out_by_hand():
+    close(
+        LeaveOneOut()(matrix([1, 0, 0, 0], [3, 1, 1, 1])), [[1] + [-1 / 3] * 3, [2] + [-2 / 3] * 3]
+    )
+    rewards = np.random.default_rng(0).normal(size=(5, 7))
+    others = [[np.delete(row, i).mean() for i in range(7)] for row in rewards]
+    close(LeaveOneOut()(rewards), rewards - np.array(others))
+    close(LeaveOneOut()(matrix([1], [3])), [[1], [3]])
+
+
+def test_gdpo_normalises_each_reward():
+    right = matrix([1, 0, 1, 0], [1, 1, 0, 0])
+    short = matrix([0.01, 0.02, 0.03, 0.04], [0, 0, 0, 0])
+    parts, weights = np.stack([right, short]), np.array([1.0, 0.5])
+    by_hand = sum(
+        w * np.nan_to_num((p - p.mean(1, keepdims=True)) / (p.std(1, ddof=1, keepdims=True) + 1e-6))
+        for w, p in zip(weights, parts, strict=True)
+    )
+    close(Gdpo(by_batch=False)(parts, weights), by_hand)
+    close(Gdpo()(parts, weights), (by_hand - by_hand.mean()) / by_hand.std())
+    assert not Gdpo()(np.ones((2, 3, 4)), weights).any()
+    # A reward of a hundredth of another's size has as much to say, and its weight is a weight.
+    exact = Gdpo(epsilon=0.0)
+    close(exact(parts * [[[1]], [[100]]], weights), exact(parts, weights))
+
+
+def test_reinforce_pp_baseline_weighs_by_tokens():
+    rewards, length = matrix([1, 0, 0], [1, 1, 0]), matrix([10, 20, 30], [5, 5, 40])
+    tokens = np.repeat(
+        (rewards - rewards.mean(1, keepdims=True)).ravel(), length.ravel().astype(int)
+    )
+    white = (tokens - tokens.mean()) / np.sqrt(tokens.var(ddof=1) + 1e-8)
+    starts = np.cumsum([0, *length.ravel()[:-1]]).astype(int)
+    close(ReinforcePlusPlusBaseline()(rewards, length), white[starts].reshape(2, 3))
+    assert not ReinforcePlusPlusBaseline()(matrix([1, 1]), matrix([3, 4])).any()
+
+
+def test_an_algorithm_gives_an_advantage_what_it_asks_for():
+    rewards = [{"name": "correct"}, {"name": "minmax", "weight": 0.5}]
+    right, short = matrix([1, 0, 1]), matrix([0.1, 0.2, 0.3])
+    parts, kept = np.stack([right, short]), np.ones((1, 3), bool)
+    algorithm = Algorithm.from_spec({"rewards": rewards, "advantage": "gdpo"})
+    total = right + 0.5 * short
+    close(algorithm.advantages(total, kept, parts), Gdpo()(parts, np.array([1.0, 0.5])))
+    algorithm = Algorithm.from_spec({"advantage": "reinforce_pp_baseline"})
+    length = matrix([5, 6, 7])
+    expected = ReinforcePlusPlusBaseline()(total, length)
+    close(algorithm.advantages(total, kept, parts, length), expected)
+
+
+def test_the_baseline_of_the_kept_ones():
+    spec = {"filter": {"name": "keep_shortest", "k": 2}, "advantage": "group_mean"}
+    rewards = matrix([1, 0, 5], [7, 0, 2])
+    kept = np.array([[True, True, False], [False, True, True]])
+    found = Algorithm.from_spec(spec).advantages(rewards, kept)
+    close(found, [[0.5, -0.5, 0], [0, -1, 1]])
+    with pytest.raises(
+        InputError, match="keeps 1, 2 responses of groups; expected the same number of each"
+    ):
+        Algorithm.from_spec(spec).advantages(rewards, kept & [[True, False, False], [True] * 3])
 
 
 def test_a_group_of_one_has_no_baseline():

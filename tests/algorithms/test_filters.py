@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from megaprune.algorithms.filters import KeepAll, NoSignal
+from megaprune.algorithms.filters import DropCutOff, KeepAll, KeepShortest, NoSignal, PassRateBand
 from megaprune.algorithms.records import Group
 from megaprune.errors import InputError
 
@@ -35,3 +35,45 @@ def test_rounds_are_counted():
     assert NoSignal().max_resample_rounds == 2
     with pytest.raises(InputError, match="max_resample_rounds=-1; expected 0 or more"):
         NoSignal(max_resample_rounds=-1)
+
+
+def group(correct, length, finished=None, name="p"):
+    finished = np.ones(len(correct), bool) if finished is None else np.array(finished, bool)
+    return Group(np.array(correct, bool), np.array(length), finished, 100, name=name)
+
+
+def test_the_shortest_are_kept():
+    rewards = np.array([1.0, 0.0, 1.0, 1.0])
+    some = group([1, 0, 1, 1], [30, 10, 20, 10])
+    assert KeepShortest(k=2)(some, rewards).tolist() == [False, True, False, True]
+    assert KeepShortest(k=3)(some, rewards).tolist() == [False, True, True, True]
+    assert KeepShortest(k=9)(some, rewards).all()
+    # Rewards for a token: 1/30, 0, 1/20, 1/10.
+    assert KeepShortest(k=2, by="efficiency")(some, rewards).tolist() == [False, False, True, True]
+    ties = group([1, 1, 1], [5, 5, 5])
+    assert KeepShortest(k=2)(ties, np.ones(3)).tolist() == [True, True, False]
+
+
+def test_what_was_cut_off_is_left_out():
+    some = group([1, 0, 1], [30, 10, 20], [1, 0, 1])
+    assert DropCutOff()(some, np.ones(3)).tolist() == [True, False, True]
+    assert not DropCutOff()(group([1, 1], [1, 1], [0, 0]), np.ones(2)).any()
+
+
+def test_a_band_of_pass_rates():
+    band = PassRateBand(low=0.25, high=0.5)
+    for correct, expected in (
+        ([0, 0, 0, 0], False), ([1, 0, 0, 0], True), ([1, 1, 0, 0], True), ([1, 1, 1, 0], False),
+    ):  # fmt: skip
+        assert band(group(correct, [1] * 4), np.zeros(4)).tolist() == [expected] * 4
+    with pytest.raises(InputError, match=r"low=0.5; expected no more than high=0.25"):
+        PassRateBand(low=0.5, high=0.25)
+
+
+def test_a_share_of_easy_problems_is_kept_whatever_the_step():
+    band = PassRateBand(high=0.5, keep_easy=0.3)
+    easy = [group([1, 1], [1, 1], name=f"p{i}") for i in range(1000)]
+    kept = [bool(band(one, np.zeros(2)).all()) for one in easy]
+    assert 0.25 < np.mean(kept) < 0.35
+    assert kept == [bool(band(one, np.ones(2)).all()) for one in easy]
+    assert not band(group([0, 0], [1, 1]), np.zeros(2)).any()
