@@ -219,6 +219,24 @@ REWARD_PART = _metric(
 REWARD_PART_WEIGHTED = _metric(
     "reward/<name>/weighted", "1", "weight * reward/<name>", "What it adds to the reward."
 )
+REWARD_WIPED = _metric(
+    "reward/wiped",
+    "1",
+    "right responses worth 0 or less / right responses",
+    "How many right answers the rewards make worth nothing.",
+)
+REWARD_ADJUSTED = _metric(
+    "reward/adjusted",
+    "1",
+    "right responses not worth 1 / right responses",
+    "How many right answers the rewards make worth more or less than being right.",
+)
+REWARD_UNSHAPED = _metric(
+    "reward/unshaped",
+    "1",
+    "groups whose right responses are worth the same / groups with one",
+    "The share of groups with a right answer in which length made no difference.",
+)
 ACCURACY = _metric(
     "accuracy", "1", "right / responses", "The share of responses that the grader found right."
 )

@@ -26,7 +26,7 @@ from megaprune.errors import counted
 from megaprune.foreign_text import terminal
 from megaprune.generation.worker import Rollout
 from megaprune.grading.verdict import WHY
-from megaprune.trainer.batch import RolloutBatch
+from megaprune.trainer.batch import RolloutBatch, RolloutGroup
 from megaprune.trainer.trackers import Line, Tracked, Trackers
 
 
@@ -81,6 +81,27 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
+def shaping_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """What rewards make of right answers; nothing where there are none."""
+    worths = [
+        [
+            reward
+            for reward, rollout in zip(group.score.rewards, group.rollouts, strict=True)
+            if rollout.verdict.match
+        ]
+        for group in groups
+    ]
+    worths = [worth for worth in worths if worth]
+    if not worths:
+        return {}
+    right = np.concatenate(worths)
+    return {
+        schema.REWARD_WIPED: float(np.mean(right <= 0)),
+        schema.REWARD_ADJUSTED: float(np.mean(~np.isclose(right, 1))),
+        schema.REWARD_UNSHAPED: float(np.mean([np.ptp(worth) < 1e-9 for worth in worths])),
+    }
+
+
 def batch_metrics(batch: RolloutBatch, algorithm: Algorithm) -> dict[str, float]:
     """What a batch's rollouts came to: all that were drawn for it, and by themselves (`learned/`)
     those that are learned from, without what a filter leaves out."""
@@ -88,6 +109,7 @@ def batch_metrics(batch: RolloutBatch, algorithm: Algorithm) -> dict[str, float]
     rewards = np.stack([score.rewards for score in scores])
     metrics = {
         schema.REWARD: float(rewards.mean()),
+        **shaping_metrics(batch.drawn),
         **response_metrics(batch.drawn_rollouts),
         schema.NO_SIGNAL: float(without_signal(GroupMean()(rewards)).mean()),
     }

@@ -202,6 +202,24 @@ def test_what_is_carried_over_is_used_first_and_keeps_its_policy():
     assert carried
 
 
+def test_what_rewards_make_of_right_answers():
+    drawn = source(0.4)
+    longest = Algorithm.from_spec({"reward": {"name": "longest_penalty", "penalty": 1.0}})
+    own = OnPolicySource(
+        config(), PROBLEMS, drawn._order, drawn._worker, longest, Clock(), lambda _: None
+    )
+    batch = own.next(0)
+    # Four right ones of 3, 4, 5 and 6 tokens in an empty group, else two: the longest is worth 0.
+    empty = sum(group.problem.name in drawn._worker.empty for group in batch.groups)
+    right = 4 * empty + 2 * (N - empty)
+    metrics = batch_metrics(batch, longest)
+    assert empty
+    assert metrics["reward/wiped"] == metrics["reward/adjusted"] == pytest.approx(N / right)
+    assert metrics["reward/unshaped"] == 0
+    plain = batch_metrics(drawn.next(0), algorithm())
+    assert (plain["reward/wiped"], plain["reward/adjusted"], plain["reward/unshaped"]) == (0, 0, 1)
+
+
 def test_metrics_are_of_all_that_was_drawn_and_of_what_is_learned_from():
     own = source(0.4)
     batch = own.next(0)
