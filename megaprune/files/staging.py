@@ -32,7 +32,7 @@ def staging(target: Path, purpose: str) -> Iterator[Path]:
     """Yield a staging folder for a target; it is gone when the block ends.
 
     Args:
-        purpose: "file", "link", "folder" or "removal".
+        purpose: "file", "files", "link", "folder" or "removal".
     """
     process = process_record()
     # The name says whose it is even before the mark is in it.

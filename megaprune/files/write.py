@@ -175,7 +175,8 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     The folder is made if it is not there. Its record says which files are the program's.
 
     Args:
-        contents: of the files, by name. They are replaced one by one, in this order.
+        contents: of the files, by name. All are written before the first is replaced; they are
+            replaced in this order.
 
     Raises:
         InputError: a file of such a name is there, and is not one that the program wrote.
@@ -193,8 +194,15 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     # A kill on the way leaves files that are the old ones or the new ones.
     both = {name: [*files.get(name, []), *fingerprints] for name, fingerprints in new.items()}
     _replace_record(folder, files | both)
-    for name, content in contents.items():
-        replace_bytes(folder / name, content)
+    with staging(folder / RECORD, "files") as aside:
+        written = aside / NEW
+        written.mkdir()
+        for name, content in contents.items():
+            (written / name).write_bytes(content)
+            flush(written / name)
+        for name in contents:
+            os.replace(written / name, folder / name)
+        flush(folder)
     _replace_record(folder, files | new)
 
 
