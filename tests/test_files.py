@@ -224,12 +224,11 @@ def test_what_appears_while_a_folder_is_made_is_not_lost(tmp_path):
 def killed_at(number, job, folder):
     """Run one of JOBS in a process that is killed at its N-th change; False if it was done."""
     code = f"""
-import sys; sys.argv = ["kill_at", "{number}"]
+import sys
 sys.path[:0] = [{str(KILL_AT.parent)!r}, {str(Path(__file__).parent)!r}]
-import os, kill_at, test_files
+import kill_at, test_files
 from pathlib import Path
-os.fsync = kill_at.counted(os.fsync)
-sys.addaudithook(kill_at.hook)
+kill_at.kill_at({number})
 test_files.JOBS[{job!r}](Path({str(folder)!r}))
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
