@@ -217,6 +217,6 @@ def sample_row(problem: Problem, rollout: Rollout) -> dict[str, Any]:
         "detail": rollout.verdict.detail,
         "policy_version": rollout.policy_version,
         "prompt_tokens": problem.tokens,
-        "tokens": rollout.tokens,
+        "tokens": rollout.tokens.astype(np.int32),  # as the table has them, which pyarrow copies
         "log_probs": log_probs,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,19 @@ class Checkpoints:
         folder: where they lie.
         side: the Hugging Face model's other files, by name.
         config: how many are kept, and whether to wait for them.
+        before_naming: called on the first rank before a checkpoint gets its name: until what
+            belongs to its step is on the disk. What it raises ends the save.
     """
 
-    def __init__(self, folder: Path, side: Mapping[str, Path], config: CheckpointConfig):
+    def __init__(
+        self,
+        folder: Path,
+        side: Mapping[str, Path],
+        config: CheckpointConfig,
+        before_naming: Callable[[], None] = lambda: None,
+    ):
         self.folder, self._side, self._config = folder, dict(side), config
+        self._before_naming = before_naming
         self._saving: Saving | None = None
         self._best, self._shelf = Best(config.tie), Shelf(folder, config)
         if device().type == "cpu":
@@ -225,7 +234,7 @@ class Checkpoints:
         if self._saving is None or (only_if_done and not self._saving.done()):
             return
         saving, self._saving = self._saving, None
-        saving.finish()
+        saving.finish(self._before_naming)
         self._tidy()
 
 

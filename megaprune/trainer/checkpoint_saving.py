@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,12 @@ class Saving:
         """Whether all ranks have written."""
         return all(all_gather_object(not self._thread.is_alive()))
 
-    def finish(self) -> None:
-        """Wait for all ranks, then give the checkpoint its name."""
+    def finish(self, before_naming: Callable[[], None]) -> None:
+        """Wait for all ranks, then give the checkpoint its name.
+
+        Args:
+            before_naming: called on the first rank before that.
+        """
         self._thread.join()
         errors = [e for e in all_gather_object(str(self._error or "")) if e]
         with self._undone_by_errors():
@@ -90,6 +94,7 @@ class Saving:
             parts = all_gather_object(self._parts)
             with raise_on_all_ranks():
                 if dist.get_rank() == 0:
+                    before_naming()
                     for of_rank in parts:
                         self._record.parts.update(of_rank)
                     self._record.write(self._partial)

@@ -115,6 +115,7 @@ class TrainingRun:
             Path(config.out).resolve() / schema.CHECKPOINTS_FOLDER,
             HfFolder(model).side_files(),
             config.checkpoint,
+            self._dir.wait,
         )
         self._worker = RolloutWorker(self.engines.generator, config.grading, tokenizer)
         with self._starting("checkpoint"):
@@ -262,6 +263,7 @@ class TrainingRun:
         """Write the page of the run underway, if it is time or has to be."""
         with self.clock("report"):
             if dist.get_rank() == 0:
+                self._dir.wait()  # the page shows some of the responses
                 self._page.update(always=always)
 
     def _stop(self) -> NoReturn:
@@ -293,6 +295,7 @@ class TrainingRun:
         except Unstable as error:
             step = self.step + 1
             self._dir.samples(schema.FAILED_FOLDER, step, batch.rows())
+            self._dir.wait()
             self.checkpoints.finish()  # one that was begun before is good
             dist.barrier()
             raise InputError(
@@ -306,6 +309,7 @@ class TrainingRun:
         if warning := self._failing.see(batch.drawn_rollouts):
             self._reporter.warn(f"step {self.step}: {warning}")
         if reason := self._failing.too_many:
+            self._dir.wait()
             self.checkpoints.finish()  # one that was begun before is good
             samples = f"{self.config.out}/{schema.SAMPLES_FOLDER}"
             raise InputError(

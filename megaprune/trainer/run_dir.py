@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ class RunDir:
         self._retention = config.samples
         self._metrics = self.path / schema.METRICS_FILE
         self._first = dist.get_rank() == 0
+        # One thread: a step's responses are written while the next step draws its own.
+        self._writer = ThreadPoolExecutor(1, "samples")
+        self._writing: Future[None] | None = None
         self._own = RunLock(self.path, config)
         with world.raise_on_all_ranks():
             if self._first:
@@ -48,8 +52,16 @@ class RunDir:
                         (self.path / name).mkdir(exist_ok=True)
 
     def close(self) -> None:
-        """Let other processes have it."""
-        self._own.close()
+        """Finish what is being written, and let other processes have the folder.
+
+        Raises:
+            InputError: responses could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._own.close()
 
     def rewind(self, step: int) -> None:
         """Forget what later steps left, which are to be done again; all of it for 0.
@@ -105,27 +117,52 @@ class RunDir:
             append_line(self._metrics, json.dumps(line))
 
     def samples(self, kind: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a step's responses, and remove those that are not to be kept any longer.
+        """Begin to write a step's responses, in a thread; `wait` ends it.
+
+        Those that are not to be kept any longer are removed afterwards.
 
         Args:
             kind: the subfolder: `schema.SAMPLES_FOLDER` or another one.
             step: how many are done.
             rows: by the columns of `schema.SAMPLE_COLUMNS`; a column that a row lacks is null.
+
+        Raises:
+            InputError: the responses before these could not be written.
         """
+        self.wait()
         last_steps = self._retention.keep_last if kind == schema.SAMPLES_FOLDER else None
         if not self._first or last_steps == 0:
             return
         whole = self._retention.tokens or kind == schema.FAILED_FOLDER
         without = () if whole else _LARGE_COLUMNS
         folder = self.path / kind
-        write_samples(
-            folder / schema.step_file(step), [{"step": step, **row} for row in rows], without
-        )
-        if last_steps is not None:
-            for path in folder.glob("step_*.parquet"):
-                written = schema.step_of_file(path.name)
-                if written is not None and written <= step - last_steps:
-                    remove_file(path)
+        self._writing = self._writer.submit(_write_step, folder, step, rows, without, last_steps)
+
+    def wait(self) -> None:
+        """Wait until all responses are on the disk.
+
+        Raises:
+            InputError: they could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def _write_step(
+    folder: Path,
+    step: int,
+    rows: Sequence[Mapping[str, Any]],
+    without: Sequence[str],
+    last_steps: int | None,
+) -> None:
+    """Write a step's responses, and remove those of steps before the last `last_steps`."""
+    write_samples(folder / schema.step_file(step), [{"step": step, **row} for row in rows], without)
+    if last_steps is not None:
+        for path in folder.glob("step_*.parquet"):
+            written = schema.step_of_file(path.name)
+            if written is not None and written <= step - last_steps:
+                remove_file(path)
 
 
 def _step_of_line(line: bytes) -> int | None:

@@ -38,11 +38,11 @@ def trained(make_actor, step):
 
 @pytest.fixture
 def checkpoints(alone, tmp_path, configuration):
-    """Those of a folder; fields of `checkpoint` by name."""
+    """Those of a folder; fields of `checkpoint` by name, and what is called before naming."""
     side = HfFolder(FOLDER / "model").side_files()
 
-    def make(**fields):
+    def make(before_naming=lambda: None, **fields):
         config = replace(configuration().checkpoint, **{"wait": True, **fields})
-        return Checkpoints(tmp_path / "checkpoints", side, config)
+        return Checkpoints(tmp_path / "checkpoints", side, config, before_naming)
 
     return make

@@ -46,6 +46,24 @@ def test_going_on_is_as_never_having_stopped(checkpoints, trained, make_actor, s
         assert weight.equal(other.parameters()[name]), name
 
 
+def test_what_belongs_to_a_checkpoint_is_written_before_it_has_its_name(
+    checkpoints, trained, tmp_path
+):
+    seen = []
+
+    def before_naming():
+        seen.append(latest_step(tmp_path / "checkpoints"))
+        if len(seen) == 2:
+            raise InputError("cannot write the responses")
+
+    actor, saved = trained(), checkpoints(before_naming)
+    saved.save(1, actor, {})
+    with pytest.raises(InputError, match="cannot write the responses"):
+        saved.save(2, actor, {})
+    assert seen == [0, 1]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("iter_*")] == ["iter_0000001"]
+
+
 def test_what_is_saved_is_the_state_when_it_was_begun(checkpoints, trained, step):
     actor, saved = trained(), checkpoints(wait=False)
     before = actor.weights()

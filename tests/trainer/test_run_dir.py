@@ -1,11 +1,14 @@
 """What a run keeps of its responses."""
 
+import threading
+
 import pyarrow.parquet as pq
 import pytest
 import torch.distributed as dist
 
 from megaprune import schema
 from megaprune.config.run import Config, DataConfig, SamplesConfig
+from megaprune.errors import InputError
 from megaprune.trainer.run_dir import RunDir, write_samples
 
 ROW = {
@@ -74,3 +77,33 @@ def test_tokens_are_left_out_where_they_are_not_wanted(tmp_path):
     (row,) = table.to_pylist()
     assert (row["tokens"], row["prompt_tokens"], row["log_probs"]) == (None, None, None)
     assert (row["step"], row["length"], row["policy_version"]) == (1, 3, 7)
+
+
+def test_responses_are_written_while_the_run_goes_on(tmp_path):
+    folder, disk_is_free = run_dir(tmp_path), threading.Event()
+    folder._writer.submit(disk_is_free.wait)
+    folder.samples(schema.SAMPLES_FOLDER, 1, [ROW])
+    written = tmp_path / "run" / schema.SAMPLES_FOLDER / schema.step_file(1)
+    assert not written.exists()
+    disk_is_free.set()
+    folder.wait()
+    assert written.exists()
+
+
+@pytest.mark.parametrize("then", ["the next step", "a checkpoint", "the end"])
+def test_responses_that_cannot_be_written_end_the_run(tmp_path, then):
+    folder = run_dir(tmp_path)
+    samples = tmp_path / "run" / schema.SAMPLES_FOLDER
+    samples.rmdir()
+    samples.write_text("a file in the place of the folder")
+    folder.samples(schema.SAMPLES_FOLDER, 1, [ROW])
+    actions = {
+        "the next step": lambda: folder.samples(schema.SAMPLES_FOLDER, 2, [ROW]),
+        "a checkpoint": folder.wait,
+        "the end": folder.close,
+    }
+    with pytest.raises(InputError, match="cannot write .*step_000001.parquet"):
+        actions[then]()
+    folder.close()
+    samples.unlink()
+    run_dir(tmp_path).close()  # the folder is nobody's any more

@@ -88,6 +88,7 @@ def test_responses_of_steps_that_are_done_again_go(make, recorded_batch):
         run.samples("validation", step, batch.rows())
         run.samples("samples", step, batch.rows())
     run.samples("failed", 3, batch.rows())
+    run.wait()
     (run.path / "samples" / "step_mine.parquet").write_text("of somebody else")
     run.rewind(1)
     left = {path.relative_to(run.path).as_posix() for path in run.path.glob("*/*")}
@@ -132,6 +133,7 @@ def test_samples_are_the_batch(make, recorded_batch):
     algorithm = Algorithm.from_spec({"reward": "truncate", "filter": "none"})
     batch, run = recorded_batch(algorithm), make()
     run.samples("samples", 3, batch.rows())
+    run.wait()
     (path,) = (run.path / "samples").iterdir()
     assert path.name == "step_000003.parquet"
     table = pq.read_table(path)
