@@ -166,8 +166,7 @@ class Actor:
         if loading:
             self._offload.reload_all()
         state = sharded(self._chunks, self._optimizer, loading, self.config.frozen_layers)
-        # Saving goes on while training does, which writes the host's memory again.
-        return state if loading else with_tensors(state, self._offload.kept)
+        return state if loading else with_tensors(state, self._offload.readable)
 
     def restore(self, loaded: State) -> None:
         """Go on from a saved state, of whatever parallelism."""

@@ -18,6 +18,9 @@ _BUFFER_BYTES = 32 << 30
 """Size of a buffer, at most, unless a single storage is larger: drivers have limits."""
 
 
+_PURPOSE = "actor.offload (actor.offload=none needs none)"
+
+
 class HostBuffer:
     """Bytes in the host's memory, page-locked where there is a GPU: it copies those fastest.
 
@@ -26,20 +29,21 @@ class HostBuffer:
 
     Args:
         nbytes: how many.
+        purpose: what they are for, as the error says it.
 
     Raises:
         InputError: the host cannot lock as much.
     """
 
-    def __init__(self, nbytes: int):
+    def __init__(self, nbytes: int, purpose: str):
         self.data = torch.empty(nbytes, dtype=torch.uint8)
         if device().type == "cuda" and nbytes:
             status = int(torch.cuda.cudart().cudaHostRegister(self.data.data_ptr(), nbytes, 0))
             if status:
                 raise InputError(
-                    f"the host cannot page-lock {nbytes / 1e9:.1f} GB for actor.offload (CUDA "
-                    f"error {status}); give the job more of the host's memory, or set "
-                    f"actor.offload=none (`megaprune plan` says what a host needs)"
+                    f"the host cannot page-lock {nbytes / 1e9:.1f} GB for {purpose} (CUDA error "
+                    f"{status}); give the job more of the host's memory (`megaprune plan` says how "
+                    f"much)"
                 )
             # The argument keeps the memory until it is no longer registered.
             weakref.finalize(self, _unregister, self.data).atexit = False
@@ -125,11 +129,6 @@ class OffloadedStorages:
         empty = torch.empty(0, dtype=tensor.dtype)
         return empty.set_(away.host.untyped_storage(), start, tensor.size(), tensor.stride())
 
-    def owns(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor lies in this host memory, which the next `offload` writes again."""
-        key = tensor.untyped_storage()._cdata
-        return any(buffer.data.untyped_storage()._cdata == key for buffer in self._buffers)
-
     def _places(self, sizes: list[int]) -> list[torch.Tensor]:
         """Bytes of the host's memory for storages of these sizes; the last ones, if they fit."""
         places: list[tuple[int, int]] = []
@@ -142,7 +141,7 @@ class OffloadedStorages:
             filled[-1] += padded
         if sizes != self._sizes:
             self._buffers.clear()  # before there are new ones
-            self._buffers = [HostBuffer(nbytes) for nbytes in filled]
+            self._buffers = [HostBuffer(nbytes, _PURPOSE) for nbytes in filled]
             self._sizes = sizes
         return [
             self._buffers[number].data[start : start + size]

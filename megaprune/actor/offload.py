@@ -97,12 +97,6 @@ class Offload:
         """Return a parameter as it is, in the device's memory or, while it is away, the host's."""
         return self._weights.on_host(tensor)
 
-    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a tensor of weights or state as it is now; a copy, where it lies on the host."""
-        tensor = self._weights.on_host(tensor)
-        ours = self._weights.owns(tensor) or self._state.owns(tensor)
-        return tensor.clone() if ours else tensor
-
     def _offload_optimizer(self) -> None:
         tensors = list(self._of_optimizer(in_weights=False))
         self._state.offload(tensors, tensors)

@@ -42,7 +42,7 @@ from megaprune.trainer.checkpoint_files import (
     put_aside,
     warn,
 )
-from megaprune.trainer.checkpoint_saving import Saving
+from megaprune.trainer.checkpoint_saving import HostCopies, Saving
 from megaprune.weights.convert import megatron_to_hf
 from megaprune.weights.files.checkpoint_metadata import METADATA
 from megaprune.weights.files.digests import in_short
@@ -78,6 +78,7 @@ class Checkpoints:
         self.folder, self._side, self._config = folder, dict(side), config
         self._before_naming = before_naming
         self._saving: Saving | None = None
+        self._copies = HostCopies()
         self._best, self._shelf = Best(config.tie), Shelf(folder, config)
         if device().type == "cpu":
             redirect_cuda()  # what was imported here since
@@ -214,7 +215,7 @@ class Checkpoints:
         path = checkpoint_path(self.folder, step)
         state = {**actor.state(), "run": run}
         record = self._best.record(step, score)
-        self._saving = Saving(path, state, self._side, _bytes(actor), record)
+        self._saving = Saving(path, state, self._side, _bytes(actor), record, self._copies)
         if self._config.wait:
             self.finish()
 

@@ -9,20 +9,42 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
+from megaprune.actor.host_memory import HostBuffer
 from megaprune.actor.megatron_versions import SAVE_OPTIONS
-from megaprune.distributed.device import device
+from megaprune.distributed.device import synchronize
 from megaprune.distributed.objects import all_gather_object, broadcast_from_rank0
 from megaprune.distributed.world import raise_on_all_ranks
 from megaprune.weights.files.checkpoint_index import HF_FILES
 from megaprune.weights.files.digests import CheckpointRecord, PartDigest, digest_parts
 from megaprune.weights.files.side_files import copy_side_files
 from megaprune.weights.files.staging import staged
+
+
+class HostCopies:
+    """Copies of a GPU's tensors in page-locked memory, which is kept for those of the next save."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, HostBuffer] = {}
+
+    def of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Begin to copy a tensor; `synchronize` ends it. The copy before, of this name, is gone.
+
+        Raises:
+            InputError: the host has too little memory.
+        """
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.data.nbytes != tensor.nbytes:
+            self._buffers[name] = buffer = HostBuffer(tensor.nbytes, "checkpoints")
+        copy = buffer.data.view(tensor.dtype).view(tensor.shape)
+        return copy.copy_(tensor, non_blocking=True)
 
 
 class Saving:
@@ -34,6 +56,7 @@ class Saving:
         side: the Hugging Face model's other files, by name.
         nbytes: about what it takes.
         record: what is known of it; digests are added.
+        copies: of the checkpoint before, whose memory is used again.
 
     Raises:
         InputError: the disk is too full.
@@ -46,6 +69,7 @@ class Saving:
         side: dict[str, Path],
         nbytes: int,
         record: CheckpointRecord,
+        copies: HostCopies,
     ):
         self.path, self._record = path, record
         self._parts: dict[str, list[PartDigest]] = {}
@@ -58,6 +82,7 @@ class Saving:
         # A plain queue: the results come from a thread, not from Megatron-core's own processes.
         filesystem_async._results_queue = queue.Queue()
         self._error: Exception | None = None
+        storages = _storages(state)
         with self._undone_by_errors():
             self._request: AsyncRequest = dist_checkpointing.save(
                 state,
@@ -69,7 +94,7 @@ class Saving:
             if dist.get_rank() == 0:
                 (partial / HF_FILES).mkdir()
                 copy_side_files(side, partial / HF_FILES)
-        self._thread = threading.Thread(target=self._write, args=(self._held(),))
+        self._thread = threading.Thread(target=self._write, args=(self._held(storages, copies),))
         self._thread.start()
 
     def done(self) -> bool:
@@ -109,18 +134,28 @@ class Saving:
             self._staged.__exit__(type(error), error, error.__traceback__)
             raise
 
-    def _held(self) -> list[Any]:
-        """What this rank is to write, copied: training changes the tensors themselves.
+    def _held(self, storages: set[int], copies: HostCopies) -> list[Any]:
+        """What this rank is to write, in the host's memory and apart from what training changes.
 
-        Beside a GPU, what is in the host's memory is a copy that Megatron-core gathered there.
+        Args:
+            storages: addresses of the storages of the state that is saved.
+            copies: where tensors of a GPU go.
         """
+
+        def held(item: Any, tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.device.type == "cuda":
+                return copies.of(str(item.index), tensor)
+            # What has another storage than the state is a copy that Megatron-core has made.
+            return tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
+
         if self._request.async_fn is None:
             return []
-        copy = device().type == "cpu"
-        return [
-            (path, key, (data, [(item, t.to("cpu", copy=copy)) for item, t in tensors]))
+        buckets = [
+            (path, key, (data, [(item, held(item, tensor)) for item, tensor in tensors]))
             for path, key, (data, tensors) in self._request.async_fn_args[1]
         ]
+        synchronize()  # the GPU has copied
+        return buckets
 
     def _write(self, buckets: list[Any]) -> None:
         # Megatron-core would fork processes here, out of one that holds CUDA and vLLM's threads.
@@ -143,6 +178,16 @@ class Saving:
             return
         if buckets:
             filesystem_async._results_queue.put(written)
+
+
+def _storages(state: dict[str, Any]) -> set[int]:
+    """The addresses of all storages of a state in the host's memory."""
+    tensors = (getattr(value, "data", None) for value in nested_values(state))
+    return {
+        tensor.untyped_storage().data_ptr()
+        for tensor in tensors
+        if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu"
+    }
 
 
 def _place(result: Any) -> tuple[str, list[int] | None, int, int]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from megatron.core import dist_checkpointing
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from megaprune.errors import InputError
 from megaprune.files import machine
@@ -14,6 +15,7 @@ from megaprune.files.staging import STAGING_FORMAT
 from megaprune.recipes.tiny import FOLDER
 from megaprune.trainer.checkpoint import export
 from megaprune.trainer.checkpoint_files import Best, Score, best_whole, latest_step
+from megaprune.trainer.checkpoint_saving import HostCopies
 
 
 def test_none_yet(checkpoints, make_actor):
@@ -62,6 +64,47 @@ def test_what_belongs_to_a_checkpoint_is_written_before_it_has_its_name(
         saved.save(2, actor, {})
     assert seen == [0, 1]
     assert [path.name for path in (tmp_path / "checkpoints").glob("iter_*")] == ["iter_0000001"]
+
+
+class CopiedBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that are copied whole."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        if function in (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default):
+            self.nbytes += result.nbytes
+        return result
+
+
+@pytest.mark.parametrize(
+    ("fields", "saved_of_each"), [([], 3), (["optimizer.distributed=true"], 4)]
+)
+def test_tensors_are_copied_once(checkpoints, trained, fields, saved_of_each):
+    """Also those that are parts of others, such as the gate in the first matrix of an MLP.
+
+    Weights and two moments are saved; the distributed optimizer has weights of its own.
+    """
+    actor, saved = trained(*fields), checkpoints(wait=False)
+    with CopiedBytes() as copied:
+        saved.save(1, actor, {})
+    saved.finish()
+    parameters = sum(p.nbytes for p in actor.parameters().values())
+    assert copied.nbytes == pytest.approx(saved_of_each * parameters, rel=0.001)
+
+
+def test_copies_of_a_gpus_tensors_use_the_memory_of_those_before():
+    copies, tensor = HostCopies(), torch.randn(5, 7).to(torch.bfloat16)
+    first = copies.of("a", tensor)
+    assert first.equal(tensor)
+    assert first.untyped_storage().nbytes() == tensor.nbytes  # a file would get all of a storage
+    other = copies.of("b", tensor + 1)
+    again = copies.of("a", tensor.t())  # not contiguous
+    assert again.equal(tensor.t())
+    assert again.data_ptr() == first.data_ptr() != other.data_ptr()
+    assert other.equal(tensor + 1)
+    assert copies.of("a", tensor.float()).equal(tensor.float())
 
 
 def test_what_is_saved_is_the_state_when_it_was_begun(checkpoints, trained, step):
