@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from megaprune.parallelism import engine_layout
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
 from megaprune.weights.rope import engine_overrides
+
+if TYPE_CHECKING:
+    from vllm import CompletionOutput
 
 
 @dataclass(frozen=True)
@@ -221,13 +224,11 @@ class Generator:
         try:
             asked.update(self._ask(prompts, sampling, left))
             while left:
-                done = []
                 with random_numbers_kept():  # it draws some besides each request's own
                     outputs = engine.step()
                 for output in outputs:
                     lengths[output.request_id] = len(output.outputs[0].token_ids)
-                    if output.finished:
-                        done.append(output)
+                done = [output for output in outputs if output.finished]
                 # Every rank of an engine hands them out in the same order.
                 for output in done:
                     left.discard(output.request_id)
@@ -289,7 +290,7 @@ def _check(prompt: Prompt, limit: int, max_length: int) -> None:
         )
 
 
-def _response(prompt: int, number: int, output: Any) -> Response:
+def _response(prompt: int, number: int, output: CompletionOutput) -> Response:
     tokens = list(output.token_ids)
     steps = zip(tokens, output.logprobs, strict=True)
     return Response(

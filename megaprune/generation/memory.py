@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megaprune.config.run import EngineConfig
 from megaprune.distributed.device import device
+
+if TYPE_CHECKING:
+    from vllm import LLM
 
 _CPU_TOKENS = 8192
 """Of prompts that are read at once."""
@@ -38,19 +41,19 @@ def options(config: EngineConfig, max_length: int) -> dict[str, Any]:
     return chosen
 
 
-def sleep(llm: Any) -> None:
+def sleep(llm: LLM) -> None:
     """Give the GPU's memory to whoever trains: weights and cache are dropped, not saved."""
     if device().type == "cuda":
         llm.sleep(level=2)
 
 
-def wake_weights(llm: Any) -> None:
+def wake_weights(llm: LLM) -> None:
     """Memory for the weights again; they are to be written before anything is generated."""
     if device().type == "cuda":
         llm.wake_up(tags=["weights"])
 
 
-def wake_cache(llm: Any) -> None:
+def wake_cache(llm: LLM) -> None:
     """Memory for the key-value cache again."""
     if device().type == "cuda":
         llm.wake_up(tags=["kv_cache"])

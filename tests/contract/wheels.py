@@ -22,6 +22,17 @@ from pathlib import Path
 TRANSFORMER_ENGINE = ("transformer_engine", "2.20.2", "transformer_engine/*", "*.dist-info/*")
 """Its Python, 1.2 MB; the compiled half is a package of its own."""
 
+VLLM = ("vllm", "0.33.0", *(f"vllm/{file}.py" for file in (
+    "__init__", "_custom_ops", "config/model", "config/parallel", "engine/arg_utils",
+    "entrypoints/llm", "envs", "logprobs", "model_executor/layers/utils",
+    "model_executor/models/qwen2", "outputs", "platforms/__init__", "platforms/interface",
+    "sampling_params", "v1/engine/core_client", "v1/engine/llm_engine", "v1/executor/__init__",
+    "v1/executor/abstract", "v1/executor/uniproc_executor", "v1/serial_utils",
+    "v1/worker/gpu/model_runner", "v1/worker/gpu_model_runner", "v1/worker/gpu_worker",
+    "v1/worker/worker_base",
+)))  # fmt: skip
+"""Of the CUDA build's 336 MB, what megaprune calls, and what that is defined with."""
+
 SECONDS = 300
 CHUNK_BYTES = 256 << 10  # read at once: a file's neighbours in the wheel are seldom wanted
 
