@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 
 TRANSFORMER_ENGINE = ("transformer_engine", "2.20.2", "transformer_engine/*", "*.dist-info/*")
@@ -32,6 +33,12 @@ VLLM = ("vllm", "0.33.0", *(f"vllm/{file}.py" for file in (
     "v1/worker/worker_base",
 )))  # fmt: skip
 """Of the CUDA build's 336 MB, what megaprune calls, and what that is defined with."""
+
+TORCH = {
+    version: ("torch", version, "torch/nn/attention/varlen.py")
+    for version in ("2.10.0", "2.11.0", "2.14.0")
+}
+"""Its releases with other signatures of variable-length attention, and that of a GPU's lock."""
 
 SECONDS = 300
 CHUNK_BYTES = 256 << 10  # read at once: a file's neighbours in the wheel are seldom wanted
@@ -93,9 +100,12 @@ def fetch(name: str, version: str, folder: Path, patterns: list[str]) -> None:
         best = finder.find_best_candidate(name, SpecifierSet(f"=={version}")).best_candidate
         if best is None or not best.link.is_wheel:
             sys.exit("the index has no wheel of it for this Python")
-        url = best.link.url_without_fragment
-        with LazyZipOverHTTP(url, session, CHUNK_BYTES) as remote, zipfile.ZipFile(remote) as wheel:
-            _unpack(wheel, folder, patterns)
+        with ExitStack() as stack:
+            place = best.link.file_path if best.link.is_file else None
+            if place is None:
+                url = best.link.url_without_fragment
+                place = stack.enter_context(LazyZipOverHTTP(url, session, CHUNK_BYTES))
+            _unpack(stack.enter_context(zipfile.ZipFile(place)), folder, patterns)
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path, patterns: list[str]) -> None:
