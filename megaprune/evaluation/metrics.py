@@ -283,3 +283,66 @@ def aes(
     change = accuracy / base_accuracy - 1
     signed = saved + (3 if change >= 0 else 5) * change
     return signed, saved + 3 * abs(change)
+
+
+def ock_score(accuracy: float, length: float) -> float:
+    """OckScore (OckBench, 2511.05722): 100 accuracy - 10 ln(length / 10,000 + 1).
+
+    The logarithm is the natural one, and 1 is added, as in the code that is published; the site's
+    text has neither. OckBench counts the prompt's tokens too: here they are the response's.
+
+    Args:
+        accuracy: in 0..1.
+        length: mean tokens of a response.
+    """
+    return 100 * accuracy - 10 * math.log(length / 10_000 + 1)
+
+
+def area_under_budgets(at_budget: Mapping[int, float]) -> float | None:
+    """The mean accuracy over budgets, each doubling weighing the same.
+
+    The area under accuracy over the logarithm of the budget, by trapezoids, divided by its width:
+    in 0..1; None for fewer than two budgets. Comparable only over the same budgets.
+    """
+    if len(at_budget) < 2:
+        return None
+    budgets = sorted(at_budget)
+    logs = np.log([float(budget) for budget in budgets])
+    values = np.array([at_budget[budget] for budget in budgets])
+    area = float(np.sum(np.diff(logs) * (values[1:] + values[:-1]) / 2))
+    return area / float(logs[-1] - logs[0])
+
+
+DIFFICULTIES = ("easy", "medium", "hard")
+"""By the share of a problem's samples that are right: more than 2/3, between, less than 1/3."""
+
+
+def difficulty(right: Sequence[bool]) -> str:
+    """The difficulty of a problem, of `DIFFICULTIES`, by its samples (as LASER-D, 2505.15612)."""
+    share = float(np.mean(right))
+    return "easy" if share > 2 / 3 else "hard" if share < 1 / 3 else "medium"
+
+
+def right_length_by_difficulty(
+    right: Right, lengths: Sequence[Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """Tokens of right answers to easy, medium and hard problems.
+
+    Args:
+        right: [P][n].
+        lengths: [P][n], tokens.
+
+    Returns:
+        For each difficulty with a right answer: "problems", how many have one, and "length", the
+        mean over them of the mean tokens of their right answers.
+    """
+    means: dict[str, list[float]] = {}
+    for verdicts, counts in zip(right, lengths, strict=True):
+        if any(verdicts):
+            of_right = [n for n, is_right in zip(counts, verdicts, strict=True) if is_right]
+            means.setdefault(difficulty(verdicts), []).append(float(np.mean(of_right)))
+    return {
+        name: {"problems": len(means[name]), "length": float(np.mean(means[name]))}
+        for name in DIFFICULTIES
+        if name in means
+    }

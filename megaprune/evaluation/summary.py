@@ -67,10 +67,15 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
     own = _Samples(by_exit.pop(None, []))
     right, lengths, answers = own.of("match"), own.of("length"), _forms(own)
     powers = _powers(max(map(len, right), default=0))
+    at_budget = metrics.accuracy_at_budget(right, lengths, budgets)
+    means = _headline(own)
     return {
         "problems": len(right),
         "samples": own.count(),
-        **_headline(own),
+        **means,
+        "ock_score": metrics.ock_score(means["accuracy"], means["length"]),
+        "budget_area": metrics.area_under_budgets({b: a for b, (a, _) in at_budget.items()}),
+        "right_length": metrics.right_length_by_difficulty(right, lengths),
         "pass_at": {str(k): metrics.pass_at_k(right, k) for k in powers},
         "majority_at": {str(k): metrics.majority_at_k(answers, right, k) for k in powers},
         schema.TRUNCATED: own.share(_cut_off),
@@ -79,9 +84,7 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
         "lengths": _lengths(own),
         "at_budget": {
             str(budget): {"accuracy": accuracy, "length": length}
-            for budget, (accuracy, length) in metrics.accuracy_at_budget(
-                right, lengths, budgets
-            ).items()
+            for budget, (accuracy, length) in at_budget.items()
         },
         "exit_at": {
             str(exit_at): _early(_Samples(early_rows))

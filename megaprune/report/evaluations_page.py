@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megaprune.evaluation.metrics import area_under_budgets, ock_score
 from megaprune.report import page
 from megaprune.report.charts import (
     AccuracyLine,
@@ -45,6 +46,11 @@ METHOD = (
     "same for all problems, as at 0 and 100\u00a0%."
 )
 OF_DIFFERENCES = " Differences are of the same problems, in pairs."
+EFFICIENCY = (
+    " OckScore (2511.05722) is the accuracy in percent less 10 ln(tokens / 10,000 + 1). The budget "
+    "area is the mean accuracy over budgets, if responses were cut there, each doubling of the "
+    "budget weighing the same."
+)
 AES = (
     " AES, the accuracy-efficiency score, is the share of tokens saved plus 3 times the relative "
     "change of accuracy if that is a gain, and less 5 times if it is a loss. Below it, absolute: "
@@ -164,6 +170,7 @@ def _table(comparison: EvaluationComparison) -> str:
     )
     head = ["model", "problems", "accuracy", "tokens", "cut off", "unparsable"]
     head += ["grading failed"] * failed
+    head += ["OckScore<small>budget area</small>"]
     head += ["change of accuracy", "change of tokens", "AES<small>absolute</small>"] * compared
     rows = []
     for name in comparison.sets:
@@ -182,7 +189,7 @@ def _table(comparison: EvaluationComparison) -> str:
                     compared,
                 )
             )
-    explanation = f"{_cut_off_words(comparison)} {WORDS}" + AES * compared
+    explanation = f"{_cut_off_words(comparison)} {WORDS}{EFFICIENCY}" + AES * compared
     return f'{table(head, rows, "Every model on every set")}<p class="soft">{explanation}</p>'
 
 
@@ -198,7 +205,17 @@ def _row(
         percent(measured.unparsable),
     ]
     cells += [percent(measured.grading_failed)] * failed
+    cells.append(_efficiency([measured]))
     return cells + (_compared(measured.against) if compared else [])
+
+
+def _efficiency(sets: Sequence[SetRecord]) -> str:
+    """OckScore, and below it the area under accuracy over budgets; their means over sets."""
+    scores = [ock_score(m.accuracy.value, m.tokens.value) for m in sets]
+    areas = [area_under_budgets({b: a for b, (a, _) in m.at_budget.items()}) for m in sets]
+    known = [area for area in areas if area is not None]
+    area = f"<small>{percent(float(np.mean(known)))}</small>" if len(known) == len(sets) else ""
+    return f"{float(np.mean(scores)):.1f}{area}"
 
 
 def _compared(against: BaselineChange | None) -> list[str]:
@@ -229,6 +246,7 @@ def _mean_row(
         percent(mean(lambda m: m.unparsable)),
     ]
     cells += [percent(mean(lambda m: m.grading_failed))] * failed
+    cells.append(_efficiency(sets))
     changes = [m.against for m in sets if m.against is not None]
     if not compared:
         return cells

@@ -208,3 +208,31 @@ def test_aes_of_the_table_of_o1_pruner(cell, numbers, signed, absolute):
 def test_aes_has_no_value_without_a_baseline_to_speak_of():
     assert metrics.aes(0.5, 100, 0.0, 200) is None
     assert metrics.aes(0.5, 200, 0.5, 200) == (0.0, 0.0)
+
+
+def test_ock_score_by_hand():
+    assert metrics.ock_score(0.5, 0) == 50
+    assert metrics.ock_score(0.8, 10_000) == pytest.approx(80 - 10 * np.log(2))
+    # A model that is two points worse has the same score with e^0.2 of the tokens.
+    tokens = 10_000 * (2 * np.exp(-0.2) - 1)
+    assert metrics.ock_score(0.78, tokens) == pytest.approx(metrics.ock_score(0.8, 10_000))
+
+
+def test_the_area_under_budgets_by_hand():
+    # Between 1000 and 2000 the mean is 0.5, and between 2000 and 8000, which is twice as wide, 0.7.
+    area = metrics.area_under_budgets({8000: 0.8, 1000: 0.4, 2000: 0.6})
+    assert area == pytest.approx((0.5 + 2 * 0.7) / 3)
+    assert metrics.area_under_budgets({500: 0.3, 4000: 0.3}) == pytest.approx(0.3)
+    assert metrics.area_under_budgets({500: 0.3}) is None
+    assert metrics.area_under_budgets({}) is None
+
+
+def test_tokens_of_right_answers_by_difficulty():
+    right = [[1, 1, 1], [1, 1, 0], [1, 0, 0, 0], [0, 0], [1, 1]]
+    lengths = [[1, 2, 3], [10, 20, 99], [7, 1, 1, 1], [5, 5], [4, 6]]
+    assert metrics.right_length_by_difficulty(right, lengths) == {
+        "easy": {"problems": 2, "length": (2 + 5) / 2},
+        "medium": {"problems": 1, "length": 15},
+        "hard": {"problems": 1, "length": 7},
+    }
+    assert metrics.right_length_by_difficulty([[0]], [[3]]) == {}

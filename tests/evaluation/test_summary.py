@@ -1,6 +1,7 @@
 """Summaries of rows that are written by hand."""
 
 import json
+import math
 import time
 
 import pytest
@@ -74,6 +75,12 @@ def test_summary():
         "samples": 8,
         "accuracy": 3 / 8,
         "length": (250 + 450) / 2,
+        "ock_score": pytest.approx(37.5 - 10 * math.log(1.035)),
+        "budget_area": pytest.approx((2 / 8 + 3 / 8) / 2),
+        "right_length": {
+            "medium": {"problems": 1, "length": 150},
+            "hard": {"problems": 1, "length": 600},
+        },
         "pass_at": {"1": 3 / 8, "2": pytest.approx((5 / 6 + 1 / 2) / 2), "4": 1.0},
         "truncated": 1 / 8,
         "unparsable": 2 / 8,

@@ -56,19 +56,19 @@ def test_the_change_by_hand(base, pruned, tmp_path):
     assert first[1] == "4 8 samples"
     assert first[2].startswith("62.5 %")
     assert first[3].startswith("500 ")
-    assert first[6:] == ["", "", ""]
+    assert first[7:] == ["", "", ""]
     assert second[0] == "pruned"
     assert second[2].startswith("75.0 %")
     assert second[3].startswith("300 ")
-    assert second[6].startswith("+12.5 points")
-    assert second[7:] == ["−40.0 %", "+1.00 +1.00"]
+    assert second[7].startswith("+12.5 points")
+    assert second[8:] == ["−40.0 %", "+1.00 +1.00"]
 
 
 def test_a_loss_counts_five_times_and_absolute_credits_it(base, pruned, tmp_path):
     """300 to 500 tokens: -2/3. 75 to 62.5 %: a sixth less. -2/3 - 5/6 = -1.5; -2/3 + 3/6 = -1/6."""
     page = write_report(base, pruned, baseline=pruned, out=tmp_path / "out")
-    assert rows_of_table(page)[-1][6:] == [
-        rows_of_table(page)[-1][6],
+    assert rows_of_table(page)[-1][7:] == [
+        rows_of_table(page)[-1][7],
         "+66.7 %",
         "−1.50 −0.17",
     ]
@@ -189,7 +189,9 @@ def test_several_sets_and_their_mean(tmp_path):
         "Mean of the 2 sets that all have",
     ]
     assert rows[-1][1:5] == ["8 16 samples", "68.8 %", "400", "0.0 %"]
-    assert rows[-1][6:] == ["+6.2 points", "−20.0 %", "+0.50 +0.50"]
+    assert rows[-1][7:] == ["+6.2 points", "−20.0 %", "+0.50 +0.50"]
+    # OckScore: the mean of 75 - 10 ln(1.03) and 62.5 - 10 ln(1.05).
+    assert rows[-1][6].split()[0] == "68.4"
     assert "pruned: answers are 20.0 % shorter, accuracy +6.2 points." in text_of(page)
 
 
@@ -199,7 +201,7 @@ def test_a_set_that_only_one_has(base, tmp_path):
     page = write_report(base, pruned, baseline=base, out=tmp_path / "out")
     rows = rows_of_table(page)
     assert [row[0] for row in rows] == ["sums", "base", "pruned", "more", "pruned"]
-    assert rows[-1][6:] == ["", "", ""]
+    assert rows[-1][7:] == ["", "", ""]
 
 
 def test_what_makes_a_comparison_unfair_is_told(base, tmp_path):
@@ -229,7 +231,7 @@ def test_what_nobody_could_do_is_drawn_as_well(tmp_path):
     ]
     paths = [write_evaluation(tmp_path / name, nothing, budgets=()) for name in ("one", "two")]
     page = write_report(*paths, baseline=paths[0], out=tmp_path / "out")
-    assert rows_of_table(page)[-1][7:] == ["0.0 %", "–"]
+    assert rows_of_table(page)[-1][8:] == ["0.0 %", "–"]
     assert rows_of_table(page)[-1][4] == "100.0 %"
     assert not re.search(r"\bnan\b", text_of(page))
     assert 'id="1-sums_samples"' not in page.read_text()
