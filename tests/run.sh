@@ -6,18 +6,22 @@ cd "$(dirname "$0")/.."
 # Absolute: tests run what is in it from other folders.
 venv=$(realpath -m "${1:-.venv}")
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same files
 
 bash tests/install.sh "$venv" dev
-# NeMo-Run, in an environment of its own: it cannot be beside vLLM.
+# NeMo-Run, in an environment of its own: it cannot be beside vLLM. Types are checked meanwhile.
 launch=$venv-launch
-[ -x "$launch/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$launch"
-if "$launch/bin/pip" install -q -e ".[launch]"; then
+{
+    [ -x "$launch/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$launch"
+    "$launch/bin/pip" install -q -e ".[launch]"
+} &
+"$venv/bin/ruff" format --check .
+"$venv/bin/ruff" check .
+"$venv/bin/mypy"
+if wait $!; then
     export MEGAPRUNE_LAUNCH=$launch/bin/python
 else
     echo "run.sh: NeMo-Run cannot be installed here: its tests are skipped" >&2
 fi
-"$venv/bin/ruff" format --check .
-"$venv/bin/ruff" check .
-"$venv/bin/mypy"
 # Two at a time: much of the time is that of processes which start. In the order of conftest.py.
 exec "$venv/bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder

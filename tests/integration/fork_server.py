@@ -162,8 +162,11 @@ def serve(asked: socket.socket) -> None:
 
 
 def main(prepare: Callable[[], None] = import_everything) -> None:
+    gc.disable()  # it would look through each new module for cycles
     prepare()
+    gc.collect()
     gc.freeze()  # what was imported stays, and is shared
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that watch
     with socket.socket(socket.AF_UNIX) as place:
         place.bind(sys.argv[1])

@@ -18,9 +18,24 @@ import time
 from functools import cache
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
+from megaprune.recipes.tiny import FOLDER
+
 HERE = Path(__file__).parent
 SERVER = HERE / "fork_server.py"
 IMPORT_SECONDS = 300
+
+
+@cache
+def few_problems() -> Path:
+    """Some of the overthinker's validation problems: with all of them, measuring takes seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="megaprune-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "few.parquet"
+    problems = pq.read_table(FOLDER / "data" / "validation.parquet")
+    pq.write_table(problems.slice(0, 64), path)
+    return path
 
 
 def environment() -> dict[str, str]:

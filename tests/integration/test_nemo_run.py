@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from slurm_cluster import ACCOUNTING, Cluster, missing
 
+from launch import few_problems
+
 REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.executable).parents[1]
 # Absolute, since the tests run in other folders; not resolved, since that leaves the environment.
@@ -25,7 +27,7 @@ with_vllm = pytest.mark.skipif(
 )
 SMALL = [
     "data.train_batch_size=4", "rollout.n=2", "validation.max_response_length=24", "validation.n=1", "validation.every=1",
-    "validation.first=false", "steps=1",
+    "validation.first=false", "steps=1", f"data.validation={few_problems()}",
 ]  # fmt: skip
 
 
@@ -155,9 +157,10 @@ def cluster(tmp_path_factory):
 @with_vllm
 def test_a_chain_on_slurm(cluster, tmp_path):
     """Two rounds, each with an evaluation behind it; then the same chain with one that fails."""
-    data = REPOSITORY / "recipes" / "overthinker" / "data" / "validation.parquet"
     small = [word for word in SMALL if word != "validation.n=1"]
-    test = f"recipe=tiny_overthinker_test data={data} n=1 max_response_length=24 budgets=10"
+    test = (
+        f"recipe=tiny_overthinker_test data={few_problems()} n=1 max_response_length=24 budgets=10"
+    )
     words = [
         *small, "validation.n=1", "limits=32,28", "out=prune", "--nodes", 2, "--gpus-per-node", 0,
         "--time", "02:00:00", "--venv", VENV, "--test", test,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from launch import kill_when, ran_well
+from launch import few_problems, kill_when, ran_well
 from megaprune.cli.main import main
 
 pytestmark = [
@@ -17,7 +17,7 @@ pytestmark = [
 SMALL = [
     "prune", "recipe=tiny_overthinker", "limits=120,72", "max_failed_steps=null", "steps=3", "data.train_batch_size=8", "rollout.n=4",
     "validation.every=1", "validation.n=1", "validation.max_response_length=24", "checkpoint.every=1",
-    "checkpoint.wait=true", "processes=1",
+    "checkpoint.wait=true", "processes=1", f"data.validation={few_problems()}",
 ]  # fmt: skip
 TIMES = ("seconds/", "share/", "tokens_per_second", "sync/", "validation/seconds")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from slurm_cluster import Cluster, missing
 
+from launch import few_problems
+
 REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.executable).parents[1]
 WHY = missing()
@@ -22,7 +24,7 @@ pytestmark = [
 SMALL = [
     "recipe=tiny_overthinker", "data.train_batch_size=8", "rollout.n=4", "rollout.max_response_length=120",
     "validation.max_response_length=24", "validation.n=1", "validation.every=100", "validation.first=false",
-    "checkpoint.every=100", "optimizer.lr=3e-4",
+    "checkpoint.every=100", "optimizer.lr=3e-4", f"data.validation={few_problems()}",
 ]  # fmt: skip
 TIMES = ("seconds/", "share/", "tokens_per_second", "sync/", "validation/seconds")
 
@@ -197,9 +199,8 @@ def test_a_pruning_and_then_an_evaluation(cluster, tmp_path):
         cluster, tmp_path, "prune", *small, "limits=32,28", "steps=1", "validation.every=1",
         "out=prune",
     )  # fmt: skip
-    data = REPOSITORY / "recipes" / "overthinker" / "data" / "validation.parquet"
     after = submit(
-        cluster, tmp_path, "evaluate", "recipe=tiny_overthinker_test", f"data={data}", "n=1",
+        cluster, tmp_path, "evaluate", "recipe=tiny_overthinker_test", f"data={few_problems()}", "n=1",
         "max_response_length=24", "budgets=10", "model=prune/model", "out=test",
         options=[f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"],
     )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from launch import Job
+from launch import Job, few_problems
 from megaprune.schema import metric_of
 
 pytestmark = [
@@ -19,7 +19,7 @@ pytestmark = [
 SMALL = [
     "recipe=tiny_overthinker", "steps=4", "data.train_batch_size=8", "rollout.n=4", "validation.every=2",
     "validation.n=1", "validation.max_response_length=24", "checkpoint.every=2", "checkpoint.wait=true",
-    "optimizer.lr=3e-4", "rollout.max_response_length=120",
+    "optimizer.lr=3e-4", "rollout.max_response_length=120", f"data.validation={few_problems()}",
 ]  # fmt: skip
 TIMES = ("seconds/", "share/", "tokens_per_second", "sync/", "validation/seconds")
 
