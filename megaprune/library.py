@@ -23,6 +23,7 @@ import torch.distributed as dist
 from megaprune import schema
 from megaprune.config.run import Config
 from megaprune.distributed import world
+from megaprune.distributed.settings import set_up_determinism
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.hub import find_model
@@ -52,7 +53,7 @@ class Run(loop.TrainingRun):
 
     def __init__(self, config: Config, out: str | Path | None = None):
         config = _with_out(config, out)
-        _start(lambda processes: check_run(config, processes))
+        _start(lambda processes: check_run(config, processes), config.deterministic)
         super().__init__(config)
 
 
@@ -63,7 +64,7 @@ def train(config: Config, out: str | Path | None = None) -> Path:
         The folder of the run.
     """
     config = _with_out(config, out)
-    _start(lambda processes: check_run(config, processes))
+    _start(lambda processes: check_run(config, processes), config.deterministic)
     loop.train(config)
     return Path(config.out)
 
@@ -77,7 +78,7 @@ def prune(config: PruneConfig, out: str | Path | None = None) -> dict[str, Any]:
     from megaprune.pruning.rounds import prune as prune_in_rounds
 
     config = _with_out(config, out)
-    _start(lambda processes: check_pruning(config, processes))
+    _start(lambda processes: check_pruning(config, processes), config.deterministic)
     prune_in_rounds(config)
     return _read_json(Path(config.out) / schema.ROUNDS_FILE)
 
@@ -118,8 +119,10 @@ def _with_out(config: AnyConfig, out: str | Path | None) -> AnyConfig:
     return config if out is None else replace(config, out=str(out))
 
 
-def _start(check: Callable[[int], None]) -> None:
+def _start(check: Callable[[int], None], deterministic: bool = False) -> None:
     """Have a process group, and see that the job can be, before anything is built or written."""
+    if deterministic:
+        set_up_determinism()
     world.ensure_process_group()
     with world.raise_on_all_ranks():
         if dist.get_rank() == 0:

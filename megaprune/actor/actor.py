@@ -33,7 +33,7 @@ from megaprune.actor.state import State, restore, sharded, with_tensors
 from megaprune.algorithms.loss_metrics import Share, combine, to_host
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import ActorConfig, OptimizerConfig
-from megaprune.distributed.device import device
+from megaprune.distributed.device import deterministic_algorithms, device
 from megaprune.distributed.objects import all_gather_object
 from megaprune.parallelism import Parallel
 from megaprune.weights.files.hf_folder import HfFolder
@@ -78,13 +78,19 @@ class Actor:
         config: how it is divided and computed.
         optimizer: how it is trained.
         dtype: of parameters and activations; with bfloat16 the optimizer keeps fp32 masters.
+        deterministic: whether a GPU adds all sums of a pass in a fixed order.
 
     Raises:
         InputError: the folder is not a model that can be built, or cannot be divided so.
     """
 
     def __init__(
-        self, folder: Path, config: ActorConfig, optimizer: OptimizerConfig, dtype: torch.dtype
+        self,
+        folder: Path,
+        config: ActorConfig,
+        optimizer: OptimizerConfig,
+        dtype: torch.dtype,
+        deterministic: bool = False,
     ):
         weights = HfFolder(folder)
         self.config, self.optimizer, self.dtype = config, optimizer, dtype
@@ -95,7 +101,7 @@ class Actor:
         """Where each rank has which weights, as in `parameters()`."""
         assert config.frozen_layers < weights.model.layers, "megaprune.rules refuses this"
         transformer = build.transformer_config(
-            weights.model, weights.config, self.parallel, dtype, config.recompute
+            weights.model, weights.config, self.parallel, dtype, config.recompute, deterministic
         )
         build.start_megatron(self.parallel)
         self._transformer = transformer
@@ -345,16 +351,17 @@ class Actor:
 
         for stage in self._stages:
             stage.train(not forward_only)
-        get_forward_backward_func()(
-            forward_step_func=forward,
-            data_iterator=[_packed(samples, batches, parts) for _ in self._stages],
-            model=self._stages,
-            num_microbatches=len(batches),
-            seq_length=self.config.max_tokens,
-            micro_batch_size=1,
-            forward_only=forward_only,
-            **communication(self._transformer, tokens),
-        )
+        with deterministic_algorithms(self._transformer.deterministic_mode):
+            get_forward_backward_func()(
+                forward_step_func=forward,
+                data_iterator=[_packed(samples, batches, parts) for _ in self._stages],
+                model=self._stages,
+                num_microbatches=len(batches),
+                seq_length=self.config.max_tokens,
+                micro_batch_size=1,
+                forward_only=forward_only,
+                **communication(self._transformer, tokens),
+            )
         return collected, batches
 
     def _micro_batches(self, samples: Sequence[Sample]) -> MicroBatches:

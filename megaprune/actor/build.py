@@ -120,6 +120,7 @@ def transformer_config(
     parallel: Parallel,
     dtype: torch.dtype,
     recompute: str = "none",
+    deterministic: bool = False,
 ) -> TransformerConfig:
     """Megatron-core's settings for a model.
 
@@ -127,6 +128,7 @@ def transformer_config(
         config: content of its config.json.
         dtype: of parameters and activations.
         recompute: "none", "core_attention" or "full" (each layer from its input).
+        deterministic: whether all sums are added in a fixed order.
 
     Raises:
         InputError: the model asks for something that is not built here.
@@ -168,6 +170,7 @@ def transformer_config(
         moe_token_dispatcher_type="alltoall",
         batch_p2p_comm=False,  # with two interleaved stages, a batch would mix up its messages
         use_cpu_initialization=device().type == "cpu",
+        deterministic_mode=deterministic,
         perform_initialization=False,  # weights are read from the folder
         **_fusions(),
         **_RECOMPUTE[recompute],

@@ -123,6 +123,7 @@ def run_train(options: argparse.Namespace) -> int:
         check,
         job,
         options.check,
+        config.deterministic,
     )
 
 
@@ -161,6 +162,7 @@ def run_prune(options: argparse.Namespace) -> int:
         check,
         job,
         options.check,
+        config.deterministic,
     )
 
 

@@ -388,6 +388,12 @@ class Config:
         doc="How many to start on this host, where torchrun has not. Null for one for each GPU, or "
         "on a CPU as few as the parallelism needs.",
     )
+    deterministic: bool = field(
+        default=False,
+        may_change=True,
+        doc="Whether the actor adds in a fixed order on a GPU, so that the same training gives the "
+        "same bits. Its attention is slower then. On a CPU the order is fixed always.",
+    )
     max_mismatch: float | None = field(
         default=0.5,
         gt=0,

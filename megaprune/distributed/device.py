@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -91,6 +92,24 @@ def release_cached() -> None:
 def random_numbers_kept() -> AbstractContextManager[None]:
     """Leave torch's random numbers afterwards as they were before."""
     return torch.random.fork_rng(devices=[device()] if device().type == "cuda" else [])
+
+
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Have torch add sums in a fixed order within, or raise where it cannot, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    was_on = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # all that is read is written first
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=only_warned)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def peak_bytes() -> int:

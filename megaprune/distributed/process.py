@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from megaprune.distributed.settings import set_up_cuda
+
 
 def prepare_process() -> None:
-    """Set threads, the garbage collector and the engines' logging, for a process of a job."""
+    """Set threads, CUDA, the garbage collector and the engines' logging, for a process of a job."""
+    set_up_cuda()
     # vLLM makes objects by the million as it answers, which stay for a while.
     gc.set_threshold(100_000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores

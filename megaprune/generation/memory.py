@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from megaprune.config.run import EngineConfig
 from megaprune.distributed.device import device
+from megaprune.distributed.settings import expandable_segments
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -27,6 +28,10 @@ def options(config: EngineConfig, max_length: int) -> dict[str, Any]:
             "enable_sleep_mode": True,
             "gpu_memory_utilization": config.gpu_memory_utilization,
         }
+        if expandable_segments() and config.tp > 1:
+            # Its own all-reduce shares the memory of CUDA graphs among processes, which is not
+            # possible with such segments: the engine would end as it captures them.
+            chosen["disable_custom_all_reduce"] = True
     else:
         # A prompt in parts draws a token after each, and takes back all but the last: vLLM cannot
         # take back what a request's own generator drew on a CPU.

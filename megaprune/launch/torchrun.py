@@ -13,6 +13,7 @@ from math import lcm
 
 from megaprune.distributed.launchers import name_launcher
 from megaprune.distributed.process import be_alone, prepare_process
+from megaprune.distributed.settings import set_up_determinism
 from megaprune.errors import counted
 from megaprune.foreign_text import for_people
 
@@ -28,6 +29,7 @@ def start(
     check: Callable[[int], None],
     job: Callable[[], None],
     only_check: int | None = None,
+    deterministic: bool = False,
 ) -> int:
     """Check everything that can be checked, then do a job; returns the exit status.
 
@@ -38,7 +40,10 @@ def start(
             Called once: before processes are started, or by the first of those that are there.
         job: collective.
         only_check: whether so many processes can do it, and end.
+        deterministic: whether sums are to be added in a fixed order on GPUs.
     """
+    if deterministic:
+        set_up_determinism()
     prepare_process()
     if only_check is not None:
         check(only_check)

@@ -45,7 +45,9 @@ class Engines:
             self.generator = Generator(model, config.rollout, self._dtype, length)
             self.generator.sleep()
         with starting("actor"):
-            self.actor = Actor(model, config.actor, config.optimizer, self._dtype)
+            self.actor = Actor(
+                model, config.actor, config.optimizer, self._dtype, config.deterministic
+            )
         self._weight_sync: WeightSync | None = None
 
     def sync(self) -> SyncStats:

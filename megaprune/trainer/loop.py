@@ -21,7 +21,9 @@ from megaprune.config.run import Config
 from megaprune.data import load_tokenizer
 from megaprune.data.on_node import read_problems_on_node
 from megaprune.distributed import world
+from megaprune.distributed.device import device
 from megaprune.distributed.objects import broadcast_from_rank0
+from megaprune.distributed.settings import recorded_settings
 from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
 from megaprune.generation.worker import RolloutRequest, RolloutWorker
@@ -101,6 +103,9 @@ class TrainingRun:
 
     def _build(self) -> None:
         config, model, data = self.config, Path(self.config.model), self.config.data
+        if device().type == "cuda":
+            variables = [f"{name}={value}" for name, value in recorded_settings().items()]
+            world.say(f"environment: {' '.join(variables)}")
         self._validation_limit = validation_limit(config, context_of(read_config(model)))
         with self._starting("data"):
             tokenizer = load_tokenizer(model)

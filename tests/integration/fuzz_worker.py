@@ -116,6 +116,7 @@ CHOICES = {
     "seed": [-1, 0, 1, 2**31, 2**63, 10**30],
     "dtype": ["float32", "bfloat16", "float16"],
     "strict": ["true", "false"],
+    "deterministic": ["true", "false"],
     "max_mismatch": ["null", 0, 0.5, 10],
     "max_failed_steps": ["null", 0, 3],
     "processes": ["null", 0, 1, 2],
