@@ -55,11 +55,14 @@ def start_bytes() -> dict[str, object]:
     dist.all_reduce(torch.zeros(1 << 20, device=device.device()))
     device.synchronize()
     group, started = used(), time.perf_counter() - start
+    # Actor and engine share the context of their process, and have groups of their own.
+    overhead = (context - before + 2 * (group - context)) / GB
     return {
         "context_GB": (context - before) / GB,
         "group_GB": (group - context) / GB,
         "seconds": seconds,
         "group_seconds": started,
+        "plan": {"overhead": overhead} if device.device().type == "cuda" else {},
     }
 
 

@@ -6,6 +6,7 @@ import argparse
 import gc
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from megaprune.cli.train import add_field_arguments
@@ -39,6 +40,8 @@ _ASSUMED = {
     "validation_problems": "measured on in a validation",
     "process_memory": "GB of host memory of each process",
 }
+_WHOLE = ("gpus", "gpus_per_node", "validation_problems")
+_MOST = 1e12  # what is more than this, or infinite, was not measured
 _SHARES = ("mfu", "forward_mfu", "decode_efficiency", "mean_length", "mean_prompt")
 _MAY_BE_ZERO = (
     "reserve", "overhead", "graphs", "decode_overhead", "all_reduce_seconds", "mean_prompt",
@@ -68,7 +71,15 @@ def add_parser(commands: Any) -> None:
         help=f"{', '.join(GPU_TYPES)} (default {DEFAULT_GPU})",
     )
     _add_options(gpu, _GPU)
-    _add_options(command.add_argument_group("assumptions"), _ASSUMED)
+    assumed = command.add_argument_group("assumptions")
+    assumed.add_argument(
+        "--measured",
+        type=Path,
+        metavar="FILE",
+        help="JSON of these and of a GPU's figures, as they were measured: the plan.json that "
+        "benchmarks/gpu_smoke.py writes. Options that are typed too replace them",
+    )
+    _add_options(assumed, _ASSUMED)
     command.add_argument("--json", action="store_true", help="print all figures as JSON")
     command.set_defaults(run=run_plan)
 
@@ -78,10 +89,9 @@ def _add_options(group: Any, options: dict[str, str]) -> None:
     for name, meaning in options.items():
         value = getattr(defaults, name)
         default = "" if value is None or "default" in meaning else f" (default {value:g})"
-        whole = name in ("gpus", "gpus_per_node", "validation_problems")
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            type=int if whole else float,
+            type=int if name in _WHOLE else float,
             metavar="N",
             help=meaning + default,
         )
@@ -106,10 +116,12 @@ def run_plan(options: argparse.Namespace) -> int:
             return 0
         given = {name: getattr(options, name) for name in (*_MACHINES, *_GPU, *_ASSUMED)}
         given = {name: value for name, value in given.items() if value is not None}
+        _check(given)
+        if options.measured is not None:
+            given = {**_measured(options.measured), **given}
         if "gpus" not in given:
             one_node = given.get("gpus_per_node", HardwareSpec.gpus_per_node)
             given["gpus"] = gpus_of_recipe(options.fields) or config.processes or one_node
-        _check(given)
         hardware = HardwareSpec.of_type(options.gpu, **given)
         gc.disable()  # plans are many small tuples without cycles: looking for those takes longer
         try:
@@ -128,11 +140,35 @@ def run_plan(options: argparse.Namespace) -> int:
     return 0 if plan.fits else 1
 
 
-def _check(given: dict[str, Any]) -> None:
+def _measured(path: Path) -> dict[str, float]:
+    """Read figures that were measured, by their names in `HardwareSpec`.
+
+    Raises:
+        InputError: the file is no JSON object of such figures.
+    """
+    from megaprune.config.fields import nearest
+    from megaprune.errors import InputError
+    from megaprune.weights.untrusted import named, read_json_object, shown
+
+    known = [name for name in (*_GPU, *_ASSUMED) if name not in _WHOLE]
+    figures = read_json_object(path)
+    for name, value in figures.items():
+        if name not in known:
+            raise InputError(
+                f"{path}: {named(name)} is no figure of a plan; {nearest(name, known)}"
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or abs(value) > _MOST:
+            raise InputError(f"{path}: {name} is {shown(value)}; expected a number")
+    _check(figures, f"{path}: ")
+    return figures
+
+
+def _check(given: dict[str, Any], where: str = "") -> None:
     from megaprune.errors import InputError
 
     for name, value in given.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = f"{where}{name}" if where else f"--{name.replace('_', '-')}"
         if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
             least = "0 or more" if name in _MAY_BE_ZERO else "more than 0"
             raise InputError(f"{flag} {value:g}; expected {least}")
