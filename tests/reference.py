@@ -21,6 +21,12 @@ TINY_MODELS = {
 }
 """A tiny model of every family in the table, and one with a tied head: what `make_tiny` is given."""
 
+QWQ_AT_TP8 = [
+    "recipe=qwq_32b", "actor.tp=8", "actor.pp=2", "actor.recompute=full", "actor.max_tokens=8192",
+    "actor.offload=none", "rollout.tp=8", "rollout.gpu_memory_utilization=0.6",
+]  # fmt: skip
+"""QwQ-32B on 4 x 8 GPUs in the parallelism whose plan tests work out by hand."""
+
 _ORIGINAL = {"original_max_position_embeddings": 8}
 _ROTATIONS = {
     "llama": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,

@@ -46,7 +46,7 @@ PUBLISHED = {
 MODELS = {
     "r1_distill_qwen_1_5b": (768, 1, 16, 131072, "DeepSeek-R1-Distill-Qwen-1.5B"),
     "deepscaler_1_5b": (768, 1, 16, 131072, "DeepSeek-R1-Distill-Qwen-1.5B"),  # its shapes
-    "qwq_32b": (1024, 8, 32, 40960, "QwQ-32B"),
+    "qwq_32b": (1024, 4, 32, 40960, "QwQ-32B"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -302,7 +303,8 @@ def _host_lines(run_plan: RunPlan) -> list[str]:
     if run_plan.host is None:
         return []
     parts = ", ".join(f"{name} {size / GB:.0f}" for name, size in run_plan.host.items() if size)
-    return [f"host memory: {sum(run_plan.host.values()) / GB:.0f} GB of a node ({parts})"]
+    whole = sum(run_plan.host.values()) / GB
+    return textwrap.wrap(f"host memory: {whole:.0f} GB of a node ({parts})", 100)
 
 
 def _sync_lines(run_plan: RunPlan) -> list[str]:

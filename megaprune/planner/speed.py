@@ -106,11 +106,9 @@ def generate_seconds(
 
     An engine answers R = ceil(prompts / engines) x n. At once: the least of R, max_num_seqs and
     the cache's tokens / those of a sequence half grown (prompt + response / 2). Steps of decoding:
-    R x response / at once, and once limit - response, since what is begun last may be the longest.
-    A step: the most of (weights + at once x half-grown sequence x cache of a token) / (memory
-    bandwidth x decode_efficiency) and of 2 x parameters x at once / tp / (peak x forward_mfu); and
-    decode_overhead, and `_collective_seconds` with 2 all-reduces a layer. Prompts, once each:
-    2 x parameters x tokens / tp / (peak x forward_mfu), and their collectives.
+    R x response / at once with so many sequences, and limit - response with one alone: what is
+    begun last may be the longest (`_decoding_seconds`). Prompts, once each: 2 x parameters x tokens
+    / tp / (peak x forward_mfu), and their collectives.
     """
     tp = config.rollout.tp
     engine = engine_memory(config, shape, hardware)
@@ -121,23 +119,39 @@ def generate_seconds(
     half_grown = prompt + response / 2
     fitting = max(1, int(engine.cache_tokens / half_grown))
     at_once = min(own_prompts * n, config.rollout.max_num_seqs, fitting)
+    together = _decoding_seconds(config, shape, hardware, at_once, half_grown)
+    alone = _decoding_seconds(config, shape, hardware, 1, prompt + (response + limit) / 2)
+    decoding = own_prompts * n * response / at_once * together + (limit - response) * alone
     speed = hardware.flops(config.dtype) * hardware.forward_mfu * tp
-    read = engine.weights + at_once * half_grown * engine.cache_token
-    step_seconds = max(
-        read / (hardware.memory_bandwidth * 1e12 * hardware.decode_efficiency),
-        2 * shape.parameters * at_once / speed,
-    )
-    step_seconds += hardware.decode_overhead + _collective_seconds(
-        config, shape, hardware, tp, tokens=at_once, layers=shape.model.layers
-    )
-    if tp > 1:
-        step_seconds += 2 * shape.model.layers * hardware.all_reduce_seconds
-    steps = own_prompts * n * response / at_once + (limit - response)
     prefill = 2 * shape.parameters * own_prompts * prompt / speed
     prefill += _collective_seconds(
         config, shape, hardware, tp, tokens=own_prompts * prompt, layers=shape.model.layers
     )
-    return at_once, steps * step_seconds + prefill
+    return at_once, decoding + prefill
+
+
+def _decoding_seconds(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, at_once: int, length: float
+) -> float:
+    """Estimate a step of decoding of so many sequences of this length.
+
+    The most of (weights + at once x length x cache of a token) / (memory bandwidth x
+    decode_efficiency) and of 2 x parameters x at once / tp / (peak x forward_mfu); and
+    decode_overhead, and `_collective_seconds` with 2 all-reduces a layer.
+    """
+    tp = config.rollout.tp
+    engine = engine_memory(config, shape, hardware)
+    read = engine.weights + at_once * length * engine.cache_token
+    seconds = max(
+        read / (hardware.memory_bandwidth * 1e12 * hardware.decode_efficiency),
+        2 * shape.parameters * at_once / tp / (hardware.flops(config.dtype) * hardware.forward_mfu),
+    )
+    seconds += hardware.decode_overhead + _collective_seconds(
+        config, shape, hardware, tp, tokens=at_once, layers=shape.model.layers
+    )
+    if tp > 1:
+        seconds += 2 * shape.model.layers * hardware.all_reduce_seconds
+    return seconds
 
 
 def _collective_seconds(

@@ -23,9 +23,9 @@ from megaprune.planner.total_memory import (
 )
 from megaprune.weights import sync
 from megaprune.weights.layouts import Pipeline
+from reference import QWQ_AT_TP8
 
 QWQ = find_shape("models/QwQ-32B")
-FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
 # A rank of TP8: 896 rows of q, k and v with biases, 640 columns of the output, 3456 of the MLP.
 LAYER = 896 * 5120 + 896 + 5120 * 640 + 3 * 3456 * 5120 + 2 * 5120
 VOCABULARY = 19008 * 5120
@@ -105,7 +105,7 @@ def test_uneven_stages():
 
 @pytest.mark.parametrize(("tp", "token"), [(1, 262_144), (2, 131_072), (8, 32_768)])
 def test_cache_of_a_token(tp, token):
-    config = read_plan_config([*FIELDS, f"rollout.tp={tp}"])
+    config = read_plan_config([*QWQ_AT_TP8, f"rollout.tp={tp}"])
     assert engine_memory(config, QWQ, GPUS).cache_token == token
     # Two key heads that four ranks share: each has one.
     small, four = (
@@ -116,7 +116,7 @@ def test_cache_of_a_token(tp, token):
 
 
 def test_an_engine_of_qwq():
-    engine = engine_memory(read_plan_config(FIELDS), QWQ, GPUS)
+    engine = engine_memory(read_plan_config(QWQ_AT_TP8), QWQ, GPUS)
     # The vocabulary at TP8 is no more than padded to 64 x 8; so are all other weights an eighth.
     assert engine.weights == 2 * (64 * LAYER + 2 * VOCABULARY + 5120)
     workspace = 16384 * (2 * 5120 + (3 * 27648 + 7168) // 8) * 2 + 16 * 256 * 152064
@@ -125,7 +125,7 @@ def test_an_engine_of_qwq():
     assert engine.cache_tokens == engine.cache // 32768
     assert engine.graphs == 10**9
     given = read_plan_config(
-        [*FIELDS, "rollout.kv_cache_memory_bytes=1000000000", "rollout.enforce_eager=true"]
+        [*QWQ_AT_TP8, "rollout.kv_cache_memory_bytes=1000000000", "rollout.enforce_eager=true"]
     )
     assert engine_memory(given, QWQ, GPUS).cache == 10**9
     assert engine_memory(given, QWQ, GPUS).graphs == 0
@@ -175,7 +175,7 @@ def test_micro_batches_under_way(stages, stage, chunks, micro_batches, expected)
 
 def test_phases_of_qwq_on_4_nodes():
     """The published share of 0.6 is what fits beside the model in training."""
-    config = read_plan_config(FIELDS)
+    config = read_plan_config(QWQ_AT_TP8)
     gpu = gpu_memory(config, QWQ, GPUS)
     n = 32 * LAYER + VOCABULARY + 5120
     engine = engine_memory(config, QWQ, GPUS)
@@ -196,7 +196,7 @@ def test_phases_of_qwq_on_4_nodes():
     assert gpu.totals["generate"] == gpu.peak < 77e9
     assert memory_problems(config, QWQ, GPUS) == []
     (problem,) = memory_problems(
-        read_plan_config([*FIELDS, "rollout.gpu_memory_utilization=0.65"]), QWQ, GPUS
+        read_plan_config([*QWQ_AT_TP8, "rollout.gpu_memory_utilization=0.65"]), QWQ, GPUS
     )
     assert problem.startswith("generate: 79.6 GB of a GPU (stage 1), more than the 77.0 ")
 
@@ -207,7 +207,7 @@ def test_what_is_offloaded_of_qwq_on_8_gpus():
     (elements,) = rank_elements(QWQ.model, Parallel(8), 1, 0, True)
     n, contexts, graphs = elements.buffer, 2 * 10**9, 10**9
     assert n == elements.parameters == 64 * LAYER + 2 * VOCABULARY + 5120
-    fields = [*FIELDS, "actor.pp=1", "rollout.gpu_memory_utilization=0.8"]
+    fields = [*QWQ_AT_TP8, "actor.pp=1", "rollout.gpu_memory_utilization=0.8"]
     totals, phases = {}, {}
     for kind in ("none", "optimizer", "all"):
         config = read_plan_config([*fields, f"actor.offload={kind}"])
@@ -236,13 +236,13 @@ def test_what_is_offloaded_of_qwq_on_8_gpus():
 
 
 def test_a_cache_that_holds_no_sequence():
-    config = read_plan_config([*FIELDS, "rollout.kv_cache_memory_bytes=327680000"])
+    config = read_plan_config([*QWQ_AT_TP8, "rollout.kv_cache_memory_bytes=327680000"])
     (problem,) = memory_problems(config, QWQ, GPUS)
     assert problem == (
         "rollout.kv_cache_memory_bytes=327680000 leaves 0.3 GB for the key-value cache, 10000 tokens; one "
         "sequence may have 17024"
     )
-    config = read_plan_config([*FIELDS, "rollout.tp=1", "rollout.gpu_memory_utilization=0.5"])
+    config = read_plan_config([*QWQ_AT_TP8, "rollout.tp=1", "rollout.gpu_memory_utilization=0.5"])
     assert (
         "rollout.gpu_memory_utilization=0.5 leaves 0.0 GB" in memory_problems(config, QWQ, GPUS)[0]
     )
@@ -250,16 +250,18 @@ def test_a_cache_that_holds_no_sequence():
 
 def test_memory_of_hosts():
     n = 32 * LAYER + VOCABULARY + 5120
-    host = host_memory(read_plan_config(FIELDS), QWQ, GPUS)
+    host = host_memory(read_plan_config(QWQ_AT_TP8), QWQ, GPUS)
     assert host["reference"] == 8 * 2 * 2 * n  # the reference's and the own weights, of 8 GPUs
     assert host["saving"] == 8 * 6 * n + 8 * (24 * n + 2 * n)
     assert host["graders, at most"] == 2 * (2 << 30)
     assert (
-        host_memory(read_plan_config([*FIELDS, "algorithm.loss.kl_coef=0"]), QWQ, GPUS)["reference"]
+        host_memory(read_plan_config([*QWQ_AT_TP8, "algorithm.loss.kl_coef=0"]), QWQ, GPUS)[
+            "reference"
+        ]
         == 0
     )
-    plain = host_memory(read_plan_config([*FIELDS, "optimizer.distributed=false"]), QWQ, GPUS)
+    plain = host_memory(read_plan_config([*QWQ_AT_TP8, "optimizer.distributed=false"]), QWQ, GPUS)
     assert plain["saving"] == 8 * 14 * n
     small = replace(GPUS, host_memory=500.0)
-    config = read_plan_config([*FIELDS, "rollout.gpu_memory_utilization=0.35"])
+    config = read_plan_config([*QWQ_AT_TP8, "rollout.gpu_memory_utilization=0.35"])
     assert memory_problems(config, QWQ, small) == ["642 GB of a host's memory, more than 500"]

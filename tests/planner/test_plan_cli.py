@@ -27,9 +27,9 @@ from megaprune.planner.search import (
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS, shape_of
 from megaprune.rules import parallelism_problems
+from reference import QWQ_AT_TP8
 
 QWQ = find_shape("QwQ-32B")
-FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
 
 
 def planned(capsys, *words):
@@ -42,13 +42,13 @@ def test_the_recipe_on_4_x_8_gpus(capsys):
     status, report = planned(capsys, "recipe=qwq_32b")
     assert (status, report["fits"], report["problems"]) == (0, True, [])
     assert report["parallelism"] == {
-        "gpus": 32, "tp": 8, "pp": 2, "dp": 2, "engines": 4, "engine_tp": 8,
+        "gpus": 32, "tp": 2, "pp": 8, "dp": 2, "engines": 8, "engine_tp": 4,
     }  # fmt: skip
     assert report["model"]["parameters"] == 32_763_876_352
     assert set(report["gpu"]["totals"]) == {"generate", "train", "update", "sync"}
-    assert report["gpu"]["peak"] == max(report["gpu"]["totals"].values()) < report["gpu"]["usable"]
+    assert report["gpu"]["peak"] == max(report["gpu"]["totals"].values())
+    assert report["gpu"]["peak"] < 0.85 * report["gpu"]["usable"]
     assert report["sync"]["equals_lower_bound"]
-    assert report["sync"]["received_max"] == 4_096_067_584
     assert [one["limit"] for one in report["rounds"]] == [4000, 3000, 2000]
     hours = sum(one["total_seconds"] for one in report["rounds"]) * 32 / 3600
     assert report["gpu_hours"] == pytest.approx(hours)
@@ -57,11 +57,11 @@ def test_the_recipe_on_4_x_8_gpus(capsys):
 
 
 def test_the_five_fastest(capsys):
-    """They fit, are in order, differ in more than recomputing, and beat the fields as given."""
+    """They fit, are in order, and differ in more than recomputing."""
     _, report = planned(capsys, "recipe=qwq_32b")
     hours = [division["gpu_hours"] for division in report["fastest"]]
     assert len(hours) == 5
-    assert hours[0] < 0.95 * report["gpu_hours"]
+    assert hours[0] > 0.95 * report["gpu_hours"]  # the recipe is about as fast
     assert all(later > 0.99 * earlier for earlier, later in pairwise(hours))
     kinds = set()
     for division in report["fastest"]:
@@ -99,11 +99,11 @@ def test_nothing_that_fits_is_faster(gpus):
 
 
 def test_what_does_not_fit_and_the_words_that_make_it_fit(capsys):
-    status, report = planned(capsys, *FIELDS, "rollout.gpu_memory_utilization=0.7")
+    status, report = planned(capsys, *QWQ_AT_TP8, "rollout.gpu_memory_utilization=0.7")
     assert (status, report["fits"]) == (1, False)
     assert report["problems"][0].startswith("generate: 83.6 GB")
     fastest = report["fastest"][0]
-    status, again = planned(capsys, *FIELDS, *fastest["words"].split())
+    status, again = planned(capsys, *QWQ_AT_TP8, *fastest["words"].split())
     assert status == 0
     assert again["gpu"]["peak"] == fastest["peak_bytes"]
 
@@ -147,7 +147,7 @@ def test_more_gpus_where_nothing_fits():
 
 def test_qwq_fits_on_8_gpus_of_80_gb(capsys):
     """With offload alone, which the plan names where it is missing."""
-    words = ["recipe=qwq_32b", "actor.pp=1", "--gpus", "8"]
+    words = [*QWQ_AT_TP8, "actor.pp=1", "--gpus", "8"]
     status, without = planned(capsys, *words, "rollout.gpu_memory_utilization=0.3")
     assert status == 1
     assert {problem.partition(":")[0] for problem in without["problems"]} == {
@@ -180,7 +180,7 @@ def test_a_folder_and_a_name_have_the_same_shape(tmp_path):
 
 def test_what_does_not_divide_is_said_in_the_words_of_a_run():
     def said(*words):
-        return list(parallelism_problems(read_plan_config([*FIELDS, *words]), QWQ.model, 32))
+        return list(parallelism_problems(read_plan_config([*QWQ_AT_TP8, *words]), QWQ.model, 32))
 
     (words,) = said("rollout.tp=3")
     assert words == (
@@ -194,6 +194,46 @@ def test_what_does_not_divide_is_said_in_the_words_of_a_run():
         "pp can be 1, 2, 4, 8, 16 or 32, or start a multiple of 24 ranks"
     )
     assert len(said("actor.pp=3", "rollout.tp=3")) == 2
+
+
+def test_what_was_measured_takes_the_place_of_assumptions(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    file.write_text('{"mfu": 0.25, "overhead": 1.5, "decode_efficiency": 0.3, "gpu_memory": 79}')
+    _, assumed = planned(capsys, "recipe=qwq_32b")
+    status, measured = planned(capsys, "recipe=qwq_32b", "--measured", str(file), "--mfu", "0.4")
+    assert status == 0
+    before, after = (report["assumed"] for report in (assumed, measured))
+    assert {name: after[name] for name in before if after[name] != before[name]} == {
+        "mfu": 0.4, "overhead": 1.5, "decode_efficiency": 0.3, "gpu_memory": 79,
+    }  # fmt: skip
+    seconds = [report["rounds"][0]["seconds"]["generate"] for report in (assumed, measured)]
+    assert seconds[1] > 1.3 * seconds[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "plan.json cannot be read: No such file"),
+        ("[0.5]", "plan.json holds a list; expected a JSON object"),
+        ('{"mfu": 0.5', "plan.json is not valid JSON"),
+        ('{"mfus": 0.5}', "plan.json: mfus is no figure of a plan; did you mean mfu"),
+        ('{"gpus": 8}', "plan.json: gpus is no figure of a plan; did you mean"),
+        ('{"mfu": "0.5"}', "plan.json: mfu is '0.5'; expected a number"),
+        ('{"mfu": true}', "plan.json: mfu is True; expected a number"),
+        ('{"mfu": NaN}', "NaN"),
+        ('{"bandwidth": 1e999}', "plan.json: bandwidth is inf; expected a number"),
+        ('{"bandwidth": 1' + "0" * 500 + "}", "plan.json: bandwidth is 1000"),
+        ('{"mfu": 49}', "plan.json: mfu 49; expected a share, 1 at most"),
+        ('{"overhead": -1}', "plan.json: overhead -1; expected 0 or more"),
+        ('{"memory_bandwidth": 0}', "plan.json: memory_bandwidth 0; expected more than 0"),
+    ],
+)  # fmt: skip
+def test_a_file_of_measurements_that_is_none(tmp_path, capsys, content, line):
+    file = tmp_path / "plan.json"
+    if content is not None:
+        file.write_text(content)
+    assert main(["plan", "model=QwQ-32B", "--measured", str(file)]) == 2
+    assert line in capsys.readouterr().err
 
 
 def test_wrong_usage(capsys):
@@ -245,7 +285,7 @@ def test_tables_are_readable_at_100_columns(capsys, monkeypatch):
     assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
     assert "32.76 billion parameters, 65.53 GB in bfloat16, on 32 GPUs (h100) of 80 GB" in text
-    assert "sync: 4.096 GB to a GPU" in text
+    assert "sync: 15.359 GB to a GPU" in text
     assert lines[-1] == "fits"
 
 
@@ -338,7 +378,7 @@ def test_torch_is_not_imported(what):
 def test_nodes_are_checked_before_a_job_is_submitted(capsys):
     check_parallelism("qwq_32b", [], 4, 8)
     with pytest.raises(
-        InputError, match=r"not on 3 nodes of 8: actor.tp=8 x actor.pp=2 is 16 ranks"
+        InputError, match=r"not on 3 nodes of 8: actor.tp=2 x actor.pp=8 is 16 ranks"
     ):
         check_parallelism("qwq_32b", [], 3, 8)
     check_parallelism("qwq_32b_test", [], 3, 8)  # an evaluation takes what there is

@@ -17,10 +17,10 @@ from megaprune.planner.speed import (
     sync_traffic,
     train_time,
 )
+from reference import QWQ_AT_TP8
 
 QWQ = find_shape("QwQ-32B")
 GPUS = HardwareSpec(gpus=32)
-FIELDS = ["recipe=qwq_32b", "rollout.gpu_memory_utilization=0.6"]
 P = 32_763_876_352
 HEAD = 152064 * 5120
 TOKENS = 2048 * (256 + 3000)  # 128 x 16 responses of 3000, prompts of 256
@@ -30,16 +30,18 @@ HALF = 5120 * 2 * 7 / 8 / 350e9
 
 
 def test_generating():
-    """512 responses on each engine, 256 at once: 7000 steps that read weights and cache."""
-    at_once, seconds = generate_seconds(read_plan_config(FIELDS), QWQ, GPUS, 128, 16, 4000)
+    """512 responses on each engine, 256 at once: 6000 steps that read weights and cache; and 1000
+    of the one response that is begun last and reaches the limit."""
+    at_once, seconds = generate_seconds(read_plan_config(QWQ_AT_TP8), QWQ, GPUS, 128, 16, 4000)
     assert at_once == 256
     read = (8_192_124_928 + 256 * (256 + 1500) * 32768) / (3.35e12 * 0.6)
     computed = 2 * P * 256 / (8 * 989e12 * 0.5)
     assert read > computed
     reduced = 2 * 64 * (1e-5 + 2 * 256 * HALF)
+    last = (8_192_124_928 + (256 + 3500) * 32768) / (3.35e12 * 0.6) + 2 * 64 * (1e-5 + 2 * HALF)
     prompts = 2 * P * 32 * 256 / (8 * 989e12 * 0.5) + 64 * 4 * 32 * 256 * HALF
-    steps = 512 * 3000 / 256 + 1000
-    assert seconds == pytest.approx(steps * (read + reduced + 0.007) + prompts)
+    steps = 512 * 3000 / 256 * (read + reduced + 0.007) + 1000 * (last + 0.007)
+    assert seconds == pytest.approx(steps + prompts)
 
 
 def test_offloading():
@@ -48,21 +50,21 @@ def test_offloading():
     elements += 19008 * 5120 + 5120
 
     def seconds(*fields):
-        return offload_seconds(read_plan_config([*FIELDS, *fields]), QWQ, GPUS)
+        return offload_seconds(read_plan_config([*QWQ_AT_TP8, *fields]), QWQ, GPUS)
 
     assert seconds() == 0
     optimizer = seconds("actor.offload=optimizer")
     assert optimizer == pytest.approx(2 * 6 * elements / 40e9)
     assert seconds("actor.offload=optimizer", "algorithm.num_minibatches=4") == 4 * optimizer
     assert seconds("actor.offload=all") == pytest.approx(optimizer + 2 * 2 * elements / 40e9)
-    config = read_plan_config([*FIELDS, "actor.offload=all"])
+    config = read_plan_config([*QWQ_AT_TP8, "actor.offload=all"])
     half = replace(GPUS, pinned_bandwidth=20.0)
     assert offload_seconds(config, QWQ, half) == 2 * seconds("actor.offload=all")
     assert round_time(config, QWQ, GPUS, 0, 0.0).seconds["offload"] == seconds("actor.offload=all")
 
 
 def test_an_engine_on_one_gpu_reduces_nothing():
-    fields = [*FIELDS, "rollout.tp=1", "rollout.gpu_memory_utilization=0.95"]
+    fields = [*QWQ_AT_TP8, "rollout.tp=1", "rollout.gpu_memory_utilization=0.95"]
     hardware = replace(GPUS, gpu_memory=141)
     slow = replace(hardware, node_bandwidth=1.0, all_reduce_seconds=1.0)
     one, other = (
@@ -73,9 +75,9 @@ def test_an_engine_on_one_gpu_reduces_nothing():
 
 def test_what_limits_an_engine():
     def at_once(*fields, hardware=GPUS, n=16):
-        return generate_seconds(read_plan_config([*FIELDS, *fields]), QWQ, hardware, 128, n, 4000)[
-            0
-        ]
+        return generate_seconds(
+            read_plan_config([*QWQ_AT_TP8, *fields]), QWQ, hardware, 128, n, 4000
+        )[0]
 
     assert at_once("rollout.max_num_seqs=100") == 100
     assert at_once("rollout.max_num_seqs=100", n=2) == 64
@@ -88,11 +90,13 @@ def test_what_limits_an_engine():
 
 
 def test_many_at_once_are_bound_by_computing():
-    config = read_plan_config([*FIELDS, "rollout.max_num_seqs=4096", "data.train_batch_size=1024"])
+    config = read_plan_config(
+        [*QWQ_AT_TP8, "rollout.max_num_seqs=4096", "data.train_batch_size=1024"]
+    )
     slow = replace(GPUS, peak_tflops=10.0)
     at_once, seconds = generate_seconds(config, QWQ, slow, 1024, 16, 4000)
     step = 2 * P * at_once / (8 * 10e12 * 0.5)
-    assert seconds > (256 * 16 * 3000 / at_once + 1000) * step
+    assert seconds > 256 * 16 * 3000 / at_once * step
 
 
 def test_operations_of_a_forward_pass():
@@ -104,7 +108,7 @@ def test_operations_of_a_forward_pass():
 
 @pytest.mark.parametrize(("recompute", "passes", "halves"), [("none", 3, 9), ("full", 4, 13)])
 def test_training(recompute, passes, halves):
-    fields = [*FIELDS, f"actor.recompute={recompute}"]
+    fields = [*QWQ_AT_TP8, f"actor.recompute={recompute}"]
     config = read_plan_config(fields)
     assert config.actor.sequence_parallel
     of = forward_flops(QWQ, TOKENS, 3256)
@@ -130,12 +134,12 @@ def test_passes_for_log_probs():
     moved = 3 * 4_096_067_584 / 10e9  # weights to the host and from there
 
     def seconds(*fields):
-        return log_prob_time(read_plan_config([*FIELDS, *fields]), QWQ, GPUS, 4000).seconds
+        return log_prob_time(read_plan_config([*QWQ_AT_TP8, *fields]), QWQ, GPUS, 4000).seconds
 
     assert seconds("algorithm.loss.kl_coef=0") == 0
     assert seconds() == pytest.approx(one + moved)
     two = "algorithm.num_minibatches=2"
-    assert micro_batch_count(read_plan_config([*FIELDS, two]), GPUS, 2) == 110
+    assert micro_batch_count(read_plan_config([*QWQ_AT_TP8, two]), GPUS, 2) == 110
     assert seconds("algorithm.loss.kl_coef=0", two) == pytest.approx(
         one * (1 + 1 / 110) / (1 + 1 / 220)
     )
@@ -145,14 +149,14 @@ def test_updates():
     n = 2_048_033_792
     moved = (4 + 2) * n / 2 / 50e9
     read = 2 * (4 + 2 + 6) * n / 3.35e12
-    config = read_plan_config(FIELDS)
+    config = read_plan_config(QWQ_AT_TP8)
     assert optimizer_seconds(config, QWQ, GPUS) == pytest.approx(moved + read)
-    twice = read_plan_config([*FIELDS, "algorithm.num_minibatches=2"])
+    twice = read_plan_config([*QWQ_AT_TP8, "algorithm.num_minibatches=2"])
     assert optimizer_seconds(twice, QWQ, GPUS) == pytest.approx(2 * (moved + read))
 
 
 def test_a_round():
-    config = read_plan_config(FIELDS)
+    config = read_plan_config(QWQ_AT_TP8)
     first, second = (round_time(config, QWQ, GPUS, number, 0.1) for number in (0, 1))
     assert (first.limit, second.limit) == (4000, 3000)
     assert first.tokens == 128 * 16 * 3000
@@ -162,7 +166,7 @@ def test_a_round():
     assert first.validation_seconds == pytest.approx((1 + 9 + 1) * validation)
     assert first.total_seconds == pytest.approx(190 * first.step_seconds + 11 * validation)
     assert second.step_seconds < first.step_seconds
-    never = read_plan_config([*FIELDS, "validation.every=0"])
+    never = read_plan_config([*QWQ_AT_TP8, "validation.every=0"])
     assert round_time(never, QWQ, GPUS, 0, 0.1).validation_seconds == 0
 
 
@@ -171,13 +175,13 @@ def test_a_round():
     [(1, 0.0, 0.0, 0), (2, 4.096, 4.096, 32), (4, 6.144, 6.241, 96)],
 )
 def test_a_sync(pp, mean, most, pairs):
-    traffic = sync_traffic(read_plan_config([*FIELDS, f"actor.pp={pp}"]), QWQ, GPUS)
+    traffic = sync_traffic(read_plan_config([*QWQ_AT_TP8, f"actor.pp={pp}"]), QWQ, GPUS)
     assert traffic.mean / 1e9 == pytest.approx(mean, abs=5e-4)
     assert max(traffic.received) / 1e9 == pytest.approx(most, abs=5e-4)
     assert traffic.received == traffic.lower_bound
     assert (traffic.pairs, traffic.permuting) == (pairs, 0)
     slow = sync_traffic(
-        read_plan_config([*FIELDS, f"actor.pp={pp}"]), QWQ, replace(GPUS, bandwidth=5.0)
+        read_plan_config([*QWQ_AT_TP8, f"actor.pp={pp}"]), QWQ, replace(GPUS, bandwidth=5.0)
     )
     per_byte = max(*traffic.received, *traffic.sent)
     assert slow.seconds - traffic.seconds == pytest.approx(per_byte * (1 / 5e9 - 1 / 50e9))
