@@ -20,11 +20,12 @@ def load() -> bool:
     If it is installed and cannot be imported, it is hidden from later imports, and the first rank
     says so once.
     """
-    if _NAME in sys.modules:
-        return sys.modules[_NAME] is not None
-    if importlib.util.find_spec(_NAME) is None:
+    if f"{_NAME}.pytorch" in sys.modules:
+        return True
+    if importlib.util.find_spec(_NAME) is None:  # not installed, or hidden before
         return False
     try:
+        # Not the package alone, which passes over a half for torch that cannot be imported.
         importlib.import_module(f"{_NAME}.pytorch")
     # A missing library, a symbol that torch has no more, an assertion: each has a type of its own.
     except Exception as error:  # noqa: BLE001

@@ -15,11 +15,14 @@ BROKEN = {
 }
 
 
-def run(tmp_path, code, program, **variables):
-    """Run a program where Transformer Engine is a package with such code."""
+WHOLE = "from transformer_engine import common, pytorch\n"
+
+
+def run(tmp_path, code, program, init=WHOLE, **variables):
+    """Run a program where Transformer Engine is a package with such code for torch."""
     package = tmp_path / "transformer_engine"
     (package / "pytorch").mkdir(parents=True)
-    (package / "__init__.py").write_text("from transformer_engine import common, pytorch\n")
+    (package / "__init__.py").write_text(init)
     (package / "common.py").write_text("")
     (package / "pytorch" / "__init__.py").write_text(code + "\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), **variables}
@@ -53,6 +56,15 @@ def test_a_broken_one_is_as_none_and_told_once(tmp_path, name):
 def test_other_ranks_are_silent(tmp_path):
     output, errors = run(tmp_path, BROKEN["no library"], LOAD, RANK="1")
     assert (output, errors) == ("False False\nabsent", "")
+
+
+def test_a_half_that_its_package_passes_over(tmp_path):
+    """As the real one does: it can be imported by itself, and was before."""
+    package = "try:\n    from transformer_engine import pytorch\nexcept ImportError:\n    pass\n"
+    program = "import transformer_engine\n" + LOAD
+    output, errors = run(tmp_path, BROKEN["wrong torch"], program, package)
+    assert output == "False False\nabsent"
+    assert errors.count("Transformer Engine is installed and cannot be loaded") == 1
 
 
 def test_a_whole_one_is_left_alone(tmp_path):

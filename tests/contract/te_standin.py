@@ -161,6 +161,7 @@ def _bound(real: Callable[..., Any], compute: Callable[..., Any]) -> Callable[..
     def forward(*arguments: Any, **options: Any) -> Any:
         return compute(**signature.bind(*arguments, **options).arguments)
 
+    forward.__signature__ = signature  # type: ignore[attr-defined]
     return forward
 
 
@@ -237,7 +238,7 @@ def _attention(
     lengths = [stop - start for start, stop in pairwise(bounds)]
     assert bounds == cu_seqlens_kv.tolist()
     assert bounds[-1] == len(query_layer)
-    assert max_seqlen_q == max_seqlen_kv == max(lengths)
+    assert max_seqlen_q == max_seqlen_kv == max(lengths), "max_seqlen_q, max_seqlen_kv"
     split = (
         x.transpose(0, 1)[None].split(lengths, 2) for x in (query_layer, key_layer, value_layer)
     )

@@ -34,10 +34,15 @@ SAVED = [{"model": "qwen2", "checkpoint": dtype} for dtype in ("float32", "bfloa
 
 
 @pytest.fixture(scope="module")
-def lines(transformer_engine, tmp_path_factory):
+def root(transformer_engine, tmp_path_factory):
     root = tmp_path_factory.mktemp("te")
     for seed, (name, (family, config)) in enumerate(ROTATED_MODELS.items()):
         make_tiny(root / name, family, seed=seed, initializer_range=0.1, **config)
+    return root
+
+
+@pytest.fixture(scope="module")
+def lines(root):
     lines = []
     for ranks, cases in COMPARED.items():
         cases = json.dumps(cases + (SAVED if ranks == 2 else []))
@@ -78,3 +83,24 @@ def test_its_adam_goes_on_from_a_checkpoint(lines, dtype, tolerance):
     assert len(others) == 2
     for losses in others:
         assert losses == pytest.approx(line["expected"], abs=tolerance)
+
+
+def test_faults_are_seen(root):
+    """Of a model whose attention has a scale of its own (YaRN)."""
+    first, *faulty = launch(1, HERE / "te_faults.py", root / "qwen3", server=SERVER)
+    assert first["difference"] == 0.0
+    seen = {line.pop("fault"): line for line in faulty}
+    for name, line in seen.items():
+        print(name, line)
+    expected = {
+        "another_format": "must match the size of tensor",
+        "a_longest_sequence_too_short": "max_seqlen_q",
+        "another_mask": "('thd', 'padding')",
+        "names_of_local_layers": "the model differs from its layout",
+        "a_name_that_the_package_has_no_more": "TENorm",
+        "a_renamed_argument": "cu_seqlens_q",
+    }
+    for name, words in expected.items():
+        assert words in seen.pop(name)["error"]
+    assert set(seen) == {"frequencies_of_megatron", "no_scale_of_its_own"}
+    assert all(line["difference"] > 1e-3 for line in seen.values())
