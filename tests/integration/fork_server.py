@@ -167,6 +167,8 @@ def main(prepare: Callable[[], None] = import_everything) -> None:
     gc.collect()
     gc.freeze()  # what was imported stays, and is shared
     gc.enable()
+    # A job gives back what it froze when an engine ends: here that is all that was imported.
+    gc.unfreeze = lambda: None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that watch
     with socket.socket(socket.AF_UNIX) as place:
         place.bind(sys.argv[1])
