@@ -33,6 +33,7 @@ from megaprune.report.figures import (
     values_of,
 )
 from megaprune.report.labels import Line, label_points
+from megaprune.report.published import PublishedResult
 from megaprune.report.run_records import AnswerTable
 from megaprune.report.summary import Estimate
 
@@ -297,13 +298,19 @@ def draw_paths(name: str, paths: Mapping[str, Sequence[TradeOffPoint]]) -> Pictu
     return Picture(name, to_png(figure), "Accuracy against length", caption)
 
 
-def draw_models(name: str, points: Sequence[TradeOffPoint], baseline: str | None) -> Picture:
+def draw_models(
+    name: str,
+    points: Sequence[TradeOffPoint],
+    baseline: str | None,
+    published: Sequence[PublishedResult] = (),
+) -> Picture:
     """Draw accuracy against length of models beside each other.
 
     Args:
         name: the name of the file.
         points: the models.
         baseline: the name of the one that gets a ring.
+        published: others' results on the same set, in grey.
     """
     with new_figure(LARGE) as (figure, axes):
         for index, point in enumerate(points):
@@ -319,8 +326,10 @@ def draw_models(name: str, points: Sequence[TradeOffPoint], baseline: str | None
             if is_base:
                 at = point.tokens.value, point.accuracy.value
                 axes.scatter(*at, s=150, facecolors="none", edgecolors=BLACK, lw=1.2, zorder=4)
+        _draw_published(axes, published)
         _finish_plane(axes)
-        _show_models(axes, points)
+        if not published:
+            _show_models(axes, points)
         legend_above(axes)
         drawn, hidden = _in_view(axes, points)
     places = "; ".join(_place(point) for point in points)
@@ -332,7 +341,25 @@ def draw_models(name: str, points: Sequence[TradeOffPoint], baseline: str | None
         caption += "; they go on to the left and below." if hidden else "."
     if any(point.name == baseline for point in points):
         caption += " The baseline has a ring."
+    if published:
+        sources = dict.fromkeys(result.source for result in published)
+        caption += (
+            f" In grey, published results of the same model ({'; '.join(sources)}); their prompts, "
+            f"limits and graders differ: compare each with its own base."
+        )
     return Picture(name, to_png(figure), "Accuracy against length", caption)
+
+
+def _draw_published(axes: Axes, published: Sequence[PublishedResult]) -> None:
+    """Draw others' results in grey, each pruned model tied to the base of its source."""
+    bases = {(r.source, r.model): (r.tokens, r.accuracy) for r in published if r.method == "base"}
+    for result in published:
+        at = result.tokens, result.accuracy
+        ends = bases[result.source, result.model], at
+        axes.plot(*zip(*ends, strict=True), color=GREY, lw=0.8, ls=":", zorder=1)
+        axes.plot(*at, "D", color=GREY, ms=5, mfc="none", zorder=2)
+        offset = (4, -9 if result.method == "base" else 5)
+        axes.annotate(result.method, at, offset, textcoords="offset points", color=GREY, size=7)
 
 
 def _show_models(axes: Axes, points: Sequence[TradeOffPoint]) -> None:

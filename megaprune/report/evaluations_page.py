@@ -36,6 +36,7 @@ from megaprune.report.markup import (
     tokens,
 )
 from megaprune.report.page import draw_analyses
+from megaprune.report.published import results_of
 from megaprune.report.run_records import read_answers
 from megaprune.report.summary import Estimate, choose_pairs, choose_some
 
@@ -279,13 +280,14 @@ def _draw_set(comparison: EvaluationComparison, name: str, file: str) -> list[Pi
         )
         for model, m in measured.items()
     ]
+    models = frozenset(evaluation.model for evaluation in comparison.evaluations)
     lengths = [(model, read_answers(*m.files), m.tokens) for model, m in measured.items()]
     limits = {
         evaluation.name: evaluation.settings.get("max_response_length")
         for evaluation in comparison.evaluations
     }
     pictures = [
-        draw_models(f"{file}_trade_off", marks, base),
+        draw_models(f"{file}_trade_off", marks, base, results_of(models, name)),
         draw_lengths(f"{file}_histogram", "Lengths", lengths),
         draw_budgets(
             f"{file}_budgets",
