@@ -192,7 +192,33 @@ def _norm(self: Any, input: torch.Tensor) -> torch.Tensor:
 def _norm_linear(self: Any, inp: torch.Tensor, is_first_microbatch: bool | None = None) -> Any:
     assert self.normalization == "RMSNorm"
     assert not self.return_layernorm_output
-    return _linear(self, _normed(self, inp, self.layer_norm_weight))
+    return _linear(self, _normed(self, inp, self.layer_norm_weight), is_first_microbatch)
+
+
+class _Fused(torch.autograd.Function):
+    """A multiplication whose weight gradient goes into `main_grad`, as the package's own does it.
+
+    What autograd gets for the weight is without meaning, and must not be added to anything.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inp: torch.Tensor, weight: torch.Tensor, first: bool | None) -> Any:
+        ctx.save_for_backward(inp)
+        ctx.weight, ctx.first = weight, first
+        return torch.matmul(inp, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (inp,), weight = ctx.saved_tensors, ctx.weight
+        if not weight.requires_grad:
+            return grad @ weight, None, None
+        of_weight = grad.flatten(0, -2).t() @ inp.flatten(0, -2)
+        if ctx.first:
+            weight.main_grad.copy_(of_weight)
+        else:
+            weight.main_grad.add_(of_weight)
+        weight.grad_added_to_main_grad = True
+        return grad @ weight, torch.full_like(weight, float("nan")), None
 
 
 def _linear(self: Any, inp: torch.Tensor, is_first_microbatch: bool | None = None) -> Any:
@@ -204,7 +230,10 @@ def _linear(self: Any, inp: torch.Tensor, is_first_microbatch: bool | None = Non
         inp = tp.gather_from_sequence_parallel_region(inp, group=self.tp_group)
     elif self.parallel_mode == "column" and split:
         inp = tp.copy_to_tensor_model_parallel_region(inp, group=self.tp_group)
-    out = torch.matmul(inp, self.weight.t())
+    if self.fuse_wgrad_accumulation:
+        out = _Fused.apply(inp, self.weight, is_first_microbatch)
+    else:
+        out = torch.matmul(inp, self.weight.t())
     if self.parallel_mode == "row" and sequence:
         out = tp.reduce_scatter_to_sequence_parallel_region(out, group=self.tp_group)
     elif self.parallel_mode == "row" and split:

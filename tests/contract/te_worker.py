@@ -92,6 +92,7 @@ def compare(folder: Path, case: Parallel, recompute: str) -> dict[str, Any]:
         "gradient": gradient,
         "grad_norm": max(abs(step.grad_norm / grad_norm - 1) for step in steps),
         "weights": max(difference(by_place(a, a.parameters()), weights) for a in actors),
+        "fused": sum(getattr(m, "fuse_wgrad_accumulation", False) for m in actor._chunks.modules()),
         "norms": sum("layer_norm_weight" in name for name in actor.parameters()),
         "optimizers": sorted(
             {

@@ -62,6 +62,7 @@ def test_equals_the_layers_without_it_in_every_division(compared):
     for line in compared:
         print(line)
         assert line["norms"]
+        assert line["fused"]
         assert line["log_probs"] == 0.0
         assert line["gradient"] <= 5e-6
         assert line["grad_norm"] <= 1e-6

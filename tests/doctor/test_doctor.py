@@ -211,6 +211,18 @@ def test_an_apex_that_is_not_nvidias(site, examine):
     assert examine()["apex's kernels"].state == "missing"  # NVIDIA's, without kernels
 
 
+def test_who_adds_weight_gradients_as_it_multiplies_is_said(site, examine, gpus):
+    gpus()
+    assert "in a step of their own, slower" in examine()["apex's kernels"].detail
+    site("transformer_engine/__init__.py")
+    finding = examine()["apex's kernels"]
+    assert finding.detail == "not built; Transformer Engine adds weight gradients as it multiplies"
+    assert finding.fix is None
+    site("fused_weight_gradient_mlp_cuda")
+    assert "adds weight gradients as it multiplies" in examine()["apex's kernels"].detail
+
+
+@ON_CPU
 def test_kernels_of_apex_for_another_torch(site, examine):
     site("fused_weight_gradient_mlp_cuda", "raise ImportError('undefined symbol: _ZN3c10')")
     finding = examine("fused_weight_gradient_mlp_cuda")["apex's kernels"]
