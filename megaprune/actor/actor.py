@@ -33,6 +33,7 @@ from megaprune.actor.state import State, restore, sharded, with_tensors
 from megaprune.algorithms.loss_metrics import Share, combine, to_host
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import ActorConfig, OptimizerConfig
+from megaprune.distributed import start_times
 from megaprune.distributed.device import deterministic_algorithms, device
 from megaprune.distributed.objects import all_gather_object
 from megaprune.parallelism import Parallel
@@ -106,7 +107,9 @@ class Actor:
         build.start_megatron(self.parallel)
         self._transformer = transformer
         self._chunks = build.build(weights.model, weights.config, transformer)
+        start_times.lap("model")
         build.fill(self._chunks, weights, self.layout)
+        start_times.lap("weights")
         build.freeze(self._chunks, config.frozen_layers, config.recompute)
         self._qkv_format = "thd" if build.has_transformer_engine() else "packed"
         self._stages, self._optimizer = self._trained()
