@@ -132,7 +132,9 @@ def _import_package(folder: Path) -> None:
     compiled = _Compiled("transformer_engine_torch")
     for name, members in _ENUMS.items():
         setattr(compiled, name, enum.IntEnum(name, members, start=0))
-    for kernel in (multi_tensor_adam, multi_tensor_l2norm, multi_tensor_scale):
+    for kernel in (
+        multi_tensor_adam, multi_tensor_l2norm, multi_tensor_scale, multi_tensor_scale_tensor
+    ):  # fmt: skip
         setattr(compiled, kernel.__name__, kernel)
     sys.modules["transformer_engine_torch"] = compiled
     # It wants onnxscript, which nothing of ours needs.
@@ -296,6 +298,12 @@ def multi_tensor_l2norm(
 def multi_tensor_scale(chunk_size: int, overflow: torch.Tensor, lists: Lists, scale: float) -> None:
     for source, target in zip(*lists, strict=True):
         target.copy_(source * scale)
+
+
+def multi_tensor_scale_tensor(
+    chunk_size: int, overflow: torch.Tensor, lists: Lists, scale: torch.Tensor
+) -> None:
+    multi_tensor_scale(chunk_size, overflow, lists, scale.item())
 
 
 def multi_tensor_adam(

@@ -98,7 +98,7 @@ def test_faults_are_seen(root):
         "a_longest_sequence_too_short": "max_seqlen_q",
         "another_mask": "('thd', 'padding')",
         "names_of_local_layers": "the model differs from its layout",
-        "a_name_that_the_package_has_no_more": "TENorm",
+        "a_name_that_the_package_has_no_more": "Transformer-Engine",
         "a_renamed_argument": "cu_seqlens_q",
     }
     for name, words in expected.items():
