@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 2 offload_worker.py ROOT
 
-ROOT/model is a Hugging Face folder. Between steps everything is done that a run does: syncs, passes
-for log-probs of the actor and of a reference, a checkpoint that is written while training goes on.
+ROOT/llama and ROOT/qwen2-tied are Hugging Face folders. Between steps everything is done that a run
+does: syncs, passes for log-probs of the actor and of a reference, a checkpoint that is written while
+training goes on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ CASES = {
     "TP2 distributed": (Parallel(2, sequence=True), BF16, {"distributed": True}),
     "PP2, fp32": (Parallel(1, Pipeline(2)), FP32, {"distributed": False}),
     "PP2 VPP2 distributed": (Parallel(1, Pipeline(2, 2)), BF16, {"distributed": True}),
+    # The embedding has a copy in the last stage, and is a bucket by itself.
+    "PP2 distributed, tied": (Parallel(1, Pipeline(2)), BF16, {"distributed": True}),
     "PP2 distributed with a frozen layer": (
         Parallel(1, Pipeline(2)), BF16, {"distributed": True, "frozen_layers": 1},
     ),
@@ -155,7 +158,8 @@ class Trainer:
 
 def trained(root: Path, case: str, kind: str) -> dict[str, object]:
     """Three steps, with a checkpoint after the second; and the third again, from there."""
-    folder, out = root / "model", root / f"{case}-{kind}"
+    folder = root / ("qwen2-tied" if case.endswith("tied") else "llama")
+    out = root / f"{case}-{kind}"
     trainer = Trainer(folder, case, kind, out)
     for number in range(STEPS):
         trainer.sync()

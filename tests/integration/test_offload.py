@@ -11,8 +11,9 @@ from reference import ROTATED_MODELS
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("offload")
-    family, config = ROTATED_MODELS["llama"]
-    make_tiny(root / "model", family, seed=0, initializer_range=0.1, **config)
+    for model in ("llama", "qwen2-tied"):
+        family, config = ROTATED_MODELS[model]
+        make_tiny(root / model, family, seed=0, initializer_range=0.1, **config)
     lines = launch(2, "offload_worker.py", root, seconds=900)
     return {(line["case"], line["kind"]): line["ranks"] for line in lines}
 
