@@ -12,8 +12,11 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch.optim import Optimizer
+
+from megaprune.distributed.device import random_numbers_kept
 
 State = dict[str, Any]
 """Megatron-core's sharded state dict: what this rank has of which tensor of the whole model."""
@@ -86,8 +89,6 @@ def _placed_after(frozen_layers: int, entry: Any) -> Any:
 
 def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any]) -> None:
     """Take over what was loaded into `sharded(..., loading=True)`."""
-    for number, chunk in enumerate(chunks):
-        chunk.load_state_dict(state[f"model{number}"])
     distributed = _distributed_over_torch_adam(optimizer)
     # Transformer Engine's Adam would hold its state twice, which may be more than a GPU has.
     inner = [s.optimizer for s in single_optimizers(optimizer) if s.optimizer is not None]
@@ -96,10 +97,13 @@ def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any
         _replaced(inner, "load_state_dict", lambda adam: partial(Optimizer.load_state_dict, adam)),
     ):
         optimizer.load_state_dict(state["optimizer"])
-    for single in distributed:
+    for number, chunk in enumerate(chunks):
+        chunk.load_state_dict(state[f"model{number}"])
+    for single in _distributed(optimizer):
         # Megatron-core gives all parameters one and the same counter, and each would count on it.
         for kept in single.optimizer.state.values():
-            kept["step"] = kept["step"].clone()
+            if "step" in kept:
+                kept["step"] = kept["step"].clone()
 
 
 def single_optimizers(optimizer: Any) -> list[Any]:
@@ -128,6 +132,10 @@ def _distributed_over_torch_adam(optimizer: Any) -> list[DistributedOptimizer]:
 def _make_room(optimizer: Any) -> None:
     # Megatron-core's distributed optimizer asks torch's own Adam for the number of its steps, which
     # it has only once it has made one. (Apex's and Transformer Engine's keep it elsewhere.)
+    for single in _distributed(optimizer):
+        if isinstance(single.optimizer, HybridDeviceOptimizer) and not single.optimizer.state:
+            with random_numbers_kept():
+                single.optimizer.dummy_step()  # with random gradients; weights will be loaded, too
     for single in _distributed_over_torch_adam(optimizer):
         for group in single.optimizer.param_groups:
             for parameter in group["params"]:

@@ -30,6 +30,19 @@ def test_three_steps_and_a_resume_are_bit_equal(results, case):
             assert rank["resumed"] == rank["third"]
 
 
+@pytest.mark.parametrize(
+    ("case", "least", "most"),
+    [("DP2 distributed, half on the CPU", 0.5, 0.9), ("DP2 distributed, all on the CPU", 1, 1)],
+)
+def test_the_optimizer_on_the_cpu_does_what_the_other_does(results, case, least, most):
+    for rank, other in zip(results[case, "none"], results["DP2 distributed", "none"], strict=True):
+        on_cpu, elements = rank["shares"]
+        assert least <= on_cpu / elements <= most
+        assert other["shares"] == [0, elements]
+        assert rank["losses"] == pytest.approx(other["losses"], rel=1e-4)
+        assert len(set(rank["losses"])) == 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
 def test_storages_are_freed_and_come_back(results, case, kind):
