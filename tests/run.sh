@@ -8,18 +8,14 @@ venv=$(realpath -m "${1:-.venv}")
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same files
 
-bash tests/install.sh "$venv" dev
+bash tests/install.sh "$venv"
 # NeMo-Run, in an environment of its own: it cannot be beside vLLM. Types are checked meanwhile.
-launch=$venv-launch
-{
-    [ -x "$launch/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$launch"
-    "$launch/bin/pip" install -q -e ".[launch]"
-} &
+bash tests/install.sh "$venv-launch" launch &
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/mypy"
 if wait $!; then
-    export MEGAPRUNE_LAUNCH=$launch/bin/python
+    export MEGAPRUNE_LAUNCH=$venv-launch/bin/python
 else
     echo "run.sh: NeMo-Run cannot be installed here: its tests are skipped" >&2
 fi

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 venv=$(realpath -m "${1:-.venv-newest}")
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-PYTHON=${PYTHON:-python3.12} bash tests/install.sh "$venv" dev
+PYTHON=${PYTHON:-python3.12} bash tests/install.sh "$venv"
 "$venv/bin/python" - <<'CHECK'
 from megaprune.engine_versions import ENGINES
 
@@ -17,7 +17,7 @@ for engine in ENGINES:
 CHECK
 failed=()
 # One file after another: most of them start several processes.
-for tests in test_engine_versions.py actor contract generation trainer weights/test_arguments_megatron.py \
+for tests in test_engine_versions.py actor generation trainer weights/test_arguments_megatron.py \
     weights/test_layouts.py integration/test_{actor,batches,bad_runs,evaluate,logprobs,megatron,start,sync,train,vllm_layout}.py; do
     "$venv/bin/pytest" -q -W ignore "tests/$tests" || failed+=("$tests")
 done

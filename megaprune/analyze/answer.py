@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
@@ -140,8 +140,8 @@ def retry_after(header: str) -> float | None:
         return float(header)
     try:
         when = parsedate_to_datetime(header)
-        when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-        return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
 

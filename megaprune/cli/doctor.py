@@ -27,6 +27,11 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--out", default=".", metavar="DIR", help="where a job would write (default: here)"
     )
+    command.add_argument(
+        "--packages",
+        action="store_true",
+        help="only what is installed, and the GPUs: not limits, folders, logins and Slurm",
+    )
     command.add_argument("--quick", action="store_true", help="import no packages")
     command.add_argument("--json", action="store_true", help="print findings and summary as JSON")
     command.set_defaults(run=run_doctor)
@@ -39,7 +44,8 @@ def run_doctor(options: argparse.Namespace) -> int:
 
     if not options.quick and sys.stderr.isatty():
         print("importing torch, Megatron-core and vLLM: half a minute ...", file=sys.stderr)
-    findings = check(inspect_machine(options.quick, Path(options.out)))
+    machine = inspect_machine(options.quick, Path(options.out))
+    findings = check_packages(machine) if options.packages else check(machine)
     if options.json:
         report = [dataclasses.asdict(finding) for finding in findings]
         print(json.dumps({"findings": report, "summary": summarize(findings)}))
@@ -50,11 +56,15 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def check(machine: Inspection) -> list[Finding]:
     """Run every check, in the order of the report."""
+    return check_packages(machine) + check_surroundings(machine)
+
+
+def check_packages(machine: Inspection) -> list[Finding]:
+    """Check the GPUs, and the engines and packages for them."""
     from megaprune.doctor import host, packages, stack
 
     return [
         host.check_python(machine),
-        host.check_host(machine),
         stack.check_gpus(machine),
         stack.check_driver(machine),
         stack.check_nccl(machine),
@@ -66,6 +76,15 @@ def check(machine: Inspection) -> list[Finding]:
         stack.check_beside(machine),
         *(packages.check_package(package, machine) for package in packages.PACKAGES),
         packages.check_nemo_run(machine),
+    ]
+
+
+def check_surroundings(machine: Inspection) -> list[Finding]:
+    """Check the host, its limits, folders and services."""
+    from megaprune.doctor import host
+
+    return [
+        host.check_host(machine),
         host.check_shared_memory(machine),
         host.check_open_files(machine),
         host.check_locked_memory(machine),

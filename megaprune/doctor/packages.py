@@ -70,8 +70,9 @@ def check_import(
     module: str,
     required: bool,
     about: str = "",
+    extra: str = "gpu",
 ) -> Finding:
-    """Check a package that is installed, or whose metadata says so."""
+    """Check a package that is installed, or whose metadata says so; `extra` has its bounds."""
     installed = version(distribution)
     shown = (installed or "without metadata") + about
     if find_module(module) is None:
@@ -84,7 +85,7 @@ def check_import(
             f"pip uninstall -y {' '.join(broken)}" if broken else _reinstall(machine, distribution)
         )
         return Finding(name, "wrong", f"{shown}; {error}", fix, required)
-    needed = requirement_of("megaprune", distribution, "gpu")
+    needed = requirement_of("megaprune", distribution, extra)
     if needed and installed and satisfies(needed, installed) is False:
         detail = f"{shown}; {needed} is needed"
         return Finding(name, "wrong", detail, f"pip install '{needed}'", required)

@@ -155,27 +155,30 @@ def check_transformer_engine(machine: Inspection) -> Finding:
     if installed is None and find_module("transformer_engine") is None:
         if not machine.gpus:
             return Finding(name, "missing", "not installed; not needed on a CPU")
-        fix = "pip install --no-build-isolation 'transformer-engine[pytorch]'"
-        return Finding(name, "missing", "not installed; the actor is slower without it", fix)
-    finding = check_import(machine, name, name, "transformer_engine", False)
+        detail = "not installed; the actor is slower without it"
+        return Finding(name, "missing", detail, _build_transformer_engine())
+    finding = check_import(machine, name, name, "transformer_engine", False, "", name)
     if finding.state != "wrong":
         return finding
     if not machine.gpus:
         fix = "pip uninstall -y transformer-engine transformer-engine-torch  # not needed on a CPU"
     else:
-        fix = (
-            "pip uninstall -y transformer-engine-torch; pip install --no-build-isolation "
-            "--no-cache-dir 'transformer-engine[pytorch]'"
-        )
+        fix = f"pip uninstall -y transformer-engine-torch; {_build_transformer_engine()}"
     detail = f"{finding.detail} (it must be built for the torch that is here)"
     return Finding(name, "wrong", detail, fix)
 
 
-def check_apex(machine: Inspection) -> Finding:
-    """Check apex's fused weight gradients, which Transformer Engine brings too.
+def _build_transformer_engine() -> str:
+    needed = requirement_of("megaprune", "transformer-engine", "transformer-engine")
+    # For the torch that is here, with the headers that this torch brings; it needs g++.
+    return (
+        "NVTE_BUILD_USE_NVIDIA_WHEELS=1 pip install --no-build-isolation --no-cache-dir "
+        f"'{needed or 'transformer-engine[pytorch]'}' wheel"
+    )
 
-    On an index, the name is another project's.
-    """
+
+def check_apex(machine: Inspection) -> Finding:
+    """Check apex's fused weight gradients; on an index, that name is another project's."""
     name, spec = "apex's kernels", find_module("apex")
     rebuild = "pip uninstall -y apex" + (f"; {BUILD_APEX}" if machine.gpus else "")
     if spec is not None and spec.origin is not None:
@@ -189,17 +192,13 @@ def check_apex(machine: Inspection) -> Finding:
     if find_module(FUSED) is None:
         if not machine.gpus:
             return Finding(name, "missing", "not installed; not needed on a CPU")
-        if check_transformer_engine(machine).state == "ok":
-            detail = "not built; Transformer Engine adds weight gradients as it multiplies"
-            return Finding(name, "missing", detail)
         detail = "not built; weight gradients are added in a step of their own, slower"
         return Finding(name, "missing", detail, BUILD_APEX)
     imported, error = machine.imported(FUSED)
     if error is not None:
         detail = f"{FUSED}: {error} (it must be built for the torch that is here)"
         return Finding(name, "wrong", detail, rebuild)
-    detail = FUSED + ("" if imported is not None else " (not imported)")
-    return Finding(name, "ok", f"{detail}, adds weight gradients as it multiplies")
+    return Finding(name, "ok", FUSED + ("" if imported is not None else " (not imported)"))
 
 
 def _known_version(finding: Finding, engine: Engine) -> Finding:
@@ -276,7 +275,8 @@ def _vllm_misfit(machine: Inspection, name: str, number: str, cpu: bool) -> str 
     if cuda and local.startswith("cu") and local[2:4] != cuda.split(".")[0]:
         return f"built for {local}, and torch for CUDA {cuda}"
     for package, installed in (("torch", torch), ("transformers", version("transformers"))):
-        needed = requirement_of(name, package)
+        # "+cpu" is only torch's label: where an index has no such build, another one does as well.
+        needed = (requirement_of(name, package) or "").partition("+")[0]
         if needed and installed and satisfies(needed, installed) is False:
             return f"it wants {needed}, and there is {package} {installed}"
     return None
