@@ -94,9 +94,14 @@ class Sources:
             if name in _defined(node):
                 return Definition(module, node)
             if isinstance(node, ast.ImportFrom):
+                origin = self._absolute(module, node)
                 for alias in node.names:
                     if name == (alias.asname or alias.name):
-                        return self.find(self._absolute(module, node), alias.name)
+                        if (origin, alias.name) == (module, name):
+                            break  # a module beside this one
+                        return self.find(origin, alias.name)
+                    if alias.name == "*" and (found := self.find(origin, name)):
+                        return found
         inner = f"{module}.{name}"
         return Module(inner) if self.parsed(inner) else None
 
