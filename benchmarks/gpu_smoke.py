@@ -8,7 +8,7 @@ fails does not stop the rest. DIR gets smoke.json with all figures, and plan.jso
 `megaprune plan` that were measured. --cpu runs the same checks on tiny models.
 
     machine   copies, multiplications, memory of a context and NCCL, gathered objects
-    actor     log-probs, gradients, recompute, steps, checkpoints, against transformers
+    actor     log-probs, gradients, recompute, steps, offload, checkpoints, against transformers
     memory    vLLM's allocator: sleep, train, wake, sync into the same addresses, CUDA graphs
     memory-x  the same with expandable segments
     rewrite   the weights of QwQ-32B's share at TP8: sync, verify, wake beside its cache

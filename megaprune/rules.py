@@ -88,6 +88,13 @@ def training_problems(config: Config) -> Iterator[str]:
             "actor.sequence_parallel=true with actor.tp=1; expected actor.tp=2 or more: there is "
             "nothing to divide activations among"
         )
+    optimizer = config.optimizer
+    if optimizer.on_cpu and not (optimizer.distributed and config.dtype == "bfloat16"):
+        yield (
+            f"optimizer.on_cpu={optimizer.on_cpu:g} with "
+            f"optimizer.distributed={str(optimizer.distributed).lower()} and dtype={config.dtype}; "
+            f"expected optimizer.distributed=true and dtype=bfloat16, or optimizer.on_cpu=0"
+        )
     longest = config.data.max_prompt_length + max(training_limits(config))
     prompt = config.data.max_prompt_length
     what = f"data.max_prompt_length={prompt} and the length limit"

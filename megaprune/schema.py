@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Files and folders of a run ----------------------------------------------------------------------
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
+STARTS_FILE = "starts.jsonl"
 SAMPLES_FOLDER = "samples"
 VALIDATION_FOLDER = "validation"
 FAILED_FOLDER = "failed"
@@ -46,6 +47,7 @@ BEHAVIOURS_FILE = "behaviours.png"
 FILES = {
     f"RUN/{CONFIG_FILE}": "the resolved configuration",
     f"RUN/{METRICS_FILE}": "one JSON object a line: one for each step and each validation",
+    f"RUN/{STARTS_FILE}": "one JSON object a line: seconds of the parts of a start, and settings",
     f"RUN/{SAMPLES_FOLDER}/step_000001.parquet": "the responses that a step drew",
     f"RUN/{VALIDATION_FOLDER}/step_000020.parquet": "the responses of a validation after a step",
     f"RUN/{FAILED_FOLDER}/step_000007.parquet": "the batch of a step that ended the run",

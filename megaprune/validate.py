@@ -217,7 +217,14 @@ def _memory_problems(config: Config, folder: HfFolder, processes: int) -> list[s
     hardware = HardwareSpec(
         gpus=processes, gpus_per_node=len(sizes), gpu_memory=min(sizes) / GB, reserve=0.0
     )
-    return memory_problems(request, ModelShape(config.model, folder.model), hardware)
+    problems = memory_problems(request, ModelShape(config.model, folder.model), hardware)
+    if not problems:
+        return []
+    advice = (
+        f"`megaprune plan` with the same fields, --gpus {processes}, --gpus-per-node {len(sizes)} "
+        f"and --gpu-memory {hardware.gpu_memory:.1f} names fields that fit"
+    )
+    return ["; ".join([*problems, advice])]
 
 
 def _disk_problems(config: Config, folder: HfFolder) -> Iterator[str]:

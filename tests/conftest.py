@@ -64,6 +64,7 @@ SLOW = {
     "grading/test_pool.py": "graders that hang are waited for",
     "grading/test_pool_deadlines.py": "workers that do not start are waited for",
     "launch/test_preflight.py": "processes that meet",
+    "planner/test_measured.py": "plans of large worlds",
     "planner/test_plan_cli.py": "processes of their own",
     "planner/test_timing_estimate.py": "plans of large worlds",
     "report/test_report_browser.py": "a browser",

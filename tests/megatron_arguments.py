@@ -27,7 +27,8 @@ MEGATRON_LM = {
     "bias_gelu_fusion": True, "init_method_xavier_uniform": False, "fp16_lm_cross_entropy": False,
     "decoder_first_pipeline_num_layers": None, "decoder_last_pipeline_num_layers": None,
     "yaml_cfg": None, "kitchen_config_file": None, "kitchen_recipe_number": None,
-    "te_precision_config_file": None,
+    "te_precision_config_file": None, "moe_use_legacy_grouped_gemm": False,
+    "use_mup": False,
 }  # fmt: skip
 MODEL = {
     "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 112, "num_attention_heads": 4,
@@ -138,6 +139,8 @@ def built(args, unchecked=None):
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
+    # Megatron-core 0.17 has no such layers any more.
+    legacy = {"moe_use_legacy_grouped_gemm"} & defaults().keys()
     return GPTModel(
         config=transformer_config(args, unchecked),
         transformer_layer_spec=get_gpt_layer_local_spec(
@@ -146,8 +149,8 @@ def built(args, unchecked=None):
             args.qk_layernorm,
             args.multi_latent_attention,
             args.experimental_attention_variant,
-            moe_use_legacy_grouped_gemm=args.moe_use_legacy_grouped_gemm,
             normalization=args.normalization,
+            **{name: getattr(args, name) for name in legacy},
         ),
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.max_position_embeddings,

@@ -41,6 +41,7 @@ def run(*command, cwd):
         **os.environ,
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
+        "COLUMNS": "100",
     }
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

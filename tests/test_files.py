@@ -228,8 +228,9 @@ import sys
 sys.path[:0] = [{str(KILL_AT.parent)!r}, {str(Path(__file__).parent)!r}]
 import kill_at, test_files
 from pathlib import Path
-kill_at.kill_at({number})
-test_files.JOBS[{job!r}](Path({str(folder)!r}))
+folder = Path({str(folder)!r})
+kill_at.kill_at({number}, folder)
+test_files.JOBS[{job!r}](folder)
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert child.returncode in (0, -signal.SIGKILL), child.stderr

@@ -32,6 +32,14 @@ def of_run(*fields):
         (["algorithm.num_minibatches=3"], "algorithm.num_minibatches=3 does not divide data.train"),
         (["rollout.n=1"], "rollout.n=1 with algorithm.advantage.name=group_mean; expected n=2"),
         (["actor.sequence_parallel=true"], "actor.sequence_parallel=true with actor.tp=1"),
+        (
+            ["optimizer.on_cpu=0.5", "optimizer.distributed=false"],
+            "optimizer.on_cpu=0.5 with optimizer.distributed=false",
+        ),
+        (
+            ["optimizer.on_cpu=1", "optimizer.distributed=true", "dtype=float32"],
+            "optimizer.on_cpu=1 with optimizer.distributed=true and dtype=float32; expected",
+        ),
         (["algorithm.reward.name=harmonize"], "reward harmonize compares with responses of the re"),
         (
             ["algorithm.reward.name=gate", "algorithm.reward.of.name=profile"],

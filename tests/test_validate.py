@@ -46,9 +46,22 @@ def test_a_full_disk_is_a_warning_that_strict_makes_an_error(config, full_disk, 
 
 def test_memory_is_what_the_plan_says(config, small_gpu, capsys):
     validate.check_run(config(), 1)
-    assert "of a GPU (stage 0), more than the 0.3" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "of a GPU (stage 0), more than the 0.3" in line
+    assert "--gpus 1, --gpus-per-node 2 and --gpu-memory 0.3 names fields that fit" in line
     with pytest.raises(InputError, match="strict=true, and .*of a GPU"):
         validate.check_run(config("strict=true"), 1)
+
+
+@pytest.mark.parametrize("command", ["train", "prune"])
+def test_a_gpu_too_small_ends_a_strict_command_in_one_line(small_gpu, tmp_path, capsys, command):
+    recipe = "tiny_overthinker" if command == "train" else "tiny_overthinker_rounds"
+    out = tmp_path / "run"
+    fields = [f"recipe={recipe}", f"out={out}", "strict=true"]
+    assert main([command, *fields, "--check", "1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "strict=true, and generate: " in line
+    assert not out.exists()
 
 
 def test_nothing_is_said_where_all_is_well(config, capsys, tmp_path):

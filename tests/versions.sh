@@ -17,7 +17,7 @@ for engine in ENGINES:
 CHECK
 failed=()
 # One file after another: most of them start several processes.
-for tests in test_engine_versions.py actor generation trainer weights/test_arguments_megatron.py \
+for tests in test_engine_versions.py actor contract generation trainer weights/test_arguments_megatron.py \
     weights/test_layouts.py integration/test_{actor,batches,bad_runs,evaluate,logprobs,megatron,start,sync,train,vllm_layout}.py; do
     "$venv/bin/pytest" -q -W ignore "tests/$tests" || failed+=("$tests")
 done

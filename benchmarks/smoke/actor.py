@@ -16,10 +16,11 @@ from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
 from megaprune.algorithms.loss_metrics import combine, sum_of
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
-from megaprune.config.run import ActorConfig, CheckpointConfig, OptimizerConfig
+from megaprune.config.run import OFFLOADS, ActorConfig, CheckpointConfig, OptimizerConfig
 from megaprune.distributed import device
 from megaprune.trainer.checkpoint import Checkpoints
 from smoke.models import TINY_LAYER, samples_of, write_model
+from smoke.offload import offload, optimizer_tensors
 from smoke.report import Report, expect
 from smoke.start import start
 
@@ -62,6 +63,9 @@ def run(report: Report, scratch: Path, options: argparse.Namespace) -> None:
         values |= not_finite(folder, short)
     with report.check("other weights for a while") as values:
         values |= other_weights(folder, short)
+    for kind in OFFLOADS[1:]:
+        with report.check(f"offload={kind}") as values:
+            values |= offload(actor_of(folder, offload=kind), short, loss)
     with report.check("checkpoint and restore") as values:
         values |= checkpoint(folder, scratch / "checkpoints", short)
 
@@ -273,18 +277,6 @@ def other_weights(folder: Path, samples: list[Sample]) -> dict:
     expect(bool((now != first).any()), "the step changed log-probs")
     nbytes = sum(p.nbytes for p in actor.parameters().values())
     return {"seconds": seconds, "weights_GB": nbytes / 1e9}
-
-
-def optimizer_tensors(actor: Actor) -> list[torch.Tensor]:
-    """fp32 masters and moments, in their order."""
-    optimizer = actor._optimizer
-    found = []
-    for one in getattr(optimizer, "chained_optimizers", [optimizer]):
-        for group in one.optimizer.param_groups:
-            for parameter in group["params"]:
-                state = one.optimizer.state[parameter]
-                found += [parameter.detach(), state["exp_avg"], state["exp_avg_sq"]]
-    return found
 
 
 def checkpoint(folder: Path, out: Path, samples: list[Sample]) -> dict:

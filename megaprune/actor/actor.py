@@ -13,26 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from megatron.core import optimizer as megatron_optimizer
 from megatron.core import parallel_state, tensor_parallel
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.transformer.module import Float16Module
 
 from megaprune.actor import build
 from megaprune.actor.attention import stream_of
 from megaprune.actor.logprobs import LogProbs, log_probs
 from megaprune.actor.offload import Offload
+from megaprune.actor.optimizer import make_optimizer, with_gradients
 from megaprune.actor.packing import Array, MicroBatches, Packed, Sample, micro_batches, pack
 from megaprune.actor.pipeline import communication
 from megaprune.actor.state import State, restore, sharded, with_tensors
 from megaprune.algorithms.loss_metrics import Share, combine, to_host
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
 from megaprune.config.run import ActorConfig, OptimizerConfig
+from megaprune.distributed import start_times
 from megaprune.distributed.device import deterministic_algorithms, device
 from megaprune.distributed.objects import all_gather_object
 from megaprune.parallelism import Parallel
@@ -106,48 +101,14 @@ class Actor:
         build.start_megatron(self.parallel)
         self._transformer = transformer
         self._chunks = build.build(weights.model, weights.config, transformer)
+        start_times.lap("model")
         build.fill(self._chunks, weights, self.layout)
+        start_times.lap("weights")
         build.freeze(self._chunks, config.frozen_layers, config.recompute)
         self._qkv_format = "thd" if build.has_transformer_engine() else "packed"
-        self._stages, self._optimizer = self._trained()
+        self._stages = with_gradients(self._chunks, transformer, optimizer)
+        self._optimizer = make_optimizer(self._stages, transformer, optimizer)
         self._offload = Offload(config.offload, self._chunks, self._stages, self._optimizer)
-
-    def _trained(self) -> tuple[list[torch.nn.Module], Any]:
-        """The chunks with their gradient buffers, and the optimizer."""
-        config, transformer = self.optimizer, self._transformer
-        bf16 = self.dtype == torch.bfloat16
-        stages: list[torch.nn.Module] = []
-        for chunk in self._chunks:
-            module = Float16Module(transformer, chunk) if bf16 else chunk
-            stages.append(
-                DistributedDataParallel(
-                    config=transformer,
-                    ddp_config=DistributedDataParallelConfig(
-                        grad_reduce_in_fp32=True,
-                        use_distributed_optimizer=config.distributed,
-                    ),
-                    module=module,
-                )
-            )
-            stages[-1].model_type = chunk.model_type
-        optimizer = megatron_optimizer.get_megatron_optimizer(
-            megatron_optimizer.OptimizerConfig(
-                optimizer="adam",
-                lr=config.lr,
-                weight_decay=config.weight_decay,
-                adam_beta1=config.beta1,
-                adam_beta2=config.beta2,
-                clip_grad=config.clip_grad,
-                bf16=bf16,
-                params_dtype=self.dtype,
-                use_distributed_optimizer=config.distributed,
-            ),
-            stages,
-            use_gloo_process_groups=True,
-        )
-        transformer.finalize_model_grads_func = finalize_model_grads
-        transformer.grad_scale_func = optimizer.scale_loss if bf16 else None
-        return stages, optimizer
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """This rank's parameters, named as in `layout`; what the optimizer steps change.

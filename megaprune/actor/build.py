@@ -134,8 +134,7 @@ def transformer_config(
         InputError: the model asks for something that is not built here.
     """
     check_supported(config)
-    pipeline = parallel.pipeline
-    names = {row.megatron for row in model.family.layer}
+    pipeline, names = parallel.pipeline, {row.megatron for row in model.family.layer}
     stretch = attention_factor(rope_parameters(config))
     return TransformerConfig(
         num_layers=model.layers,
@@ -239,9 +238,22 @@ def build(
                 rotary_percent=1.0,
                 use_cpu_initialization=transformer.use_cpu_initialization,
             )
+        else:
+            _fuse_weight_gradients(chunk)
         chunk.rotary_pos_emb.inv_freq = frequencies.clone()
         chunks.append(chunk.to(device=device(), dtype=transformer.params_dtype))
     return torch.nn.ModuleList(chunks)
+
+
+def _fuse_weight_gradients(chunk: Decoder) -> None:
+    """Have Transformer Engine add weight gradients to the fp32 buffer within the matrix product.
+
+    Megatron-core's setting for that wants apex's kernel too, for an output layer whose own pass is
+    not used here.
+    """
+    for module in chunk.modules():
+        if hasattr(module, "fuse_wgrad_accumulation"):
+            module.fuse_wgrad_accumulation = True
 
 
 @torch.no_grad()

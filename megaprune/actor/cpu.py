@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import types
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,12 +19,21 @@ _MAKERS = ("tensor", "zeros", "ones", "empty", "full", "arange", "empty_like", "
 
 
 class _Stream:
-    """A stream of the CPU: whoever waits for it finds everything done."""
+    """A stream of the CPU, and an event of it: whoever waits for it finds everything done."""
 
     def wait_stream(self, _: Any) -> None:
         return None
 
     def wait_event(self, _: Any) -> None:
+        return None
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def wait(self, _: Any) -> None:
+        return None
+
+    def synchronize(self) -> None:
         return None
 
 
@@ -44,6 +54,12 @@ class _Cuda(types.ModuleType):
 
     def current_stream(self, *_: Any) -> _Stream:
         return _Stream()
+
+    def Stream(self) -> _Stream:  # noqa: N802 - as torch.cuda has it
+        return _Stream()
+
+    def stream(self, _: Any) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def empty_cache(self) -> None:
         return None
@@ -79,6 +95,7 @@ def _on_cpu(make: Any) -> Any:
     def make_on_cpu(*arguments: Any, **options: Any) -> torch.Tensor:
         if "cuda" in str(options.get("device")):
             options["device"] = _CPU
+        options.pop("pin_memory", None)
         return make(*arguments, **options)
 
     return make_on_cpu

@@ -140,6 +140,7 @@ class OffloadedStorages:
             places.append((len(filled) - 1, filled[-1]))
             filled[-1] += padded
         if sizes != self._sizes:
+            synchronize()  # copies from the old ones may be under way
             self._buffers.clear()  # before there are new ones
             self._buffers = [HostBuffer(nbytes, _PURPOSE) for nbytes in filled]
             self._sizes = sizes

@@ -122,3 +122,5 @@ def _tensors_of(optimizer: Any) -> Iterable[torch.Tensor]:
             yield from group["params"]
         for state in single.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+        # Masters of a hybrid optimizer, which its state has only after the first step.
+        yield from getattr(single.optimizer, "param_to_fp32_param", {}).values()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +12,11 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch.optim import Optimizer
+
+from megaprune.distributed.device import random_numbers_kept
 
 State = dict[str, Any]
 """Megatron-core's sharded state dict: what this rank has of which tensor of the whole model."""
@@ -43,7 +48,8 @@ def sharded(
     }
     # Megatron-core takes the place of each state from that of its parameter.
     trained = dict_list_map_outplace(partial(_placed_after, frozen_layers), model)
-    return {**model, "optimizer": optimizer.sharded_state_dict(trained, loading, metadata=how)}
+    with _replaced(_distributed(optimizer), "get_parameter_state_dp_zero", _PaddedState):
+        return {**model, "optimizer": optimizer.sharded_state_dict(trained, loading, metadata=how)}
 
 
 def with_tensors(state: State, change: Callable[[torch.Tensor], torch.Tensor]) -> State:
@@ -52,7 +58,7 @@ def with_tensors(state: State, change: Callable[[torch.Tensor], torch.Tensor]) -
     def changed(entry: Any) -> Any:
         if isinstance(entry, ShardedTensor | ShardedTensorFactory) and entry.data is not None:
             return replace(entry, data=change(entry.data))
-        return entry
+        return change(entry) if isinstance(entry, torch.Tensor) else entry
 
     return dict_list_map_outplace(changed, state)
 
@@ -83,20 +89,21 @@ def _placed_after(frozen_layers: int, entry: Any) -> Any:
 
 def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any]) -> None:
     """Take over what was loaded into `sharded(..., loading=True)`."""
+    distributed = _distributed_over_torch_adam(optimizer)
+    # Transformer Engine's Adam would hold its state twice, which may be more than a GPU has.
+    inner = [s.optimizer for s in single_optimizers(optimizer) if s.optimizer is not None]
+    with (
+        _replaced(distributed, "_set_main_param_and_optimizer_states", _Setter),
+        _replaced(inner, "load_state_dict", lambda adam: partial(Optimizer.load_state_dict, adam)),
+    ):
+        optimizer.load_state_dict(state["optimizer"])
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(state[f"model{number}"])
-    distributed = _distributed_over_torch_adam(optimizer)
-    for single in distributed:
-        single._set_main_param_and_optimizer_states = _Setter(single)
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-    finally:
-        for single in distributed:
-            del single._set_main_param_and_optimizer_states
-    for single in distributed:
+    for single in _distributed(optimizer):
         # Megatron-core gives all parameters one and the same counter, and each would count on it.
         for kept in single.optimizer.state.values():
-            kept["step"] = kept["step"].clone()
+            if "step" in kept:
+                kept["step"] = kept["step"].clone()
 
 
 def single_optimizers(optimizer: Any) -> list[Any]:
@@ -104,19 +111,31 @@ def single_optimizers(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
-def _distributed_over_torch_adam(optimizer: Any) -> list[Any]:
-    """The distributed optimizers in an optimizer that stand on torch's own Adam."""
+def _distributed(optimizer: Any) -> list[DistributedOptimizer]:
+    """The distributed optimizers in an optimizer, of stages that are trained."""
     return [
         single
         for single in single_optimizers(optimizer)
-        if isinstance(single, DistributedOptimizer)
-        and isinstance(single.optimizer, torch.optim.AdamW | torch.optim.Adam)
+        if isinstance(single, DistributedOptimizer) and not single.is_stub_optimizer
+    ]
+
+
+def _distributed_over_torch_adam(optimizer: Any) -> list[DistributedOptimizer]:
+    """Those that stand on torch's own Adam."""
+    return [
+        single
+        for single in _distributed(optimizer)
+        if isinstance(single.optimizer, torch.optim.AdamW | torch.optim.Adam)
     ]
 
 
 def _make_room(optimizer: Any) -> None:
     # Megatron-core's distributed optimizer asks torch's own Adam for the number of its steps, which
     # it has only once it has made one. (Apex's and Transformer Engine's keep it elsewhere.)
+    for single in _distributed(optimizer):
+        if isinstance(single.optimizer, HybridDeviceOptimizer) and not single.optimizer.state:
+            with random_numbers_kept():
+                single.optimizer.dummy_step()  # with random gradients; weights will be loaded, too
     for single in _distributed_over_torch_adam(optimizer):
         for group in single.optimizer.param_groups:
             for parameter in group["params"]:
@@ -125,6 +144,53 @@ def _make_room(optimizer: Any) -> None:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
+
+
+@contextmanager
+def _replaced(optimizers: Sequence[Any], method: str, by: Callable[[Any], Any]) -> Iterator[None]:
+    """Have optimizers use another method for a while, made for each of them."""
+    for single in optimizers:
+        setattr(single, method, by(single))
+    try:
+        yield
+    finally:
+        for single in optimizers:
+            delattr(single, method)
+
+
+class _PaddedState:
+    """What Megatron-core 0.16 gathers of the optimizer's state, placed as it then looks it up.
+
+    It leaves out the padding that ends each bucket, and takes parameters from their places in the
+    buffer that has it. With several buckets (a tied embedding that has a copy in another stage is
+    one by itself), all parameters behind the first padding would be saved with others' values.
+    """
+
+    def __init__(self, optimizer: DistributedOptimizer):
+        self._optimizer = optimizer
+
+    def __call__(self, **options: Any) -> Any:
+        gather = type(self._optimizer).get_parameter_state_dp_zero
+        state = gather(self._optimizer, **options)
+        for number, buffer in enumerate(self._optimizer.buffers if state else ()):
+            for tensors in state[number].values():
+                for name, gathered in tensors.items():
+                    if isinstance(gathered, torch.Tensor):
+                        tensors[name] = _with_padding(gathered, buffer)
+        return state
+
+
+def _with_padding(gathered: torch.Tensor, buffer: Any) -> torch.Tensor:
+    """Place the buckets of a buffer, which lie one behind the other, where they begin in it."""
+    if len(buffer.buckets) == 1:
+        return gathered
+    whole = gathered.new_zeros(buffer.numel)
+    start = 0
+    for bucket in buffer.buckets:
+        end = start + bucket.numel_unpadded
+        whole[bucket.offset : bucket.offset + bucket.numel_unpadded] = gathered[start:end]
+        start = end
+    return whole
 
 
 class _Setter:

@@ -8,15 +8,16 @@ An advantage is called with what its `arguments` name, if it has them: `rewards`
 responses are worth; `parts` [R, G, K], each of R rewards by itself, and their `weights` [R];
 `length` [G, K], tokens. Without them it is called with the rewards.
 
-Which settings give the numbers of other trainers. verl: its grpo is `group_std` (epsilon 1e-6, ddof
-1), without norm_adv_by_std_in_grpo `group_mean`, its rloo `leave_one_out`, and its
-reinforce_plus_plus_baseline `reinforce_pp_baseline`. TRL's GRPO is `group_std` with epsilon 1e-4.
+Which settings give the numbers of other trainers, but for groups without signal. verl: its grpo is
+`group_std` (epsilon 1e-6, ddof 1), without norm_adv_by_std_in_grpo `group_mean`, its rloo
+`leave_one_out`, its reinforce_plus_plus_baseline `reinforce_pp_baseline`, and its gdpo `gdpo` with
+by_batch=token. TRL's GRPO is `group_std` with epsilon 1e-4.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,29 +112,36 @@ class Gdpo:
     """Each reward is divided by its own deviation, and then they are added up (GDPO, 2601.05242).
 
     So a reward that varies little in a group counts as much as one that varies much. Every reward
-    has the advantage of `group_std`; their sum over the batch is centred and divided by its
-    population deviation.
+    has the advantage of `group_std`; their weighted sum is then normalised over the batch.
     """
 
     name: ClassVar[str] = "gdpo"
-    arguments: ClassVar[tuple[str, ...]] = ("parts", "weights")
+    arguments: ClassVar[tuple[str, ...]] = ("parts", "weights", "length")
 
     epsilon: Annotated[
         float, Field(ge=0, description="added to the deviation of each reward in a group")
     ] = 1e-6
     by_batch: Annotated[
-        bool, Field(description="whether the sum is normalised over the batch, as published")
-    ] = True
+        Literal["response", "token", "none"],
+        Field(
+            description="whether the sum is normalised over the batch's responses, over its tokens "
+            "(as verl does), or not at all"
+        ),
+    ] = "response"
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def __call__(self, parts: NDArray[np.float64], weights: NDArray[np.float64], /) -> Matrix:
-        """Rewards [R, G, K] and their weights [R] -> [G, K] advantages."""
+    def __call__(
+        self, parts: NDArray[np.float64], weights: NDArray[np.float64], length: Matrix, /
+    ) -> Matrix:
+        """Rewards [R, G, K], their weights [R] and lengths [G, K] -> [G, K] advantages."""
         each = np.stack([GroupStd(self.epsilon)(part) for part in parts])
         total: Matrix = np.tensordot(weights, each, 1)
-        if not self.by_batch or not total.any():
+        if self.by_batch == "none" or not total.any():
             return total
+        if self.by_batch == "token":
+            return _whiten(total, length)
         return (total - total.mean()) / total.std()
 
 
@@ -160,10 +168,7 @@ class ReinforcePlusPlusBaseline:
         signal = centred.any(axis=1, keepdims=True)
         if not signal.any():
             return centred
-        mean = np.average(centred, weights=length)
-        tokens = max(float(length.sum()), 2.0)
-        variance = np.average((centred - mean) ** 2, weights=length) * tokens / (tokens - 1)
-        return np.where(signal, (centred - mean) / np.sqrt(variance + self.epsilon), 0.0)
+        return np.where(signal, _whiten(centred, length, self.epsilon), 0.0)
 
 
 def without_signal(advantages: Matrix) -> NDArray[np.bool_]:
@@ -181,3 +186,12 @@ def _centred(rewards: Matrix) -> Matrix:
     # Equal rewards become 0 before a mean is taken, which rounds: (.1 + .1 + .1) / 3 is not .1.
     shifted = rewards - rewards[:, :1]
     return shifted - shifted.mean(axis=1, keepdims=True)
+
+
+def _whiten(values: Matrix, length: Matrix, epsilon: float = 1e-8) -> Matrix:
+    """Values less their mean, over their deviation, where each counts once for every token."""
+    mean = np.average(values, weights=length)
+    tokens = max(float(length.sum()), 2.0)
+    variance = np.average((values - mean) ** 2, weights=length) * tokens / (tokens - 1)
+    whitened: Matrix = (values - mean) / np.sqrt(variance + epsilon)
+    return whitened

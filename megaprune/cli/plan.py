@@ -30,6 +30,7 @@ _ASSUMED = {
     "overhead": "GB of each GPU for CUDA contexts and NCCL",
     "graphs": "GB of each GPU for vLLM's CUDA graphs",
     "host_bandwidth": "GB/s between a GPU and ordinary memory of its host",
+    "host_memory_bandwidth": "GB/s that a host's CPUs reach in Adam",
     "mfu": "share of the peak that training reaches while it computes",
     "forward_mfu": "the same of log-probs and prompts",
     "decode_efficiency": "share of the memory bandwidth that decoding reaches",

@@ -202,6 +202,14 @@ class OptimizerConfig:
     distributed: bool = field(
         default=True, doc="Whether data-parallel replicas divide the optimizer's state among them."
     )
+    on_cpu: float = field(
+        default=0.0,
+        ge=0,
+        le=1,
+        may_change=True,
+        doc="Share of the optimizer's state that stays in the host's memory, and is updated there "
+        "by the CPU; needs optimizer.distributed=true and dtype=bfloat16.",
+    )
 
 
 OFFLOADS = ("none", "optimizer", "all")

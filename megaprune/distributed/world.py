@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from rich.text import Text
 
+from megaprune.distributed import start_times
 from megaprune.distributed.device import backend, check_gpus, device
 from megaprune.distributed.launchers import Launchers
 from megaprune.distributed.objects import all_gather_object, make_host_group
@@ -192,9 +193,11 @@ def run(
     watch = _Watch()
     status = 0
     try:
+        start_times.lap("imports")
         _take_device()
         _make_process_group(timeout)
         watch.peers = all_gather_object(process_record())
+        start_times.lap("distributed")
         try:
             job()
         except Stopped as stopped:

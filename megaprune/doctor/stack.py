@@ -178,7 +178,10 @@ def _build_transformer_engine() -> str:
 
 
 def check_apex(machine: Inspection) -> Finding:
-    """Check apex's fused weight gradients; on an index, that name is another project's."""
+    """Check apex's fused weight gradients, which Transformer Engine brings too.
+
+    On an index, the name is another project's.
+    """
     name, spec = "apex's kernels", find_module("apex")
     rebuild = "pip uninstall -y apex" + (f"; {BUILD_APEX}" if machine.gpus else "")
     if spec is not None and spec.origin is not None:
@@ -192,13 +195,17 @@ def check_apex(machine: Inspection) -> Finding:
     if find_module(FUSED) is None:
         if not machine.gpus:
             return Finding(name, "missing", "not installed; not needed on a CPU")
+        if check_transformer_engine(machine).state == "ok":
+            detail = "not built; Transformer Engine adds weight gradients as it multiplies"
+            return Finding(name, "missing", detail)
         detail = "not built; weight gradients are added in a step of their own, slower"
         return Finding(name, "missing", detail, BUILD_APEX)
     imported, error = machine.imported(FUSED)
     if error is not None:
         detail = f"{FUSED}: {error} (it must be built for the torch that is here)"
         return Finding(name, "wrong", detail, rebuild)
-    return Finding(name, "ok", FUSED + ("" if imported is not None else " (not imported)"))
+    detail = FUSED + ("" if imported is not None else " (not imported)")
+    return Finding(name, "ok", f"{detail}, adds weight gradients as it multiplies")
 
 
 def _known_version(finding: Finding, engine: Engine) -> Finding:

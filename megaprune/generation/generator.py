@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from megaprune.config.run import EngineConfig
+from megaprune.distributed import start_times
 from megaprune.distributed.device import random_numbers_kept
 from megaprune.engine_versions import VLLM, check_usable
 from megaprune.errors import InputError
@@ -132,6 +133,7 @@ class Generator:
             process.prepare()
             from vllm import LLM
 
+            start_times.lap("vLLM's import")
             with process.frozen_kept():
                 self._llm = LLM(
                     model=str(folder),
@@ -150,6 +152,7 @@ class Generator:
                     seed=0,
                     **memory.options(config, max_length),
                 )
+        start_times.lap("vLLM")
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """This rank's parameters, named as in `layout`; written in place, they are used at once."""

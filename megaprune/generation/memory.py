@@ -15,6 +15,20 @@ _CPU_TOKENS = 8192
 """Of prompts that are read at once."""
 
 
+_MOST_IN_A_GRAPH = 512
+"""With more sequences at once, vLLM chooses itself what is worth a graph."""
+
+
+def graph_sizes(most: int) -> list[int]:
+    """List the numbers of sequences that a CUDA graph is captured for: `most`, and fewer.
+
+    vLLM's own go up to twice as many, which only prompts come to; each takes time at every start.
+    A batch takes the next larger graph, so steps are as small as vLLM's.
+    """
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, most, 16)]
+    return [*(size for size in sizes if size < most), most]
+
+
 def options(config: EngineConfig, max_length: int) -> dict[str, Any]:
     """vLLM's settings of memory.
 
@@ -28,6 +42,8 @@ def options(config: EngineConfig, max_length: int) -> dict[str, Any]:
             "enable_sleep_mode": True,
             "gpu_memory_utilization": config.gpu_memory_utilization,
         }
+        if config.max_num_seqs <= _MOST_IN_A_GRAPH and not config.enforce_eager:
+            chosen["cudagraph_capture_sizes"] = graph_sizes(config.max_num_seqs)
         if expandable_segments() and config.tp > 1:
             # Its own all-reduce shares the memory of CUDA graphs among processes, which is not
             # possible with such segments: the engine would end as it captures them.

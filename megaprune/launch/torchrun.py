@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from math import lcm
 
+from megaprune.distributed import start_times
 from megaprune.distributed.launchers import name_launcher
 from megaprune.distributed.process import be_alone, prepare_process
 from megaprune.distributed.settings import set_up_determinism
@@ -42,6 +43,7 @@ def start(
         only_check: whether so many processes can do it, and end.
         deterministic: whether sums are to be added in a fixed order on GPUs.
     """
+    start_times.begin()
     if deterministic:
         set_up_determinism()
     prepare_process()
@@ -63,6 +65,7 @@ def start(
             with world.phase("check"), world.raise_on_all_ranks():
                 if os.environ["RANK"] == "0":
                     check(int(os.environ["WORLD_SIZE"]))
+        start_times.lap("check")
         job()
 
     return world.run(checked, command=_typed(command))

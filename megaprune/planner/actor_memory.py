@@ -144,15 +144,19 @@ def _buckets(sizes: Sizes, dp: int) -> list[int]:
     return buckets
 
 
-def actor_parts(elements: RankElements, dp: int, dtype: str, distributed: bool) -> dict[str, int]:
+def actor_parts(
+    elements: RankElements, dp: int, dtype: str, distributed: bool, on_cpu: float = 0.0
+) -> dict[str, int]:
     """Count the bytes that the model in training has on a GPU, unless they are offloaded.
 
     weights: parameters x their bytes (with the distributed optimizer: of the padded buffer that
     they lie in, and of frozen ones). gradients: 4 x the buffer. optimizer: Adam's two moments, 8 x
-    the buffer, and with bfloat16 the fp32 masters, 4 more; divided by dp if it is distributed.
+    the buffer, and with bfloat16 the fp32 masters, 4 more; divided by dp if it is distributed; less
+    the share that is on the CPU.
 
     Args:
         dp: replicas.
+        on_cpu: as in the optimizer's fields.
     """
     size = ELEMENT_BYTES[dtype]
     per_element = 8 if dtype == "float32" else 12
@@ -160,7 +164,9 @@ def actor_parts(elements: RankElements, dp: int, dtype: str, distributed: bool) 
     return {
         "weights": weights * size,
         "gradients": elements.buffer * 4,
-        "optimizer": elements.buffer * per_element // (dp if distributed else 1),
+        "optimizer": int(
+            elements.buffer * per_element // (dp if distributed else 1) * (1 - on_cpu)
+        ),
     }
 
 
@@ -321,9 +327,9 @@ def actor_phases(
         others = batch.kept(layers, last and actor.vpp == 1)
         kept = batch.kept(layers, last) + (flying - 1) * others
         working = batch.working(last) + elements.largest * size
-        resident = resident_parts(
-            actor_parts(elements, dp, config.dtype, distributed), actor.offload
-        )
+        on_cpu = config.optimizer.on_cpu
+        parts = actor_parts(elements, dp, config.dtype, distributed, on_cpu)
+        resident = resident_parts(parts, actor.offload)
         passes = 0 if actor.offload != "none" else kept + working
         extra = {
             "generate": {},

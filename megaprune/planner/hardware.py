@@ -90,6 +90,7 @@ class HardwareSpec:
         node_bandwidth: GB/s that a GPU sends and receives in collectives among those of its node.
         pinned_bandwidth: GB/s between a GPU and page-locked memory of its host (actor.offload).
         host_bandwidth: GB/s between a GPU and ordinary memory of its host.
+        host_memory_bandwidth: GB/s that the CPUs of a host reach in Adam (optimizer.on_cpu).
         peak_tflops: of a GPU; None for that of its type.
         memory_bandwidth: TB/s of a GPU's own memory.
         mfu: share of the peak that training reaches while it computes: bubbles of the pipeline and
@@ -117,6 +118,7 @@ class HardwareSpec:
     node_bandwidth: float = GPU_TYPES[DEFAULT_GPU].node_bandwidth
     host_bandwidth: float = 10.0
     pinned_bandwidth: float = GPU_TYPES[DEFAULT_GPU].pinned_bandwidth
+    host_memory_bandwidth: float = 200.0
     peak_tflops: float | None = None
     memory_bandwidth: float = GPU_TYPES[DEFAULT_GPU].memory_bandwidth
     mfu: float = 0.5

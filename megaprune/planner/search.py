@@ -45,6 +45,9 @@ from megaprune.rules import (
 
 _MOST_NODES = 64
 _SHARES = [round(0.05 * step, 2) for step in range(2, 20)]
+_ON_CPU = [0.5, 1.0]
+"""Slow, and tried for that reason where nothing else fits."""
+
 _SHOWN = 5
 _ALIKE = 0.01
 """Times that differ by less than this share are equal: the estimate is no better."""
@@ -103,13 +106,23 @@ def fastest_divisions(
 
     All rounds and validations count. The fields that are tried: tp, pp, vpp, recompute, sequence
     parallelism, max_tokens and offload of the actor, the distributed optimizer, tp and the share of
-    memory of engines. Of those with the same tp, pp and vpp and the same tp of engines, the best
-    stands for all. Among times that differ by less than a hundredth, fewer changed fields come
-    first.
+    memory of engines; where nothing fits, the optimizer's share on the CPU too. Of those with the
+    same tp, pp and vpp and the same tp of engines, the best stands for all. Among times that differ
+    by less than a hundredth, fewer changed fields come first.
     """
     if list(context_problems(config, shape.context)):
         return []
-    actors = list(_actor_candidates(config, shape, hardware))
+    for shares in ([config.optimizer.on_cpu], _ON_CPU):
+        if divisions := _fastest_with(config, shape, hardware, shares):
+            return divisions
+    return []
+
+
+def _fastest_with(
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, on_cpu: list[float]
+) -> list[Division]:
+    """Return the fastest divisions with one of these shares of the optimizer on the CPU."""
+    actors = list(_actor_candidates(config, shape, hardware, on_cpu))
     engines = sorted(_engine_candidates(config, shape, hardware), key=lambda e: e.seconds)
     pairs = []
     for actor in actors:
@@ -191,7 +204,7 @@ def _peak(actor: _Candidate, engine: _Candidate) -> int:
 
 
 def _actor_candidates(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
+    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, on_cpu: list[float]
 ) -> Iterator[_Candidate]:
     """Yield the ways to divide the model in training that are possible."""
     need = -(-config.longest_trained // 1024) * 1024
@@ -212,6 +225,7 @@ def _actor_candidates(
             "actor.sequence_parallel": [False, True],
             "actor.max_tokens": sorted(sizes),
             "actor.offload": list(OFFLOADS),
+            "optimizer.on_cpu": on_cpu,
             "optimizer.distributed": [False, True],
         }
         for values in product(*choices.values()):

@@ -290,6 +290,9 @@ def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareS
     With dp replicas, the distributed optimizer: gradients scattered and weights gathered,
     (gradients + weights) x (dp - 1) / dp / bandwidth; else gradients x 2 x (dp - 1) / dp. And
     gradients, optimizer state and weights read and written: 2 x their bytes / memory bandwidth.
+    With a share on the CPU, its gradients (4 bytes) go there and its weights (2) come back, /
+    pinned_bandwidth; all GPUs of a host share its memory, where Adam reads 16 bytes and writes 12
+    for each element, / host_memory_bandwidth.
     """
     dp = Parallel.of(config.actor).dp(hardware.gpus)
     parts = _resident(config, shape, hardware)
@@ -297,6 +300,9 @@ def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareS
     moved += parts["weights"] if config.optimizer.distributed else 0
     update = moved * (dp - 1) / dp / (hardware.bandwidth * GB)
     update += 2 * sum(parts.values()) / (hardware.memory_bandwidth * 1e12)
+    on_cpu = config.optimizer.on_cpu * parts["gradients"] / 4 / dp
+    update += 6 * on_cpu / (hardware.pinned_bandwidth * GB)
+    update += 28 * on_cpu * hardware.on_a_node / (hardware.host_memory_bandwidth * GB)
     return config.algorithm.num_minibatches * update
 
 
@@ -320,7 +326,7 @@ def _resident(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> 
     dp = parallel.dp(hardware.gpus)
     stages = rank_elements(shape.model, parallel, dp, config.actor.frozen_layers, distributed)
     largest = max(stages, key=lambda stage: stage.parameters)
-    return actor_parts(largest, dp, config.dtype, distributed)
+    return actor_parts(largest, dp, config.dtype, distributed, config.optimizer.on_cpu)
 
 
 def _tokens(config: PlanConfig, hardware: HardwareSpec, limit: int) -> tuple[float, float]:

@@ -132,6 +132,8 @@ def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -
     """Count the bytes of the fullest host, by part.
 
     offloaded: with actor.offload, the optimizer's state of each rank, and with "all" its weights.
+    optimizer on the CPU, for each element of that share: two moments, 8, and 8 of page-locked
+    memory (masters and gradients), which torch rounds up to powers of two: 24 at most.
     reference: if there is one, the weights of each rank; while it is used, the model's own are
     there too (twice). saving, of N elements in a rank's buffers: with the distributed optimizer,
     the state of each rank, 12 N / dp, is gathered to the first replica's, which hold 12 N of all
@@ -153,9 +155,11 @@ def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -
         per_element = 8 if config.dtype == "float32" else 12
         saving = (per_element * elements.buffer + weights) * writers
     engines = max(1, count // config.rollout.tp)
-    parts = actor_parts(elements, dp, config.dtype, distributed)
+    on_cpu = config.optimizer.on_cpu
+    parts = actor_parts(elements, dp, config.dtype, distributed, on_cpu)
     leaving = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "weights")}
     return {
+        "optimizer on the CPU": int(24 * elements.buffer // dp * on_cpu) * count,
         "offloaded": count * sum(parts[name] for name in leaving[config.actor.offload]),
         "reference": weights * count * 2 if "reference" in config.algorithm.needs else 0,
         "saving": saving,

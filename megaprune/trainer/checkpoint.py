@@ -129,7 +129,8 @@ class Checkpoints:
                 f"{path} does not say which problems its run has had; give another out=..., and "
                 f"model=DIR of its exported model (megaprune convert to-hf) to go on from there"
             )
-        self._best = broadcast_from_rank0(Best.of(self.folder, self._config.tie))
+        if self._config.keep_best:
+            self._best = broadcast_from_rank0(Best.of(self.folder, self._config.tie))
         self._tidy()
         return ResumePoint(int(loaded["run"]["step"]), loaded["run"]["source"])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +20,7 @@ from megaprune.config.limits import validation_limit
 from megaprune.config.run import Config
 from megaprune.data import load_tokenizer
 from megaprune.data.on_node import read_problems_on_node
-from megaprune.distributed import world
+from megaprune.distributed import start_times, world
 from megaprune.distributed.device import device
 from megaprune.distributed.objects import broadcast_from_rank0
 from megaprune.distributed.settings import recorded_settings
@@ -97,15 +97,14 @@ class TrainingRun:
 
     def __init__(self, config: Config):
         self.config, self.clock = config, Clock()
+        start_times.lap("imports")
         with world.phase("start"):
             self._dir = RunDir(config)
             self._build()
+            self._record_start()
 
     def _build(self) -> None:
         config, model, data = self.config, Path(self.config.model), self.config.data
-        if device().type == "cuda":
-            variables = [f"{name}={value}" for name, value in recorded_settings().items()]
-            world.say(f"environment: {' '.join(variables)}")
         self._validation_limit = validation_limit(config, context_of(read_config(model)))
         with self._starting("data"):
             tokenizer = load_tokenizer(model)
@@ -123,6 +122,7 @@ class TrainingRun:
             self._dir.wait,
         )
         self._worker = RolloutWorker(self.engines.generator, config.grading, tokenizer)
+        start_times.lap("graders")
         with self._starting("checkpoint"):
             progress = self.checkpoints.load_latest(self.engines.actor)
         self.step = progress.step
@@ -145,15 +145,29 @@ class TrainingRun:
         )
         if self.step:
             self.source.load_state_dict(progress.source)
+        start_times.lap("trackers")
         with self._starting("first sync"):
             self.engines.sync()
-        spent = self.clock.read()  # the start is no step's
-        phases = ", ".join(
-            f"{name.partition('/')[2]} {seconds:.1f}"
-            for name, seconds in spent.items()
-            if name.startswith("seconds/") and name != schema.SECONDS_STEP
+
+    def _record_start(self) -> None:
+        """Say and record how long the parts of the start took, and with what it began."""
+        self.clock.read()  # the start is no step's
+        seconds, settings = start_times.take(), recorded_settings()
+        parts = ", ".join(f"{part} {taken:.1f}" for part, taken in seconds.items())
+        self._reporter.say(f"ready after {sum(seconds.values()):.1f} s: {parts}")
+        if device().type == "cuda":
+            variables = " ".join(f"{name}={value}" for name, value in settings.items())
+            self._reporter.say(f"environment: {variables}")
+        self._dir.start(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "step": self.step,
+                "processes": dist.get_world_size(),
+                "device": device().type,
+                "seconds": {part: round(taken, 3) for part, taken in seconds.items()},
+                "settings": settings,
+            }
         )
-        self._reporter.say(f"ready after {spent[schema.SECONDS_STEP]:.1f} s: {phases}")
 
     @contextmanager
     def _starting(self, part: str) -> Iterator[None]:
@@ -161,6 +175,7 @@ class TrainingRun:
         world.say(f"{datetime.now():%H:%M:%S}  loading: {part}")
         with self.clock(part):
             yield
+        start_times.lap(part)
 
     def __iter__(self) -> Iterator[StepResult]:
         """Take all steps that are left; stop after the current one if the job is told to."""

@@ -116,6 +116,13 @@ class RunDir:
         with writing(self._metrics):
             append_line(self._metrics, json.dumps(line))
 
+    def start(self, line: Mapping[str, Any]) -> None:
+        """Add what is recorded of a start."""
+        if self._first:
+            path = self.path / schema.STARTS_FILE
+            with writing(path):
+                append_line(path, json.dumps(line))
+
     def samples(self, kind: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Begin to write a step's responses, in a thread; `wait` ends it.
 

@@ -90,12 +90,17 @@ def test_gdpo_normalises_each_reward():
         w * np.nan_to_num((p - p.mean(1, keepdims=True)) / (p.std(1, ddof=1, keepdims=True) + 1e-6))
         for w, p in zip(weights, parts, strict=True)
     )
-    close(Gdpo(by_batch=False)(parts, weights), by_hand)
-    close(Gdpo()(parts, weights), (by_hand - by_hand.mean()) / by_hand.std())
-    assert not Gdpo()(np.ones((2, 3, 4)), weights).any()
+    length = matrix([1, 2, 3, 4], [5, 5, 5, 5])
+    close(Gdpo(by_batch="none")(parts, weights, length), by_hand)
+    close(Gdpo()(parts, weights, length), (by_hand - by_hand.mean()) / by_hand.std())
+    tokens = np.repeat(by_hand.ravel(), length.ravel().astype(int))
+    expected = (by_hand - tokens.mean()) / np.sqrt(tokens.var(ddof=1) + 1e-8)
+    close(Gdpo(by_batch="token")(parts, weights, length), expected)
+    assert not Gdpo()(np.ones((2, 3, 4)), weights, length).any()
     # A reward of a hundredth of another's size has as much to say, and its weight is a weight.
     exact = Gdpo(epsilon=0.0)
-    close(exact(parts * [[[1]], [[100]]], weights), exact(parts, weights))
+    larger = parts * [[[1]], [[100]]]
+    close(exact(larger, weights, length), exact(parts, weights, length))
 
 
 def test_reinforce_pp_baseline_weighs_by_tokens():
@@ -115,9 +120,10 @@ def test_an_algorithm_gives_an_advantage_what_it_asks_for():
     parts, kept = np.stack([right, short]), np.ones((1, 3), bool)
     algorithm = Algorithm.from_spec({"rewards": rewards, "advantage": "gdpo"})
     total = right + 0.5 * short
-    close(algorithm.advantages(total, kept, parts), Gdpo()(parts, np.array([1.0, 0.5])))
-    algorithm = Algorithm.from_spec({"advantage": "reinforce_pp_baseline"})
     length = matrix([5, 6, 7])
+    expected = Gdpo()(parts, np.array([1.0, 0.5]), length)
+    close(algorithm.advantages(total, kept, parts, length), expected)
+    algorithm = Algorithm.from_spec({"advantage": "reinforce_pp_baseline"})
     expected = ReinforcePlusPlusBaseline()(total, length)
     close(algorithm.advantages(total, kept, parts, length), expected)
 

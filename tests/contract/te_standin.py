@@ -33,7 +33,7 @@ from torch import _dynamo
 import wheels
 
 _ENUMS = {
-    "DType": ("kByte kInt32 kFloat32 kFloat16 kBFloat16 kFloat8E4M3 kFloat8E5M2 kFloat4E2M1"),
+    "DType": "kByte kInt32 kFloat32 kFloat16 kBFloat16 kFloat8E4M3 kFloat8E5M2 kFloat4E2M1",
     "NVTE_Fused_Attn_Backend": "NVTE_No_Backend NVTE_F16_arbitrary_seqlen NVTE_FP8",
 }
 """Those that the package compares with its own as it is imported."""
@@ -132,7 +132,9 @@ def _import_package(folder: Path) -> None:
     compiled = _Compiled("transformer_engine_torch")
     for name, members in _ENUMS.items():
         setattr(compiled, name, enum.IntEnum(name, members, start=0))
-    for kernel in (multi_tensor_adam, multi_tensor_l2norm, multi_tensor_scale):
+    for kernel in (
+        multi_tensor_adam, multi_tensor_l2norm, multi_tensor_scale, multi_tensor_scale_tensor
+    ):  # fmt: skip
         setattr(compiled, kernel.__name__, kernel)
     sys.modules["transformer_engine_torch"] = compiled
     # It wants onnxscript, which nothing of ours needs.
@@ -192,7 +194,33 @@ def _norm(self: Any, input: torch.Tensor) -> torch.Tensor:
 def _norm_linear(self: Any, inp: torch.Tensor, is_first_microbatch: bool | None = None) -> Any:
     assert self.normalization == "RMSNorm"
     assert not self.return_layernorm_output
-    return _linear(self, _normed(self, inp, self.layer_norm_weight))
+    return _linear(self, _normed(self, inp, self.layer_norm_weight), is_first_microbatch)
+
+
+class _Fused(torch.autograd.Function):
+    """A multiplication whose weight gradient goes into `main_grad`, as the package's own does it.
+
+    What autograd gets for the weight is without meaning, and must not be added to anything.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inp: torch.Tensor, weight: torch.Tensor, first: bool | None) -> Any:
+        ctx.save_for_backward(inp)
+        ctx.weight, ctx.first = weight, first
+        return torch.matmul(inp, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (inp,), weight = ctx.saved_tensors, ctx.weight
+        if not weight.requires_grad:
+            return grad @ weight, None, None
+        of_weight = grad.flatten(0, -2).t() @ inp.flatten(0, -2)
+        if ctx.first:
+            weight.main_grad.copy_(of_weight)
+        else:
+            weight.main_grad.add_(of_weight)
+        weight.grad_added_to_main_grad = True
+        return grad @ weight, torch.full_like(weight, float("nan")), None
 
 
 def _linear(self: Any, inp: torch.Tensor, is_first_microbatch: bool | None = None) -> Any:
@@ -204,7 +232,10 @@ def _linear(self: Any, inp: torch.Tensor, is_first_microbatch: bool | None = Non
         inp = tp.gather_from_sequence_parallel_region(inp, group=self.tp_group)
     elif self.parallel_mode == "column" and split:
         inp = tp.copy_to_tensor_model_parallel_region(inp, group=self.tp_group)
-    out = torch.matmul(inp, self.weight.t())
+    if self.fuse_wgrad_accumulation:
+        out = _Fused.apply(inp, self.weight, is_first_microbatch)
+    else:
+        out = torch.matmul(inp, self.weight.t())
     if self.parallel_mode == "row" and sequence:
         out = tp.reduce_scatter_to_sequence_parallel_region(out, group=self.tp_group)
     elif self.parallel_mode == "row" and split:
@@ -267,6 +298,12 @@ def multi_tensor_l2norm(
 def multi_tensor_scale(chunk_size: int, overflow: torch.Tensor, lists: Lists, scale: float) -> None:
     for source, target in zip(*lists, strict=True):
         target.copy_(source * scale)
+
+
+def multi_tensor_scale_tensor(
+    chunk_size: int, overflow: torch.Tensor, lists: Lists, scale: torch.Tensor
+) -> None:
+    multi_tensor_scale(chunk_size, overflow, lists, scale.item())
 
 
 def multi_tensor_adam(

@@ -92,6 +92,7 @@ def compare(folder: Path, case: Parallel, recompute: str) -> dict[str, Any]:
         "gradient": gradient,
         "grad_norm": max(abs(step.grad_norm / grad_norm - 1) for step in steps),
         "weights": max(difference(by_place(a, a.parameters()), weights) for a in actors),
+        "fused": sum(getattr(m, "fuse_wgrad_accumulation", False) for m in actor._chunks.modules()),
         "norms": sum("layer_norm_weight" in name for name in actor.parameters()),
         "optimizers": sorted(
             {
@@ -118,16 +119,24 @@ def there_and_back(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     checkpoints.finish()
     expected = [writer.step(samples(), loss) for _ in range(2)]
     losses = []
-    for case, layers in (
-        (Parallel(2), nullcontext),
-        (Parallel(1, Pipeline(2)), nullcontext),
-        (Parallel(1, Pipeline(2)), te_standin.local_layers),
+    for case, layers, offload in (
+        (Parallel(2), nullcontext, "none"),
+        (Parallel(2), nullcontext, "all"),
+        (Parallel(1, Pipeline(2)), nullcontext, "none"),
+        (Parallel(1, Pipeline(2)), te_standin.local_layers, "none"),
     ):
         with layers():
-            reader = build_actor(folder, case, **make)
+            reader = build_actor(folder, case, offload=offload, **make)
         assert Checkpoints(saved, {}, CheckpointConfig()).load_latest(reader).step == 2
-        losses.append([reader.step(samples(), loss).loss for _ in range(2)])
+        losses.append([_step_between_syncs(reader) for _ in range(2)])
     return {"expected": [s.loss for s in expected], "losses": losses}
+
+
+def _step_between_syncs(actor: Actor) -> float:
+    """The loss of a step before which all that may leave the device has left it."""
+    actor.offload_state()
+    actor.offload_weights()
+    return actor.step(samples(), loss).loss
 
 
 def job() -> None:

@@ -44,10 +44,28 @@ def test_no_gpu(gpus):
     device.check_gpus()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_a_command_says_it_and_starts_nothing(gpus, tmp_path, capsys, command):
-    recipe = "tiny_overthinker" if command == "train" else "tiny_overthinker_test"
-    status = main([command, f"recipe={recipe}", f"out={tmp_path / 'out'}", "--check", "1"])
-    assert status != 0
-    assert "2 GPUs, which torch cannot use" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+RECIPES = {
+    "train": "tiny_overthinker", "prune": "tiny_overthinker_rounds",
+    "evaluate": "tiny_overthinker_test",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", [("--check", "1"), ()])
+@pytest.mark.parametrize("command", RECIPES)
+def test_a_driver_that_is_too_old_ends_a_command_in_one_line(
+    gpus, tmp_path, monkeypatch, capsys, command, check
+):
+    """As torch's build for CUDA 13 says it of a driver for CUDA 12.2."""
+
+    def refuse():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    out = tmp_path / "out"
+    assert main([command, f"recipe={RECIPES[command]}", f"out={out}", *check]) != 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 GPUs, which torch cannot use" in line
+    assert "built for CUDA 13.0: The NVIDIA driver on your system is too old" in line
+    assert "`megaprune doctor` says what fits" in line
+    assert not out.exists()

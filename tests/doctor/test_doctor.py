@@ -218,6 +218,18 @@ def test_an_apex_that_is_not_nvidias(site, examine):
     assert examine()["apex's kernels"].state == "missing"  # NVIDIA's, without kernels
 
 
+def test_who_adds_weight_gradients_as_it_multiplies_is_said(site, examine, gpus):
+    gpus()
+    assert "in a step of their own, slower" in examine()["apex's kernels"].detail
+    site("transformer_engine/__init__.py")
+    finding = examine()["apex's kernels"]
+    assert finding.detail == "not built; Transformer Engine adds weight gradients as it multiplies"
+    assert finding.fix is None
+    site("fused_weight_gradient_mlp_cuda")
+    assert "adds weight gradients as it multiplies" in examine()["apex's kernels"].detail
+
+
+@ON_CPU
 def test_kernels_of_apex_for_another_torch(site, examine):
     site("fused_weight_gradient_mlp_cuda", "raise ImportError('undefined symbol: _ZN3c10')")
     finding = examine("fused_weight_gradient_mlp_cuda")["apex's kernels"]
@@ -228,17 +240,32 @@ def test_kernels_of_apex_for_another_torch(site, examine):
 
 
 @ON_CPU
-def test_a_transformer_engine_that_cannot_be_imported(site, examine):
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (
+            "raise OSError('libtransformer_engine.so: undefined symbol\\nsecond line')",
+            "OSError: libtransformer_engine.so: undefined symbol",
+        ),
+        (
+            "raise FileNotFoundError('Could not find shared object file: transformer_engine')",
+            "FileNotFoundError: Could not find shared object file: transformer_engine",
+        ),
+        (
+            "from transformer_engine import transformer_engine_torch",
+            "ImportError: cannot import name 'transformer_engine_torch' from",
+        ),
+    ],
+)
+def test_a_transformer_engine_that_cannot_be_imported(site, examine, code, reason):
     site("transformer_engine/__init__.py")
-    error = "raise OSError('libtransformer_engine.so: undefined symbol\\nsecond line')"
-    site("transformer_engine/pytorch.py", error)
+    site("transformer_engine/pytorch.py", code)
     site.metadata("transformer-engine", "2.9.0")
     finding = examine("transformer_engine")["transformer-engine"]
-    assert finding.state == "wrong"
-    assert finding.detail == (
-        "2.9.0; OSError: libtransformer_engine.so: undefined symbol "
-        "(it must be built for the torch that is here)"
-    )
+    assert (finding.state, finding.stops) == ("wrong", True)
+    assert finding.detail.startswith(f"2.9.0; {reason}")
+    assert finding.detail.endswith(" (it must be built for the torch that is here)")
+    assert "\n" not in finding.detail
     assert finding.fix.startswith("pip uninstall -y transformer-engine ")
     assert examine(quick=True)["transformer-engine"].detail == "2.9.0 (not imported)"
 

@@ -83,6 +83,7 @@ CHOICES = {
     "optimizer.beta2": [0, 0.95, 0.999, 1],
     "optimizer.clip_grad": [-1, 0, 1e-6, 1],
     "optimizer.distributed": ["true", "false"],
+    "optimizer.on_cpu": [-0.1, 0, 0.3, 1, 1.5],
     "actor.tp": [0, 1, 2, 3],
     "actor.pp": [0, 1, 2, 3],
     "actor.vpp": [0, 1, 2, 3],

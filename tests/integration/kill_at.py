@@ -1,8 +1,9 @@
-"""A command that is killed at one of its calls that change files: `kill_at.py N COMMAND...`.
+"""A command that is killed at one of its changes of files: `kill_at.py N FOLDER COMMAND...`.
 
-The N-th call that opens a file to write it, makes, renames, links or removes something, or makes
-something durable, is not made: the process is gone by SIGKILL, as are its children. For N = 0 the
-command runs to its end. Its figures are blank: to draw them would take half of its time.
+The N-th call that opens a file in a folder to write it, makes, renames, links or removes something
+there, or makes something durable, is not made: the process is gone by SIGKILL, as are its children.
+For N = 0 the command runs to its end. Its figures are blank: to draw them would take half of its
+time.
 """
 
 from __future__ import annotations
@@ -12,36 +13,47 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
-EVENTS = {
-    "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate",
-    "os.utime", "shutil.rmtree",
-}  # fmt: skip
-"""All but the time of an open file: leases are renewed by it, now and then and in no fixed order."""
-
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-PATHS = (str, bytes, os.PathLike)
+EVENTS = {
+    "open": (0, None), "os.rename": (1, 3), "os.link": (1, 3), "os.symlink": (1, 2),
+    "os.remove": (0, 1), "os.rmdir": (0, 1), "os.mkdir": (0, 2), "os.utime": (0, 3),
+    "os.truncate": (0, None), "shutil.rmtree": (0, None),
+}  # fmt: skip
+"""Audit events of changes: which argument is the path, and which the open folder it begins at."""
 
 
 class Changes:
-    """Counts the changes of files that this process makes from now on, in all of its threads.
+    """Counts the changes of files in a folder that this process makes, in all of its threads.
 
     Args:
+        folder: changes elsewhere, such as those of other programs' caches, are not counted.
         before: called before each change with its number, from 1. No other change is made
             meanwhile; those that it makes itself are not counted.
     """
 
-    def __init__(self, before: Callable[[int], None]):
+    def __init__(self, folder: Path, before: Callable[[int], None]):
+        self._folder = folder.resolve()
         self._count, self._before = 0, before
         self._lock = threading.Lock()
         self._caller: int | None = None
-        os.fsync = self._counted(os.fsync)
+        fsync = os.fsync
+
+        def counted_fsync(file: Any) -> None:
+            handle = file if isinstance(file, int) else file.fileno()
+            self._add(Path(f"/proc/self/fd/{handle}").readlink())
+            fsync(handle)
+
+        os.fsync = counted_fsync
         sys.addaudithook(self._hook)
 
-    def _add(self) -> None:
+    def _add(self, path: Path) -> None:
         thread = threading.get_ident()
-        if self._caller == thread:
+        if self._caller == thread or not (path.parent.resolve() / path.name).is_relative_to(
+            self._folder
+        ):
             return
         with self._lock:
             self._caller = thread
@@ -50,30 +62,25 @@ class Changes:
             self._caller = None
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EVENTS and not (event == "os.utime" and isinstance(arguments[0], int)):
-            self._add()
-        elif event == "open" and isinstance(arguments[0], PATHS) and arguments[2] & WRITES:
-            path = os.fsdecode(arguments[0])
-            # What is made for this process alone is no file of anybody's.
-            if not path.startswith(("/dev/", "/proc/", "/sys/")):
-                self._add()
-
-    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            self._add()
-            return function(*arguments, **options)
-
-        return call
+        if event not in EVENTS or (event == "open" and not arguments[2] & WRITES):
+            return
+        at, folder_at = EVENTS[event]
+        if isinstance(arguments[at], int):
+            return  # of an open file: leases are renewed so, now and then and in no fixed order
+        path = Path(os.fsdecode(arguments[at]))
+        if folder_at is not None and arguments[folder_at] != -1:
+            path = Path(f"/proc/self/fd/{arguments[folder_at]}").readlink() / path
+        self._add(path)
 
 
-def kill_at(number: int) -> None:
-    """Kill this process at its N-th change from now on; never for 0."""
+def kill_at(number: int, folder: Path) -> None:
+    """Kill this process at its N-th change in a folder from now on; never for 0."""
 
     def kill(count: int) -> None:
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Changes(kill)
+    Changes(folder, kill)
 
 
 def run(command: list[str]) -> int:
@@ -91,5 +98,5 @@ def run(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    kill_at(int(sys.argv[1]))
-    sys.exit(run(sys.argv[2:]))
+    kill_at(int(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(run(sys.argv[3:]))

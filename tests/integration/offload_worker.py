@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 2 offload_worker.py ROOT
 
-ROOT/model is a Hugging Face folder. Between steps everything is done that a run does: syncs, passes
-for log-probs of the actor and of a reference, a checkpoint that is written while training goes on.
+ROOT/llama and ROOT/qwen2-tied are Hugging Face folders. Between steps everything is done that a run
+does: syncs, passes for log-probs of the actor and of a reference, a checkpoint that is written while
+training goes on.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ BF16, FP32 = torch.bfloat16, torch.float32
 CASES = {
     "DP2": (Parallel(), BF16, {"distributed": False}),
     "DP2 distributed": (Parallel(), BF16, {"distributed": True}),
+    "DP2 distributed, half on the CPU": (Parallel(), BF16, {"on_cpu": 0.5}),
+    "DP2 distributed, all on the CPU": (Parallel(), BF16, {"on_cpu": 1.0}),
     # The optimizer's shards look into the weights themselves.
     "DP2 distributed, fp32": (Parallel(), FP32, {"distributed": True}),
     "TP2 distributed": (Parallel(2, sequence=True), BF16, {"distributed": True}),
     "PP2, fp32": (Parallel(1, Pipeline(2)), FP32, {"distributed": False}),
     "PP2 VPP2 distributed": (Parallel(1, Pipeline(2, 2)), BF16, {"distributed": True}),
+    # The embedding has a copy in the last stage, and is a bucket by itself.
+    "PP2 distributed, tied": (Parallel(1, Pipeline(2)), BF16, {"distributed": True}),
     "PP2 distributed with a frozen layer": (
         Parallel(1, Pipeline(2)), BF16, {"distributed": True, "frozen_layers": 1},
     ),
@@ -64,8 +69,9 @@ def optimizer_tensors(actor: Actor) -> list[torch.Tensor]:
             continue
         for group in single.optimizer.param_groups:
             for parameter in group["params"]:
-                state = single.optimizer.state[parameter]
-                tensors += [parameter, *(state[n] for n in ("exp_avg", "exp_avg_sq") if n in state)]
+                state = single.optimizer.state.get(parameter, {})
+                names = ("exp_avg", "exp_avg_sq", "master_param")
+                tensors += [parameter, *(state[n] for n in names if n in state)]
     return tensors
 
 
@@ -103,6 +109,14 @@ def bind(actor: Actor) -> dict[str, list[torch.Tensor]]:
     }
 
 
+def shares(actor: Actor) -> tuple[int, int]:
+    """Elements that a hybrid optimizer updates on the CPU, and all of its elements."""
+    inner = single_optimizers(actor._optimizer)[0].optimizer
+    on_cpu = getattr(inner, "gpu_params_map_cpu_copy", {})
+    elements = [p.numel() for group in inner.param_groups for p in group["params"]]
+    return sum(p.numel() for p in on_cpu), sum(elements)
+
+
 def digest(tensors) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
@@ -125,6 +139,7 @@ class Trainer:
         )
         self.bytes: list[dict[str, int]] = []
         self.numbers: list[str] = []
+        self.losses: list[float] = []
 
     def sync(self) -> None:
         """The engine's memory is free when it wakes, and it reads weights that are whole."""
@@ -144,6 +159,7 @@ class Trainer:
             reference = actor.log_probs(samples())
         old = actor.log_probs(samples())
         done = actor.step(samples(), loss)
+        self.losses.append(done.loss)
         self.numbers += [
             *(hashlib.sha256(np.concatenate(p).tobytes()).hexdigest() for p in (reference, old)),
             repr((done.loss, done.grad_norm)),
@@ -155,7 +171,8 @@ class Trainer:
 
 def trained(root: Path, case: str, kind: str) -> dict[str, object]:
     """Three steps, with a checkpoint after the second; and the third again, from there."""
-    folder, out = root / "model", root / f"{case}-{kind}"
+    folder = root / ("qwen2-tied" if case.endswith("tied") else "llama")
+    out = root / f"{case}-{kind}"
     trainer = Trainer(folder, case, kind, out)
     for number in range(STEPS):
         trainer.sync()
@@ -172,7 +189,9 @@ def trained(root: Path, case: str, kind: str) -> dict[str, object]:
     resumed.step()
     return {
         "numbers": trainer.numbers,
+        "losses": trainer.losses,
         "bytes": trainer.bytes,
+        "shares": shares(trainer.actor),
         "third": trainer.numbers[-7:-2],  # behind it are the last sync's two
         "resumed": resumed.numbers[-5:],
     }

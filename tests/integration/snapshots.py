@@ -17,6 +17,7 @@ import shutil
 import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ class Store:
     def take(self) -> str:
         """Store what the folder holds now; returns the state's name. Times make no difference."""
         while True:
-            entries = self._entries()
-            if entries == self._entries():  # no thread wrote to an open file meanwhile
-                break
+            with suppress(FileNotFoundError):  # another thread makes a change that was counted
+                entries = self._entries()
+                if entries == self._entries():
+                    break
         text = json.dumps([[*entry[:3], *entry[4:]] for entry in entries])
         name = hashlib.sha256(text.encode()).hexdigest()
         path = self._store / "states" / name
@@ -120,8 +122,9 @@ class Store:
 
 def main() -> None:
     """Run a command, and take the snapshots."""
-    store = Store(Path(sys.argv[1]), Path(sys.argv[2]))
-    Changes(lambda _: store.add_point())
+    folder = Path(sys.argv[1])
+    store = Store(folder, Path(sys.argv[2]))
+    Changes(folder, lambda _: store.add_point())
     sys.exit(run(sys.argv[3:]))
 
 

@@ -11,8 +11,9 @@ from reference import ROTATED_MODELS
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("offload")
-    family, config = ROTATED_MODELS["llama"]
-    make_tiny(root / "model", family, seed=0, initializer_range=0.1, **config)
+    for model in ("llama", "qwen2-tied"):
+        family, config = ROTATED_MODELS[model]
+        make_tiny(root / model, family, seed=0, initializer_range=0.1, **config)
     lines = launch(2, "offload_worker.py", root, seconds=900)
     return {(line["case"], line["kind"]): line["ranks"] for line in lines}
 
@@ -27,6 +28,19 @@ def test_three_steps_and_a_resume_are_bit_equal(results, case):
             rank = results[case, kind][number]
             assert rank["numbers"] == expected["numbers"]
             assert rank["resumed"] == rank["third"]
+
+
+@pytest.mark.parametrize(
+    ("case", "least", "most"),
+    [("DP2 distributed, half on the CPU", 0.5, 0.9), ("DP2 distributed, all on the CPU", 1, 1)],
+)
+def test_the_optimizer_on_the_cpu_does_what_the_other_does(results, case, least, most):
+    for rank, other in zip(results[case, "none"], results["DP2 distributed", "none"], strict=True):
+        on_cpu, elements = rank["shares"]
+        assert least <= on_cpu / elements <= most
+        assert other["shares"] == [0, elements]
+        assert rank["losses"] == pytest.approx(other["losses"], rel=1e-4)
+        assert len(set(rank["losses"])) == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -96,6 +96,20 @@ def test_killed_in_every_phase(whole, tmp_path):
     assert metrics(out) == metrics(reference)
 
 
+def test_offload_changes_no_bit(whole, tmp_path):
+    """A run whose weights and optimizer state leave, killed and gone on with, against one without."""
+    out = tmp_path / "run"
+    kill = {"phase": "update", "step": 3, "after": 0.2, "rank": 0}
+    status, _, text = start(1, out, "actor.offload=all", kill=kill)
+    assert status != 0
+    status, (end,), text = start(1, out, "actor.offload=all")
+    assert status == 0, text[-4000:]
+    assert "goes on after step 2" in text
+    reference, digest = whole
+    assert end["hash"] == digest
+    assert metrics(out) == metrics(reference)
+
+
 def near(one, other, tolerance):
     assert [line.keys() for line in one] == [line.keys() for line in other]
     for a, b in zip(one, other, strict=True):

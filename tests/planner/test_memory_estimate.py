@@ -233,6 +233,10 @@ def test_what_is_offloaded_of_qwq_on_8_gpus():
     for kind, away in (("none", 0), ("optimizer", 12 * n), ("all", 14 * n)):
         host = host_memory(read_plan_config([*fields, f"actor.offload={kind}"]), QWQ, gpus)
         assert host["offloaded"] == 8 * away
+    half = read_plan_config([*fields, "actor.offload=optimizer", "optimizer.on_cpu=0.5"])
+    assert gpu_memory(half, QWQ, gpus).totals["update"] == contexts + graphs + 12 * n
+    host = host_memory(half, QWQ, gpus)
+    assert (host["offloaded"], host["optimizer on the CPU"]) == (8 * 6 * n, 8 * 12 * n)
 
 
 def test_a_cache_that_holds_no_sequence():

@@ -63,6 +63,20 @@ def test_offloading():
     assert round_time(config, QWQ, GPUS, 0, 0.0).seconds["offload"] == seconds("actor.offload=all")
 
 
+def test_an_optimizer_on_the_cpu():
+    """Half of 64 layers at TP8 on 8 GPUs: 28 bytes an element in the memory that all share."""
+    fields = [*QWQ_AT_TP8, "actor.pp=1"]
+    gpus = replace(GPUS, gpus=8)
+    elements = 64 * (896 * 5120 + 896 + 5120 * 640 + 3 * 3456 * 5120 + 2 * 5120)
+    elements += 2 * 19008 * 5120 + 5120
+    plain, half = (
+        optimizer_seconds(read_plan_config([*fields, *more]), QWQ, gpus)
+        for more in ([], ["optimizer.on_cpu=0.5"])
+    )
+    moved = 0.5 * elements * (6 / 40e9 + 28 * 8 / 200e9) - 2 * 6 * elements / 3.35e12
+    assert half - plain == pytest.approx(moved)
+
+
 def test_an_engine_on_one_gpu_reduces_nothing():
     fields = [*QWQ_AT_TP8, "rollout.tp=1", "rollout.gpu_memory_utilization=0.95"]
     hardware = replace(GPUS, gpu_memory=141)

@@ -168,6 +168,15 @@ def test_the_last_ones_and_the_best_stay(checkpoints, trained):
     assert not again.is_best(Score(5, 0.85, 5.0))
 
 
+def test_only_the_last_stay_also_when_a_run_goes_on(checkpoints, trained):
+    actor, fields = trained(), {"keep_last": 1, "keep_best": False}
+    checkpoints(**fields).save(1, actor, {}, Score(1, 0.9, 80.0))
+    saved = checkpoints(**fields)
+    saved.load_latest(actor)
+    saved.save(2, actor, {}, Score(2, 0.5, 90.0))
+    assert [path.name for path in saved.folder.glob("iter_*")] == ["iter_0000002"]
+
+
 def test_one_that_does_not_know_its_source(checkpoints, trained):
     actor, saved = trained(), checkpoints()
     saved.save(1, actor, {})

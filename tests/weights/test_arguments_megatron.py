@@ -4,6 +4,7 @@ Every argument is set otherwise, by itself. Either the checkpoint is refused and
 named, or the exported model has the logits of the model that Megatron-core builds with it.
 """
 
+import argparse
 import dataclasses
 import inspect
 import json
@@ -151,7 +152,7 @@ REFUSED = {
     "retro_add_retriever", "rope_type", "rotary_base", "rotary_interleaved", "rotary_percent",
     "rotary_seq_len_interpolation_factor", "softmax_scale", "softmax_type", "spec",
     "squared_relu", "swiglu", "untie_embeddings_and_output_weights", "use_legacy_models",
-    "use_rope_scaling", "vocab_size", "window_size",
+    "use_mup", "use_rope_scaling", "vocab_size", "window_size",
 }  # fmt: skip
 UNCHECKED = {
     "batch_invariant_mode", "cuda_graph_scope", "delay_wgrad_compute", "ep_overlap_early_attn_memory_release",
@@ -161,6 +162,11 @@ UNCHECKED = {
     "moe_router_padding_for_fp8", "moe_router_padding_for_quantization",
     "overlap_moe_expert_parallel_comm", "overlap_p2p_comm_warmup_flush", "symmetric_ar_type",
     "variable_seq_lengths",
+    # Since Megatron-core 0.17.
+    "fp8_output_proj", "inference_cuda_graph_scope",
+    "inference_disable_triton_nvls_kernels", "moe_expert_rank_capacity_factor",
+    "moe_single_grouped_bias", "moe_single_grouped_weight",
+    "overlap_dispatch_backward_with_experts_wgrad",
 }  # fmt: skip
 """What Megatron-core refuses by itself, on a CPU or in a dense model: it is built unchecked."""
 
@@ -176,7 +182,8 @@ NOT_BUILT = {
     # Keys and values are passed on between ranks by Transformer Engine's attention alone.
     "context_parallel_size",
     # They record kernels of CUDA to repeat them, and copy within streams of CUDA.
-    "cuda_graph_impl", "enable_cuda_graph", "fine_grained_activation_offloading",
+    "cuda_graph_impl", "cuda_graph_modules", "enable_cuda_graph",
+    "fine_grained_activation_offloading", "moe_paged_stash",
 }  # fmt: skip
 """What changes nothing and is not built here, in one process without Transformer Engine and CUDA."""
 
@@ -263,6 +270,19 @@ def test_all_settings_are_known(saved):
     model = saved["qwen2"].opened(saved["qwen2"].args)
     assert compare_arguments(args, model.config, model.model, 320).unknown == []
     assert len(args) > 200
+
+
+def test_all_of_megatron_lms_own_arguments_are_known(saved):
+    """Its parser comes with the package since Megatron-core 0.17."""
+    training = pytest.importorskip(
+        "megatron.training.arguments", reason="Megatron-LM's parser is not installed"
+    )
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    training.add_megatron_arguments(parser)
+    args = {action.dest: "on" for action in parser._actions}
+    model = saved["qwen2"].opened(saved["qwen2"].args)
+    assert compare_arguments(args, model.config, model.model, 320).unknown == []
+    assert len(args) > 500
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
