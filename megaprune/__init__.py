@@ -53,5 +53,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _MODULES[name] == "megaprune.library":
-        import_module("megaprune.distributed.process").prepare_process()
+        process = import_module("megaprune.distributed.process")
+        process.prepare_process()
+        with process.importing():
+            import_module(_MODULES[name])
     return getattr(import_module(_MODULES[name]), name)

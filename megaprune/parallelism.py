@@ -91,3 +91,20 @@ def engine_layout(model: Model, tp: int, world: int) -> Layout:
         return vllm_layout(model, tp, world // tp)
     except ValueError as error:
         raise InputError(f"rollout: {error}") from error
+
+
+_BLOCK = 128
+"""Tokens of a block of vLLM's cache, at most: 128 on a CPU, 16 on a GPU."""
+
+
+def cache_bytes(model: Model, tp: int, dtype: str, tokens: int) -> int:
+    """Return the bytes of the blocks that a sequence takes in a rank's key-value cache.
+
+    Args:
+        tp: tensor parallelism of the engine.
+        dtype: of the keys and values.
+        tokens: of the sequence.
+    """
+    heads = max(1, model.kv_heads // tp)
+    token = 2 * model.layers * heads * model.head_dim * {"bfloat16": 2, "float32": 4}[dtype]
+    return -(-tokens // _BLOCK) * _BLOCK * token

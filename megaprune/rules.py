@@ -22,7 +22,7 @@ from megaprune.data.sets import graders as known_graders
 from megaprune.errors import InputError, counted
 from megaprune.grading.thought import THOUGHTS, thought_at_end
 from megaprune.grading.verdict import BOX_GRADERS
-from megaprune.parallelism import Parallel, engine_layout
+from megaprune.parallelism import Parallel, cache_bytes, engine_layout
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.base import divisors
 from megaprune.weights.model import Model
@@ -274,10 +274,6 @@ def frozen_problems(config: Config, model: Model) -> Iterator[str]:
         )
 
 
-_BLOCK = 128
-"""Tokens of a block of vLLM's cache, at most: 128 on a CPU, 16 on a GPU."""
-
-
 def cache_problems(engine: EngineConfig, model: Model, dtype: str, longest: int) -> Iterator[str]:
     """A key-value cache of a given size that does not hold one sequence.
 
@@ -286,9 +282,7 @@ def cache_problems(engine: EngineConfig, model: Model, dtype: str, longest: int)
         longest: tokens of the longest sequence.
     """
     size = engine.kv_cache_memory_bytes
-    heads = max(1, model.kv_heads // engine.tp)
-    token = 2 * model.layers * heads * model.head_dim * {"bfloat16": 2, "float32": 4}[dtype]
-    needed = -(-longest // _BLOCK) * _BLOCK * token
+    needed = cache_bytes(model, engine.tp, dtype, longest)
     if size is not None and size < needed:
         yield (
             f"rollout.kv_cache_memory_bytes={size}, and a sequence of {longest} tokens takes "

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from megaprune.cli.train import add_fields, with_found_model
-from megaprune.distributed.process import collector_paused
+from megaprune.distributed.process import importing
 from megaprune.errors import InputError
 
 
@@ -59,7 +59,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         check_evaluation(config, processes)
 
     def job() -> None:
-        with collector_paused():
+        with importing():
             from megaprune.evaluation.run import evaluate
 
         evaluate(config)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from megaprune.distributed.process import collector_paused
+from megaprune.distributed.process import importing
 
 if TYPE_CHECKING:
     from megaprune.config.run import Config
@@ -112,7 +112,7 @@ def run_train(options: argparse.Namespace) -> int:
         check_run(config, processes)
 
     def job() -> None:
-        with collector_paused():
+        with importing():
             from megaprune.trainer.loop import train
 
         train(config)
@@ -151,7 +151,7 @@ def run_prune(options: argparse.Namespace) -> int:
         check_pruning(config, processes)
 
     def job() -> None:
-        with collector_paused():
+        with importing():
             from megaprune.pruning.rounds import prune
 
         prune(config)

@@ -79,8 +79,8 @@ class EngineConfig:
         gt=0,
         unit="bytes",
         may_change=True,
-        doc="Size of a rank's key-value cache. Null for what gpu_memory_utilization leaves, or on "
-        "a CPU for 1 GiB.",
+        doc="Size of a rank's key-value cache. Null for what gpu_memory_utilization leaves; on a "
+        "CPU, for what max_num_seqs responses take, and 1 GiB at most.",
     )
     gpu_memory_utilization: float = field(
         default=0.9,

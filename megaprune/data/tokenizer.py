@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megaprune.distributed.process import collector_paused
+from megaprune.distributed.process import importing
 from megaprune.errors import InputError
 from megaprune.weights.untrusted import check_stays_in
 
@@ -46,7 +46,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             raise InputError(
                 f"{path} has {size} bytes; expected {_MOST_BYTES} at most of a tokenizer's file"
             )
-    with collector_paused():
+    with importing():
         from transformers import AutoTokenizer
 
     try:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ def prepare_process() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does: more processes use more cores
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    with collector_paused():
+    with importing():
         import torch
 
     engines = r"(torch|megatron)(\.|$)"
@@ -41,13 +42,21 @@ def prepare_process() -> None:
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
-    """Import without a garbage collector, which would look through each new module for cycles."""
-    enabled = gc.isenabled()
+def importing() -> Iterator[None]:
+    """Import the engines quickly: without what takes seconds and is not used.
+
+    The garbage collector would look through each new module for cycles, and Megatron-core would
+    import wandb, where it is installed, for metrics that it is not asked for.
+    """
+    enabled, hidden = gc.isenabled(), "wandb" not in sys.modules
     gc.disable()
+    if hidden:
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it is an ImportError
     try:
         yield
     finally:
+        if hidden:
+            del sys.modules["wandb"]
         if enabled:
             gc.enable()
 

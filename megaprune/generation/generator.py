@@ -19,7 +19,7 @@ from megaprune.distributed.device import random_numbers_kept
 from megaprune.engine_versions import VLLM, check_usable
 from megaprune.errors import InputError
 from megaprune.generation import memory, process
-from megaprune.parallelism import engine_layout
+from megaprune.parallelism import cache_bytes, engine_layout
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
 from megaprune.weights.rope import engine_overrides
@@ -129,6 +129,8 @@ class Generator:
         self.engines = world // config.tp
         self.engine = dist.get_rank() // config.tp
         """The number of this rank's engine."""
+        name = str(dtype).removeprefix("torch.")
+        sequence_bytes = cache_bytes(model, config.tp, name, max_length)
         with process.unchanged():
             process.prepare()
             from vllm import LLM
@@ -138,7 +140,7 @@ class Generator:
                 self._llm = LLM(
                     model=str(folder),
                     hf_overrides=engine_overrides(weights.config),
-                    dtype=str(dtype).removeprefix("torch."),
+                    dtype=name,
                     tensor_parallel_size=config.tp,
                     distributed_executor_backend="external_launcher",
                     max_model_len=max_length,
@@ -150,7 +152,7 @@ class Generator:
                     disable_log_stats=True,
                     use_tqdm_on_load=False,
                     seed=0,
-                    **memory.options(config, max_length),
+                    **memory.options(config, max_length, sequence_bytes),
                 )
         start_times.lap("vLLM")
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _CPU_TOKENS = 8192
 """Of prompts that are read at once."""
 
+_CPU_CACHE = 1 << 30
+"""Bytes of a key-value cache of which nobody has said the size, at most."""
 
 _MOST_IN_A_GRAPH = 512
 """With more sequences at once, vLLM chooses itself what is worth a graph."""
@@ -29,11 +31,12 @@ def graph_sizes(most: int) -> list[int]:
     return [*(size for size in sizes if size < most), most]
 
 
-def options(config: EngineConfig, max_length: int) -> dict[str, Any]:
+def options(config: EngineConfig, max_length: int, sequence_bytes: int) -> dict[str, Any]:
     """vLLM's settings of memory.
 
     Args:
         max_length: tokens of prompt and response together, at most.
+        sequence_bytes: what these take in this rank's key-value cache.
     """
     kv_cache_bytes = config.kv_cache_memory_bytes
     chosen: dict[str, Any] = {}
@@ -55,8 +58,10 @@ def options(config: EngineConfig, max_length: int) -> dict[str, Any]:
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(_CPU_TOKENS, max_length),
         }
-        # Without a figure, vLLM takes most of the host's memory.
-        kv_cache_bytes = kv_cache_bytes or 1 << 30
+        # Without a figure, vLLM takes most of the host's memory, and writes zeros to all of it. It
+        # keeps a block for itself.
+        most = (config.max_num_seqs + 1) * sequence_bytes
+        kv_cache_bytes = kv_cache_bytes or min(most, _CPU_CACHE)
     if kv_cache_bytes is not None:
         chosen["kv_cache_memory_bytes"] = kv_cache_bytes
     return chosen

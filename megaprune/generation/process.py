@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.distributed.objects import broadcast_from_rank0
-from megaprune.distributed.process import collector_paused
+from megaprune.distributed.process import importing
 
 _KEPT_VARIABLES = ("LOCAL_WORLD_SIZE", "LD_PRELOAD", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
@@ -25,12 +25,12 @@ def prepare() -> None:
 
     Until `release`, the garbage collector leaves alone what is there now.
     """
-    with collector_paused():
-        _import()
-    # Engines look for cycles five times as they start and end: among all modules, that takes
+    # An engine looks for cycles five times as it starts and ends. Among all modules, that takes
     # seconds.
     gc.collect()
-    gc.freeze()
+    with importing():
+        _import()
+        gc.freeze()
 
 
 def release() -> None:
