@@ -28,6 +28,7 @@ MEGATRON_LM = {
     "decoder_first_pipeline_num_layers": None, "decoder_last_pipeline_num_layers": None,
     "yaml_cfg": None, "kitchen_config_file": None, "kitchen_recipe_number": None,
     "te_precision_config_file": None, "moe_use_legacy_grouped_gemm": False,
+    "transformer_impl": "local",
     "use_mup": False,
 }  # fmt: skip
 MODEL = {
@@ -137,20 +138,27 @@ def transformer_config(args, unchecked=None):
 def built(args, unchecked=None):
     """The model that Megatron-LM builds of its arguments, as its `gpt_builder` does."""
     from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_layer_local_spec,
+        get_gpt_layer_with_transformer_engine_spec,
+    )
 
     # Megatron-core 0.17 has no such layers any more.
     legacy = {"moe_use_legacy_grouped_gemm"} & defaults().keys()
+    options = {name: getattr(args, name) for name in legacy}
+    spec = get_gpt_layer_with_transformer_engine_spec
+    if args.transformer_impl != "transformer_engine":
+        spec = get_gpt_layer_local_spec
+        options["normalization"] = args.normalization
     return GPTModel(
         config=transformer_config(args, unchecked),
-        transformer_layer_spec=get_gpt_layer_local_spec(
+        transformer_layer_spec=spec(
             args.num_experts,
             args.moe_grouped_gemm,
             args.qk_layernorm,
             args.multi_latent_attention,
             args.experimental_attention_variant,
-            normalization=args.normalization,
-            **{name: getattr(args, name) for name in legacy},
+            **options,
         ),
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.max_position_embeddings,
@@ -171,3 +179,65 @@ def logits(model):
     mask = torch.triu(torch.ones(1, 1, length, length, dtype=torch.bool), 1)
     with torch.no_grad():
         return model(IDS, positions, mask)[..., :300]
+
+
+OTHERWISE = {
+    "num_layers": 3, "hidden_size": 128, "num_attention_heads": 8, "ffn_hidden_size": 128,
+    "normalization": "LayerNorm", "softmax_type": "off-by-one", "window_size": (4, 0),
+    "position_embedding_type": "none", "no_rope_freq": [0, 1], "spec": ["my.models", "spec"],
+    "experimental_attention_variant": "dsa", "padded_vocab_size": 384, "vocab_size": 316,
+    "recompute_granularity": "selective", "recompute_method": "uniform",
+    "recompute_modules": ["core_attn", "mlp"],
+    "embedding_init_method": torch.nn.init.zeros_, "init_method": torch.nn.init.zeros_,
+    "output_layer_init_method": torch.nn.init.zeros_,
+}  # fmt: skip
+"""What an argument is set to, where its opposite, double or another word will not do."""
+
+REFUSED = {
+    "activation_func_clamp_value", "add_bias_linear", "add_qkv_bias", "apply_layernorm_1p",
+    "apply_residual_connection_post_layernorm", "attention_output_gate",
+    "experimental_attention_variant", "ffn_hidden_size", "glu_linear_offset",
+    "group_query_attention", "heterogeneous_block_specs",
+    "heterogeneous_layers_config_encoded_json", "heterogeneous_layers_config_path",
+    "hidden_size", "hybrid_attention_ratio", "hybrid_mlp_ratio", "hybrid_override_pattern",
+    "is_hybrid_model", "kv_channels", "linear_attention_freq", "mrope_section", "mtp_num_layers",
+    "multi_latent_attention", "no_rope_freq", "norm_epsilon", "normalization",
+    "num_attention_heads", "num_experts", "num_layers", "num_query_groups", "openai_gelu",
+    "padded_vocab_size", "position_embedding_type", "qk_l2_norm", "qk_layernorm", "quick_geglu",
+    "retro_add_retriever", "rope_type", "rotary_base", "rotary_interleaved", "rotary_percent",
+    "rotary_seq_len_interpolation_factor", "softmax_scale", "softmax_type", "spec",
+    "squared_relu", "swiglu", "untie_embeddings_and_output_weights", "use_legacy_models",
+    "use_mup", "use_rope_scaling", "vocab_size", "window_size",
+}  # fmt: skip
+UNCHECKED = {
+    "batch_invariant_mode", "cuda_graph_scope", "delay_wgrad_compute", "ep_overlap_early_attn_memory_release",
+    "expert_model_parallel_size", "fp4_param", "fp8_param", "fp8_param_gather",
+    "moe_enable_deepep", "moe_ffn_hidden_size", "moe_pad_expert_input_to_capacity",
+    "moe_permute_fusion", "moe_router_enable_expert_bias", "moe_router_group_topk",
+    "moe_router_padding_for_fp8", "moe_router_padding_for_quantization",
+    "overlap_moe_expert_parallel_comm", "overlap_p2p_comm_warmup_flush", "symmetric_ar_type",
+    "variable_seq_lengths",
+    # Since Megatron-core 0.17.
+    "fp8_output_proj", "inference_cuda_graph_scope",
+    "inference_disable_triton_nvls_kernels", "moe_expert_rank_capacity_factor",
+    "moe_single_grouped_bias", "moe_single_grouped_weight",
+    "overlap_dispatch_backward_with_experts_wgrad",
+}  # fmt: skip
+"""What Megatron-core refuses by itself, on a CPU or in a dense model: it is built unchecked."""
+
+
+WITH_TRANSFORMER_ENGINE = {
+    "apply_rope_fusion", "cpu_offloading", "defer_embedding_wgrad_compute",
+    "memory_efficient_layer_norm", "no_persist_layer_norm", "persist_layer_norm",
+}  # fmt: skip
+"""What changes nothing, and can be built only with layers of Transformer Engine."""
+
+
+def otherwise(name, value):
+    if name in OTHERWISE:
+        return OTHERWISE[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return 2 * value or 1
+    return 3 if value is None else f"{value}-other"

@@ -20,10 +20,14 @@ from megatron_arguments import (
     OF_PROCESSES,
     PARAMETERS,
     READ,
+    REFUSED,
+    UNCHECKED,
+    WITH_TRANSFORMER_ENGINE,
     arguments,
     built,
     defaults,
     logits,
+    otherwise,
 )  # fmt: skip
 
 from megaprune.errors import InputError
@@ -126,59 +130,15 @@ def test_arguments_are_found_where_they_are_saved(saved):
                 assert value == wanted, name
 
 
-OTHERWISE = {
-    "num_layers": 3, "hidden_size": 128, "num_attention_heads": 8, "ffn_hidden_size": 128,
-    "normalization": "LayerNorm", "softmax_type": "off-by-one", "window_size": (4, 0),
-    "position_embedding_type": "none", "no_rope_freq": [0, 1], "spec": ["my.models", "spec"],
-    "experimental_attention_variant": "dsa", "padded_vocab_size": 384, "vocab_size": 316,
-    "recompute_granularity": "selective", "recompute_method": "uniform",
-    "recompute_modules": ["core_attn", "mlp"],
-    "embedding_init_method": torch.nn.init.zeros_, "init_method": torch.nn.init.zeros_,
-    "output_layer_init_method": torch.nn.init.zeros_,
-}  # fmt: skip
-"""What an argument is set to, where its opposite, double or another word will not do."""
-
-REFUSED = {
-    "activation_func_clamp_value", "add_bias_linear", "add_qkv_bias", "apply_layernorm_1p",
-    "apply_residual_connection_post_layernorm", "attention_output_gate",
-    "experimental_attention_variant", "ffn_hidden_size", "glu_linear_offset",
-    "group_query_attention", "heterogeneous_block_specs",
-    "heterogeneous_layers_config_encoded_json", "heterogeneous_layers_config_path",
-    "hidden_size", "hybrid_attention_ratio", "hybrid_mlp_ratio", "hybrid_override_pattern",
-    "is_hybrid_model", "kv_channels", "linear_attention_freq", "mrope_section", "mtp_num_layers",
-    "multi_latent_attention", "no_rope_freq", "norm_epsilon", "normalization",
-    "num_attention_heads", "num_experts", "num_layers", "num_query_groups", "openai_gelu",
-    "padded_vocab_size", "position_embedding_type", "qk_l2_norm", "qk_layernorm", "quick_geglu",
-    "retro_add_retriever", "rope_type", "rotary_base", "rotary_interleaved", "rotary_percent",
-    "rotary_seq_len_interpolation_factor", "softmax_scale", "softmax_type", "spec",
-    "squared_relu", "swiglu", "untie_embeddings_and_output_weights", "use_legacy_models",
-    "use_mup", "use_rope_scaling", "vocab_size", "window_size",
-}  # fmt: skip
-UNCHECKED = {
-    "batch_invariant_mode", "cuda_graph_scope", "delay_wgrad_compute", "ep_overlap_early_attn_memory_release",
-    "expert_model_parallel_size", "fp4_param", "fp8_param", "fp8_param_gather",
-    "moe_enable_deepep", "moe_ffn_hidden_size", "moe_pad_expert_input_to_capacity",
-    "moe_permute_fusion", "moe_router_enable_expert_bias", "moe_router_group_topk",
-    "moe_router_padding_for_fp8", "moe_router_padding_for_quantization",
-    "overlap_moe_expert_parallel_comm", "overlap_p2p_comm_warmup_flush", "symmetric_ar_type",
-    "variable_seq_lengths",
-    # Since Megatron-core 0.17.
-    "fp8_output_proj", "inference_cuda_graph_scope",
-    "inference_disable_triton_nvls_kernels", "moe_expert_rank_capacity_factor",
-    "moe_single_grouped_bias", "moe_single_grouped_weight",
-    "overlap_dispatch_backward_with_experts_wgrad",
-}  # fmt: skip
-"""What Megatron-core refuses by itself, on a CPU or in a dense model: it is built unchecked."""
-
 NOT_BUILT = {
     # They are types of elements: `test_types_of_elements`.
     "bf16", "fp16", "params_dtype",
     # They divide a model over processes: tests/integration/test_megatron.py.
     *megatron_worker.DIVIDED,
-    # They choose layers of Transformer Engine, or what only its layers take.
-    "apply_rope_fusion", "cpu_offloading", "defer_embedding_wgrad_compute",
-    "fused_single_qkv_rope", "inference_fuse_tp_communication", "memory_efficient_layer_norm",
-    "no_persist_layer_norm", "persist_layer_norm", "transformer_impl", "use_te_activation_func",
+    # They need layers of Transformer Engine: tests/contract/test_te_arguments.py.
+    "transformer_impl", *WITH_TRANSFORMER_ENGINE,
+    # They call kernels of Transformer Engine, for what Megatron-core does with others without them.
+    "fused_single_qkv_rope", "inference_fuse_tp_communication", "use_te_activation_func",
     # Keys and values are passed on between ranks by Transformer Engine's attention alone.
     "context_parallel_size",
     # They record kernels of CUDA to repeat them, and copy within streams of CUDA.
@@ -186,16 +146,6 @@ NOT_BUILT = {
     "fine_grained_activation_offloading", "moe_paged_stash",
 }  # fmt: skip
 """What changes nothing and is not built here, in one process without Transformer Engine and CUDA."""
-
-
-def otherwise(name, value):
-    if name in OTHERWISE:
-        return OTHERWISE[name]
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return 2 * value or 1
-    return 3 if value is None else f"{value}-other"
 
 
 def test_each_argument_otherwise(saved, tmp_path, monkeypatch):
