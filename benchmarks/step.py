@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,11 @@ def our_steps(config: Any) -> None:
 
     schedule = actor.get_forward_backward_func  # type: ignore[attr-defined]
     actor.get_forward_backward_func = lambda: timed("passes", schedule())  # type: ignore[attr-defined]
-    run = TrainingRun(config)
+    every = config.checkpoint.every
+    none = replace(config.checkpoint, every=config.steps)  # none among the steps
+    run = TrainingRun(replace(config, checkpoint=none))
     engine = run.engines.generator._llm.llm_engine
     engine.step = timed("vllm", engine.step)
-    every = config.checkpoint.every
-    config.checkpoint.every = 0  # none among the steps
     for _ in range(config.steps - 1):
         spent.update(vllm=0.0, passes=0.0)
         dist.barrier()
