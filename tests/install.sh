@@ -41,7 +41,7 @@ if [ "$kind" = gpu ]; then
     fi
 fi
 # Bytecode on all cores at once, as pip does not; a few packages have files for other Pythons.
-"$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python*/site-packages >/dev/null || true
+"$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python*/site-packages >/dev/null 2>&1 || true
 
 if [ "$kind" = launch ]; then
     exit
