@@ -24,9 +24,8 @@ COMPARED = {
         case("qwen2"),  # two replicas
         case("qwen2", tp=2),
         case("qwen3", tp=2, sequence=True),
-        case("qwen2-tied", pp=2),
+        case("qwen2-tied", pp=2, recompute="full"),
     ],
-    4: [case("qwen2-tied", tp=2, pp=2, sequence=True, recompute="full")],
 }
 """By number of ranks."""
 
