@@ -16,13 +16,17 @@ from megaprune.weights.layouts import Pipeline, vllm_layout
 from megaprune.weights.model import Model
 
 # arXiv 2504.01296 and its launch scripts; the same for all three models.
+# A cut response earns nothing, and the limit is the same for all problems.
+TRUNCATE = {
+    "name": "truncate", "cut_off": "zero", "soft_value": 0.5, "easy_limit": None, "easy_from": 0.5,
+}  # fmt: skip
 PUBLISHED = {
     "limits": [4000, 3000, 2000],
     "data.train_batch_size": 128,
     "rollout.n": 16,
     "rollout.temperature": 1.0,
     "algorithm.num_minibatches": 1,
-    "algorithm.rewards": [{"name": "truncate"}],
+    "algorithm.rewards": [TRUNCATE],
     "algorithm.advantage.name": "group_std",
     "algorithm.filter.name": "none",
     "algorithm.loss.clip_ratio_low": 0.2,
@@ -76,7 +80,7 @@ def test_recommended_differs_in_the_optimizer_alone(name):
     paper, ours = (read_prune_config([f"recipe={name}{v}"]) for v in ("", "_recommended"))
     assert replace(ours, algorithm=paper.algorithm, out=paper.out) == paper
     assert ours.algorithm.to_spec() == {
-        "rewards": [{"name": "truncate"}],
+        "rewards": [TRUNCATE],
         "advantage": {"name": "batch_std"},
         "filter": {"name": "no_signal", "max_resample_rounds": 2},
         "loss": {**paper.algorithm.to_spec()["loss"], "clip_ratio_high": 0.28, "kl_coef": 0.0,

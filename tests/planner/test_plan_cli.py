@@ -166,7 +166,7 @@ def test_qwq_fits_on_8_gpus_of_80_gb(capsys):
     ("words", "gpus"),
     [
         (["recipe=r1_distill_qwen_1_5b", "--gpus", "8", "--gpu-memory", "16"], 8),
-        (["recipe=r1_distill_qwen_1_5b", "--gpus", "1", "--gpu-memory", "24"], 2),
+        (["recipe=r1_distill_qwen_1_5b", "--gpus", "1", "--gpu-memory", "12"], 4),
     ],
 )
 def test_a_gpu_too_small_is_told_what_fits(words, gpus, capsys):
