@@ -236,7 +236,7 @@ def beside_the_tensors(megatron, state):
 
     (megatron / "common.pt").unlink(missing_ok=True)
     data = io.BytesIO()
-    torch.save(state, data)
+    torch.save([state], data)
     file = megatron / "__1_0.distcp"
     file.write_bytes(bytes(100) + data.getvalue())
     metadata = pickle.loads((megatron / ".metadata").read_bytes())

@@ -63,6 +63,8 @@ def training_arguments(file: Path, part: StoredPart, trust: bool = False) -> dic
         raise InputError(f"{file} has {part.length} bytes; expected at most {_COMMON_BYTES}")
     with FilePart(file, part.offset, part.length, budget=2 * _COMMON_BYTES) as stream:
         state = Archive(stream, str(file)).content((lambda _: True) if trust else _known)
+    if isinstance(state, list) and len(state) == 1:  # so objects beside tensors are stored
+        (state,) = state
     args = state.get("args") if isinstance(state, dict) else None
     if args is None:
         return {}
