@@ -15,11 +15,11 @@ from megaprune.recipes.thinkprune import GPUS
 from megaprune.weights.layouts import Pipeline, vllm_layout
 from megaprune.weights.model import Model
 
-# arXiv 2504.01296 and its launch scripts; the same for all three models.
 # A cut response earns nothing, and the limit is the same for all problems.
 TRUNCATE = {
     "name": "truncate", "cut_off": "zero", "soft_value": 0.5, "easy_limit": None, "easy_from": 0.5,
 }  # fmt: skip
+# arXiv 2504.01296 and its launch scripts; the same for all three models.
 PUBLISHED = {
     "limits": [4000, 3000, 2000],
     "data.train_batch_size": 128,
