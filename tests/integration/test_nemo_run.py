@@ -68,8 +68,9 @@ def test_a_dry_run_of_qwq(tmp_path):
         "train_batch_size: 128",
         "'n': 16",
         "lr: 1.0e-06",
-        "tp: 8",
-        "pp: 2",
+        "tp: 2",
+        "pp: 8",
+        "tp: 4",
     ):
         assert line in lines, line
     assert "- 3000" not in lines
