@@ -83,7 +83,8 @@ def _from_file(name: str, path: Path) -> ModuleType:
     sys.modules[key] = module
     _names[key] = name
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader: it would take bytecode of an older text of the same size and second.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102
     except BaseException:
         del sys.modules[key], _names[key]
         raise

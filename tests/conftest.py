@@ -57,7 +57,7 @@ SLOW = {
     "analyze/test_vllm_judge.py": "vLLM's own server",
     "contract/test_broken_transformer_engine.py": "processes of their own",
     "contract/test_te_arguments.py": "a model of Megatron-core for each argument",
-    "contract/test_transformer_engine.py": "models on several processes",
+    "contract/test_te_layers.py": "models on several processes",
     "data/test_rendering.py": "templates that loop are waited for",
     "doctor/test_doctor.py": "imports everything, in processes of its own",
     "grading/test_equality.py": "answers that take all of their time",

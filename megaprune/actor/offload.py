@@ -108,6 +108,8 @@ class Offload:
         """
         weights = {p.untyped_storage()._cdata for p in self._parameters}
         for tensor in _tensors_of(self._optimizer):
+            if not tensor.dim():
+                continue  # a count of steps: a checkpoint would hold all that lies beside it
             here = tensor.device == device() and tensor.untyped_storage().nbytes() > 0
             if here and (tensor.untyped_storage()._cdata in weights) == in_weights:
                 yield tensor

@@ -260,14 +260,14 @@ def test_kernels_of_apex_for_another_torch(site, examine):
 def test_a_transformer_engine_that_cannot_be_imported(site, examine, code, reason):
     site("transformer_engine/__init__.py")
     site("transformer_engine/pytorch.py", code)
-    site.metadata("transformer-engine", "2.9.0")
+    site.metadata("transformer-engine", "2.20.2")
     finding = examine("transformer_engine")["transformer-engine"]
     assert (finding.state, finding.stops) == ("wrong", True)
-    assert finding.detail.startswith(f"2.9.0; {reason}")
+    assert finding.detail.startswith(f"2.20.2; {reason}")
     assert finding.detail.endswith(" (it must be built for the torch that is here)")
     assert "\n" not in finding.detail
     assert finding.fix.startswith("pip uninstall -y transformer-engine ")
-    assert examine(quick=True)["transformer-engine"].detail == "2.9.0 (not imported)"
+    assert examine(quick=True)["transformer-engine"].detail == "2.20.2 (not imported)"
 
 
 def test_torchvision_that_cannot_be_imported(site, examine):
@@ -316,7 +316,7 @@ def test_a_package_of_the_wrong_version(site, examine):
 
 
 def test_metadata_without_a_package(site, examine):
-    site.metadata("transformer-engine", "2.9.0")
+    site.metadata("transformer-engine", "2.20.2")
     finding = examine()["transformer-engine"]
     assert finding.state == "wrong"
     assert "its metadata is there, and no module transformer_engine" in finding.detail
