@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from megaprune import schema
 from megaprune.algorithms import registry
@@ -274,6 +274,19 @@ class Algorithm:
             return result
         advantages = self._advantages(given)
         return advantages if kept.all() else np.where(kept, advantages, 0.0)
+
+    def advantages_of(self, scores: Sequence[GroupScore], lengths: Sequence[ArrayLike]) -> Matrix:
+        """Advantages [G, K] of a batch of scored groups; `lengths` are the tokens [K] of each.
+
+        Raises:
+            InputError: as `advantages`.
+        """
+        return self.advantages(
+            np.stack([score.rewards for score in scores]),
+            np.stack([score.kept for score in scores]),
+            np.stack([[score.parts[label] for score in scores] for label in self.labels]),
+            np.array(lengths, np.float64),
+        )
 
     def _advantages(self, given: Mapping[str, Any]) -> Matrix:
         given = {**given, "weights": np.array([entry.weight for entry in self.rewards])}

@@ -64,8 +64,6 @@ def run_reward(options: argparse.Namespace) -> int:
 
 def _lines(algorithm: Algorithm, groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
     """What is printed of each group."""
-    import numpy as np
-
     memory = algorithm.start_memory()
     scores = []
     for group in groups:
@@ -79,11 +77,8 @@ def _lines(algorithm: Algorithm, groups: Sequence[Group]) -> Iterator[dict[str, 
         )
     pairs = list(zip(scores, groups, strict=True))
     for batch in [pairs] if len(sizes) == 1 else [[pair] for pair in pairs]:
-        advantages = algorithm.advantages(
-            np.stack([score.rewards for score, _ in batch]),
-            np.stack([score.kept for score, _ in batch]),
-            np.stack([[score.parts[label] for score, _ in batch] for label in algorithm.labels]),
-            np.stack([group.length for _, group in batch]).astype(float),
+        advantages = algorithm.advantages_of(
+            [score for score, _ in batch], [group.length for _, group in batch]
         )
         for (score, _), row in zip(batch, advantages, strict=True):
             line: dict[str, Any] = {"rewards": score.rewards.tolist(), "advantages": row.tolist()}

@@ -1,4 +1,4 @@
-"""Numbers of graded samples. Numpy alone.
+"""Numbers of graded samples, without torch and engines.
 
 P problems have samples each, n of them or, where an evaluation was given more, differently many:
 `right[p][i]` says whether sample i of problem p is right. Every mean is over problems of the mean
@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from megaprune.algorithms.rewards.history import DIFFICULTIES, difficulty
 
 Right: TypeAlias = Sequence[Sequence[bool]]
 """[P][n]."""
@@ -311,16 +313,6 @@ def area_under_budgets(at_budget: Mapping[int, float]) -> float | None:
     values = np.array([at_budget[budget] for budget in budgets])
     area = float(np.sum(np.diff(logs) * (values[1:] + values[:-1]) / 2))
     return area / float(logs[-1] - logs[0])
-
-
-DIFFICULTIES = ("easy", "medium", "hard")
-"""By the share of a problem's samples that are right: more than 2/3, between, less than 1/3."""
-
-
-def difficulty(right: Sequence[bool]) -> str:
-    """The difficulty of a problem, of `DIFFICULTIES`, by its samples (as LASER-D, 2505.15612)."""
-    share = float(np.mean(right))
-    return "easy" if share > 2 / 3 else "hard" if share < 1 / 3 else "medium"
 
 
 def right_length_by_difficulty(

@@ -190,11 +190,8 @@ def make_batch(
     surplus: Sequence[RolloutGroup] = (),
 ) -> RolloutBatch:
     """A batch of groups, with the advantages that they have among each other."""
-    rewards = np.stack([group.score.rewards for group in groups])
-    kept = np.stack([group.score.kept for group in groups])
-    parts = np.stack([[g.score.parts[label] for g in groups] for label in algorithm.labels])
-    length = np.array([[float(r.length) for r in group.rollouts] for group in groups])
-    advantages = algorithm.advantages(rewards, kept, parts, length)
+    lengths = [[rollout.length for rollout in group.rollouts] for group in groups]
+    advantages = algorithm.advantages_of([group.score for group in groups], lengths)
     return RolloutBatch(groups, advantages, filtered, surplus)
 
 

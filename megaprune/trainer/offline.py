@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,10 @@ def read_rollouts(
     Raises:
         InputError: there are no files of responses; they are to other prompts; or no problem has n.
     """
-    files = _files("data.rollouts", folder)
     places = {problem.name: place for place, problem in enumerate(problems)}
     rollouts: dict[str, dict[int, Rollout]] = {}
-    for path in files:
-        for where, stored in read_parquet_rows(path, partial(_columns_of, path=path), _ROWS):
-            row = schema.renamed(stored)
-            place = places.get(row["problem"])
-            if place is None or row["exit_at"] is not None:
-                continue
-            problem = problems[place]
-            if row["prompt"] != problem.prompt:
-                raise InputError(
-                    f"data.rollouts={folder}: {path} has responses to another prompt of problem "
-                    f"{problem.name} than data.train has; they must be of the same data and "
-                    f"chat template"
-                )
-            rollouts.setdefault(problem.name, {}).setdefault(row["number"], _rollout(row, where))
+    for where, row in _answers("data.rollouts", folder, problems, _COLUMNS):
+        rollouts.setdefault(row["problem"], {}).setdefault(row["number"], _rollout(row, where))
     complete = {
         name: [numbers[i] for i in sorted(numbers)[:n]]
         for name, numbers in rollouts.items()
@@ -89,43 +76,46 @@ def read_references(folder: Path, problems: Sequence[Problem]) -> dict[str, dict
         InputError: there are no files of responses; they are to other prompts; or a problem has
             none.
     """
-    prompts = {problem.name: problem.prompt for problem in problems}
     references: dict[str, dict[str, list[Any]]] = {}
-    for path in _files("data.references", folder):
-        columns = partial(_columns_of, path=path, wanted=_REFERENCE_COLUMNS)
-        for where, stored in read_parquet_rows(path, columns, _ROWS):
-            row = schema.renamed(stored)
-            name = row["problem"]
-            if name not in prompts or row["exit_at"] is not None:
-                continue
-            if row["prompt"] != prompts[name]:
-                raise InputError(
-                    f"data.references={folder}: {path} has responses to another prompt of problem "
-                    f"{name} than data.train has; they must be of the same data and chat template"
-                )
-            if row["length"] is None or row["match"] is None:
-                raise InputError(f"{where}: null as length or match; remove the row")
-            reference = references.setdefault(name, {"length": [], "accuracy": []})
-            reference["length"].append(row["length"])
-            reference["accuracy"].append(row["match"])
-    if missing := [name for name in prompts if name not in references]:
+    for where, row in _answers("data.references", folder, problems, _REFERENCE_COLUMNS):
+        if row["length"] is None or row["match"] is None:
+            raise InputError(f"{where}: null as length or match; remove the row")
+        reference = references.setdefault(row["problem"], {"length": [], "accuracy": []})
+        reference["length"].append(row["length"])
+        reference["accuracy"].append(row["match"])
+    if missing := [problem.name for problem in problems if problem.name not in references]:
         raise InputError(
-            f"data.references={folder}: {len(missing)} of {len(prompts)} problems of data.train "
+            f"data.references={folder}: {len(missing)} of {len(problems)} problems of data.train "
             f"have no response there, such as {missing[0]}; evaluate the reference model on "
             f"data.train"
         )
     return references
 
 
-def _files(field: str, folder: Path) -> list[Path]:
-    """The files of responses in the folder of an evaluation or a run."""
+def _answers(
+    field: str, folder: Path, problems: Sequence[Problem], columns: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The stored responses to problems, without early exits: where each stands, and its row."""
     files = sorted((folder / schema.SAMPLES_FOLDER).rglob("*.parquet"))
     if not files:
         raise InputError(
             f"{field}={folder}: {folder / 'samples'} has no files of responses; expected the "
             f"folder of an evaluation or a run"
         )
-    return files
+    prompts = {problem.name: problem.prompt for problem in problems}
+    for path in files:
+        wanted = partial(_columns_of, path=path, wanted=columns)
+        for where, stored in read_parquet_rows(path, wanted, _ROWS):
+            row = schema.renamed(stored)
+            name = row["problem"]
+            if name not in prompts or row["exit_at"] is not None:
+                continue
+            if row["prompt"] != prompts[name]:
+                raise InputError(
+                    f"{field}={folder}: {path} has responses to another prompt of problem {name} "
+                    f"than data.train has; they must be of the same data and chat template"
+                )
+            yield where, row
 
 
 def _columns_of(found: pa.Schema, path: Path, wanted: Sequence[str] = tuple(_COLUMNS)) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import Field
 
 from megaprune.algorithms.component_fields import check_fields
@@ -162,17 +163,17 @@ class StepBonus:
         right = {name: list(lengths) for name, lengths in memory["right"].items()}
         count = dict(memory["groups"])
         for group in groups:
-            difficulty = _difficulty(group)
-            right.setdefault(difficulty, []).extend(lengths(group)[group.correct].tolist())
-            count[difficulty] = count.get(difficulty, 0) + 1
+            kind = difficulty(group.correct)
+            right.setdefault(kind, []).extend(lengths(group)[group.correct].tolist())
+            count[kind] = count.get(kind, 0) + 1
         steps = memory["steps"] + 1
         if steps % self.retune_every:
             return {**memory, "right": right, "groups": count, "steps": steps}
         budgets = dict(memory["budgets"])
-        for difficulty, of_difficulty in right.items():
-            needed = int(np.ceil(self.expected_right * count[difficulty]))
-            if of_difficulty:
-                budgets[difficulty] = sorted(of_difficulty)[min(needed, len(of_difficulty)) - 1]
+        for kind, of_kind in right.items():
+            needed = int(np.ceil(self.expected_right * count[kind]))
+            if of_kind:
+                budgets[kind] = sorted(of_kind)[min(needed, len(of_kind)) - 1]
         return {"budgets": budgets, "right": {}, "groups": {}, "steps": steps}
 
     def __call__(self, group: Group, /) -> Vector:
@@ -180,14 +181,18 @@ class StepBonus:
         if not len(group.correct):
             return correctness(group)
         found = group.memory.get("budgets", {}) if self.by_difficulty else {}
-        within = lengths(group) <= found.get(_difficulty(group), budget(group))
+        within = lengths(group) <= found.get(difficulty(group.correct), budget(group))
         answered = np.ones_like(group.correct) if group.answered is None else group.answered
         worth = np.where(group.correct, 1.0, np.where(answered, -0.5, -1.0))
         bonus = np.where(group.correct, within, ~within if self.explore else False)
         return worth + self.alpha * bonus
 
 
-def _difficulty(group: Group) -> str:
-    """LASER-D's three: by the share of right answers."""
-    rate = group.correct.mean()
-    return "easy" if rate > 2 / 3 else "hard" if rate < 1 / 3 else "medium"
+DIFFICULTIES = ("easy", "medium", "hard")
+"""By the share of a problem's answers that are right: more than 2/3, between, less than 1/3."""
+
+
+def difficulty(right: ArrayLike) -> str:
+    """The difficulty of a problem, of `DIFFICULTIES`, by its answers (LASER-D, 2505.15612)."""
+    share = float(np.mean(right))
+    return "easy" if share > 2 / 3 else "hard" if share < 1 / 3 else "medium"
