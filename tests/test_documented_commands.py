@@ -259,14 +259,15 @@ def test_paths_are_there():
 def test_fields_are_those_of_configurations():
     """Names of fields in code: `rollout.n`, `data.train=FILE`."""
     from megaprune.algorithms import describe_fields
+    from megaprune.algorithms.sample_weights import SampleWeights
     from megaprune.config.fields import describe, sections
     from megaprune.config.run import Config
     from megaprune.evaluation.config import EvaluateConfig
     from megaprune.pruning.config import PruneConfig
 
     known = {doc.name for kind in (Config, PruneConfig, EvaluateConfig) for doc in describe(kind)}
-    known |= {doc.name for doc in describe_fields()}
-    names = "|".join(["algorithm", *sections(Config)])
+    known |= {doc.name for doc in (*describe_fields(), *SampleWeights.describe_fields())}
+    names = "|".join(["algorithm", "harmonize", *sections(Config)])
     field = re.compile(rf"(?<![\w./-])(?:{names})(?:\.[a-z_]+)+(?![\w(/]|\.\w)")
     for name, page in PAGES.items():
         code = re.findall(r"`[^`\n]+`", page) + re.findall(r"^    .*$", page, re.MULTILINE)

@@ -27,7 +27,7 @@ from megaprune.algorithms.presets import DEFAULT, PRESETS
 from megaprune.algorithms.records import Group, LossBatch, LossOutput, Matrix, Vector
 from megaprune.algorithms.rewards import Reward, Truncate
 from megaprune.algorithms.rewards.history import Memory, Remembers
-from megaprune.algorithms.specs import Spec, whole_spec
+from megaprune.algorithms.specs import Spec, merge_specs, whole_spec
 from megaprune.errors import InputError
 
 LOG_PROBS = frozenset({"old", "reference", "rollout"})
@@ -127,6 +127,16 @@ class Algorithm:
             for kind in ("advantage", "filter", "loss")
         }
         return cls(tuple(entries), **parts, num_minibatches=whole["num_minibatches"])
+
+    @staticmethod
+    def merge_specs(base: Spec, change: Spec) -> dict[str, Any]:
+        """A whole spec with some of it changed, as `specs.merge_specs` does."""
+        return merge_specs(base, change)
+
+    @staticmethod
+    def describe_fields() -> Iterator[FieldDescription]:
+        """All fields of algorithms, and of every component that comes with megaprune."""
+        return describe_fields()
 
     def to_spec(self) -> dict[str, Any]:
         """A plain dictionary that `from_spec` makes this algorithm of; all fields are said."""

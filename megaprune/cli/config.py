@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
 def run_docs(_: argparse.Namespace) -> int:
     """Print docs/fields.md."""
     from megaprune.config.field_docs import markdown
+    from megaprune.config.harmonize import HarmonizeConfig
     from megaprune.config.run import Config
     from megaprune.evaluation.config import EvaluateConfig
     from megaprune.pruning.config import PruneConfig
@@ -42,6 +43,7 @@ def run_docs(_: argparse.Namespace) -> int:
         ("train, prune and plan", Config),
         ("prune and plan", PruneConfig),
         ("evaluate", EvaluateConfig),
+        ("harmonize", HarmonizeConfig),
     )
     print(markdown(kinds), end="")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import sys
 from collections import Counter
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from megaprune.cli.json_lines import objects_of, open_input, required_key
 from megaprune.errors import InputError
 from megaprune.files import check_output, new_file
 from megaprune.grading.graders import BOXES
@@ -92,7 +92,7 @@ def run_grade(options: argparse.Namespace) -> int:
             Path(options.output), *sources, overwrite=options.overwrite, is_ours=_has_verdicts
         )
     with (
-        _source(options.input) as source,
+        open_input(options.input) as source,
         Pool(
             {},
             options.mode,
@@ -132,31 +132,12 @@ def _verdicts(rows: Iterator[dict[str, Any]], pool: Pool) -> Iterator[Verdict]:
 
 def _rows(source: IO[str], name: str) -> Iterator[dict[str, Any]]:
     """Yield each line's gold, response and finished; an InputError names the line."""
-    try:
-        for at, line in enumerate(source, 1):
-            if line.strip():
-                yield _row(line, f"{name}, line {at}")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 text ({error.reason})") from error
-
-
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); expected one object a line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {type(row).__name__}; expected an object with gold, response")
-    row.setdefault("finished", True)
-    for key, kind in KEYS.items():
-        if key not in row:
-            near = difflib.get_close_matches(key, row, n=1)
-            raise InputError(
-                f"{where}: key {key!r} is missing" + (f"; there is {near[0]!r}" if near else "")
-            )
-        if not isinstance(row[key], kind):
-            raise InputError(f"{where}: {key} is {row[key]!r}; expected {_KINDS[kind]}")
-    return {key: row[key] for key in KEYS}
+    for where, row in objects_of(source, name, "gold, response"):
+        row.setdefault("finished", True)
+        for key, kind in KEYS.items():
+            if not isinstance(required_key(row, key, where), kind):
+                raise InputError(f"{where}: {key} is {row[key]!r}; expected {_KINDS[kind]}")
+        yield {key: row[key] for key in KEYS}
 
 
 def _shown(verdict: Verdict) -> dict[str, Any]:
@@ -172,15 +153,6 @@ def _has_verdicts(path: Path) -> bool:
         return not line or {"match", "extracted", "why"} <= json.loads(line).keys()
     except (ValueError, AttributeError, RecursionError):
         return False
-
-
-@contextlib.contextmanager
-def _source(name: str) -> Iterator[IO[str]]:
-    if name == "-":
-        yield sys.stdin
-    else:
-        with open(name, encoding="utf-8") as file:
-            yield file
 
 
 @contextlib.contextmanager

@@ -57,6 +57,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         doctor,
         evaluate,
         grade,
+        harmonize,
         plan,
         report,
         reward,
@@ -67,7 +68,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=megaprune.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (
-        train, convert, data, evaluate, grade, reward, report, analyze, plan, doctor, config
+        train, convert, data, evaluate, grade, reward, harmonize, report, analyze, plan, doctor,
+        config,
     ):  # fmt: skip
         module.add_parser(commands)
     options, left = parser.parse_known_args(arguments)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from megaprune.cli.json_lines import lists_of_responses, objects_of, open_input
 from megaprune.cli.train import add_field_arguments
 from megaprune.errors import InputError
 
@@ -19,10 +17,6 @@ if TYPE_CHECKING:
 
 _LISTS = {"correct": bool, "length": int, "finished": bool, "text": str, "answered": bool}
 """What a line may say of each of its K responses."""
-
-_REQUIRED = ("correct", "length")
-
-_WORDS = {bool: "true and false", int: "whole numbers", str: "texts"}
 
 _KEYS = (*_LISTS, "limit", "name")
 
@@ -56,7 +50,10 @@ def run_reward(options: argparse.Namespace) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    groups = list(_groups(options.input))
+    with open_input(options.input) as lines:
+        groups = [
+            _group(row, where) for where, row in objects_of(lines, options.input, "correct, length")
+        ]
     for line in _lines(config.algorithm, groups):
         print(json.dumps(line))
     return 0
@@ -89,42 +86,17 @@ def _lines(algorithm: Algorithm, groups: Sequence[Group]) -> Iterator[dict[str, 
             yield line
 
 
-def _groups(name: str) -> Iterator[Group]:
-    """The groups of a file of JSON lines; an InputError names the line."""
-    source = nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8")  # noqa: SIM115
-    try:
-        with source as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _group(line, f"{name}, line {number}")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 text ({error.reason})") from error
-
-
-def _group(line: str, where: str) -> Group:
-    """A group from a line."""
+def _group(row: dict[str, Any], where: str) -> Group:
+    """A group from the object of a line."""
     import numpy as np
 
     from megaprune.algorithms.records import Group
 
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); expected one object a line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {type(row).__name__}; expected an object with correct, length")
-    lists = {key: _list(row, key, where) for key in _LISTS if key in row or key in _REQUIRED}
+    lists = lists_of_responses(row, where, _LISTS)
     count = len(lists["correct"])
-    if wrong := [key for key, values in lists.items() if len(values) != count]:
-        raise InputError(
-            f"{where}: {len(lists[wrong[0]])} entries of {wrong[0]} and {count} of correct; "
-            f"expected as many"
-        )
     limit = row.get("limit", max([1, *lists["length"]]))
     if type(limit) is not int or limit < 1:
         raise InputError(f"{where}: limit is {limit!r}; expected a whole number, 1 or more")
-    if min([1, *lists["length"]]) < 0:
-        raise InputError(f"{where}: length is {min(lists['length'])}; expected 0 or more")
     return Group(
         np.array(lists["correct"], np.bool_),
         np.array(lists["length"], np.int64),
@@ -135,18 +107,3 @@ def _group(line: str, where: str) -> Group:
         str(row.get("name", where)),
         np.array(lists["answered"], np.bool_) if "answered" in lists else None,
     )
-
-
-def _list(row: dict[str, Any], key: str, where: str) -> list[Any]:
-    """A list of a line, its entries of the type that they must have."""
-    if key not in row:
-        near = difflib.get_close_matches(key, row, n=1)
-        raise InputError(
-            f"{where}: key {key!r} is missing" + (f"; there is {near[0]!r}" if near else "")
-        )
-    values, kind = row[key], _LISTS[key]
-    if kind is bool and isinstance(values, list):  # 1 and 0, as tables have them
-        values = [bool(v) if type(v) is int and v in (0, 1) else v for v in values]
-    if not isinstance(values, list) or not all(type(value) is kind for value in values):
-        raise InputError(f"{where}: {key} is {row[key]!r}; expected a list of {_WORDS[kind]}")
-    return values

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from megaprune.algorithms.algorithm import describe_fields
 from megaprune.config.fields import FieldDoc, describe, sections, shown, unknown
 from megaprune.foreign_text import terminal
 
@@ -53,7 +52,7 @@ def chapters(kind: type) -> list[Chapter]:
         result.append(Chapter(name, _first_paragraph(section), entries))
     for doc in docs:
         if doc.is_spec:
-            result.append(Chapter(doc.name, doc.doc, list(_algorithm_entries())))
+            result.append(Chapter(doc.name, doc.doc, list(_spec_entries(doc))))
     return result
 
 
@@ -146,14 +145,14 @@ def _entry(doc: FieldDoc) -> Entry:
     return Entry(doc.name, doc.default, takes, doc.may_change, doc.doc)
 
 
-def _algorithm_entries() -> Iterator[Entry]:
-    for field in describe_fields():
-        default = None if field.required else shown(field.default) if field.component else ""
-        if field.name in ("algorithm", "algorithm.num_minibatches", "algorithm.reward.weight"):
-            default = shown(field.default)
+def _spec_entries(spec: FieldDoc) -> Iterator[Entry]:
+    """The fields of an object that is made of a spec."""
+    for field in spec.python_type.describe_fields():
+        unsaid = field.default is None and not field.component
+        default = None if field.required else "" if unsaid else shown(field.default)
         of = f"of {field.component}: " if field.component else ""
         takes = ", ".join(part for part in (field.type, field.bounds) if part)
-        doc = field.doc if field.name == "algorithm" else _sentence(field.doc)
+        doc = field.doc if field.name == spec.name else _sentence(field.doc)
         yield Entry(field.name, default, f"{of}{takes}", False, doc)
 
 

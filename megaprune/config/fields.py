@@ -6,8 +6,8 @@
 
 A section is a frozen dataclass that takes its fields by name and refuses values that cannot be,
 with an InputError that names the field as the command line does: `optimizer.lr=-1.0; expected
-more than 0`. pydantic checks; the words are here. A field whose type has `from_spec` and `to_spec`
-takes a spec as well: plain dictionaries, as YAML has them.
+more than 0`. pydantic checks; the words are here. A field whose type has `from_spec`, `to_spec`,
+`merge_specs` and `describe_fields` takes a spec as well: plain dictionaries, as YAML has them.
 """
 
 from __future__ import annotations
@@ -255,10 +255,13 @@ def type_words(annotation: Any) -> str:
     """What values of a type are, as in "a whole number or null"."""
     inner = _plain_type(annotation)
     optional = "" if inner is annotation else " or null"
+    if get_origin(inner) in (Union, types.UnionType):
+        return f"{' or '.join(type_words(kind) for kind in get_args(inner))}{optional}"
     if get_origin(inner) in (list, tuple):
         return f"a list of {_PLURAL.get(get_args(inner)[0], 'values')}{optional}"
     if get_origin(inner) is Literal:
-        return f"one of {', '.join(map(str, get_args(inner)))}{optional}"
+        values = ", ".join(map(str, get_args(inner)))
+        return f"{'one of ' * (len(get_args(inner)) > 1)}{values}{optional}"
     if get_origin(inner) is dict:
         return f"a mapping of names to text{optional}"
     if inner in _SINGULAR:
@@ -308,8 +311,8 @@ def _default(info: FieldInfo) -> Any:
 def _plain_type(annotation: Any) -> Any:
     """A type without its null."""
     if get_origin(annotation) in (Union, types.UnionType):
-        (inner,) = (kind for kind in get_args(annotation) if kind is not type(None))
-        return inner
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return Union[tuple(kinds)]  # noqa: UP007 - of one type it is that type
     return annotation
 
 

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from megaprune.algorithms.specs import merge_specs
 from megaprune.config.fields import (
     FieldDoc,
     describe,
@@ -79,7 +78,8 @@ def read_fields(kind: type[T], arguments: Sequence[str]) -> T:
             raise InputError(f"{key}={text} cannot be read: {_first_line(error)}") from error
     for name, change in _plain(changes).items():
         base = _plain(content).get(name)
-        content[name] = change if base is None else merge_specs(base, change)
+        merge = docs[name].python_type.merge_specs
+        content[name] = change if base is None else merge(base, change)
     return _object(kind, content)
 
 

@@ -7,12 +7,16 @@ import pytest
 from megaprune.cli.main import main
 from megaprune.config.field_docs import chapters
 from megaprune.config.fields import describe
+from megaprune.config.harmonize import HarmonizeConfig
 from megaprune.config.run import Config
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.planner.request import PlanConfig
 from megaprune.pruning.config import PruneConfig
 
-KINDS = {"train": Config, "prune": PruneConfig, "evaluate": EvaluateConfig, "plan": PlanConfig}
+KINDS = {
+    "train": Config, "prune": PruneConfig, "evaluate": EvaluateConfig, "plan": PlanConfig,
+    "harmonize": HarmonizeConfig,
+}  # fmt: skip
 
 
 def test_the_page_is_what_the_command_prints(capsys):

@@ -1,0 +1,86 @@
+"""`megaprune harmonize`: what O1-Pruner makes of responses that are given as numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from megaprune.cli.json_lines import lists_of_responses, objects_of, open_input
+from megaprune.cli.train import add_field_arguments
+from megaprune.errors import InputError
+
+if TYPE_CHECKING:
+    from megaprune.algorithms.sample_weights import ProblemResponses, SampleWeights
+
+_LISTS = {"correct": bool, "length": int, "finished": bool, "answered": bool}
+"""What a line may say of each of its K responses."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add `harmonize`."""
+    job = commands.add_parser(
+        "harmonize",
+        help="show how O1-Pruner weighs responses by their length and their correctness",
+        description="Read the reference model's responses to problems as JSON lines, each "
+        '{"problem": "a", "length": [800, 1000], "correct": [true, false]} with a list of K '
+        "entries, and print a line with the weights of each: `raw`, before clipping, and `weight`, "
+        "as it is learned from. All lines are one data set, and all K responses count in its mean. "
+        "A line may also have the lists `finished` and `answered`.",
+    )
+    job.add_argument("--weights", metavar="FILE", help="JSON lines; - is stdin")
+    add_field_arguments(job)
+    job.set_defaults(run=run_harmonize)
+
+
+def run_harmonize(options: argparse.Namespace) -> int:
+    """Print a line of JSON for each problem, in the input's order."""
+    from megaprune.config.field_docs import show_fields
+    from megaprune.config.harmonize import HarmonizeConfig
+    from megaprune.config.read import read_fields, to_yaml
+
+    if options.help_fields is not None:
+        show_fields(HarmonizeConfig, options.help_fields)
+        return 0
+    config = read_fields(HarmonizeConfig, options.fields)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    if options.weights is None:
+        raise InputError("no responses are given; expected --weights FILE.jsonl")
+    for line in _weigh_file(config.harmonize, options.weights):
+        print(json.dumps(line))
+    return 0
+
+
+def _weigh_file(weights: SampleWeights, name: str) -> Iterator[dict[str, Any]]:
+    """What is printed of each problem of a file."""
+    with open_input(name) as lines:
+        rows = list(objects_of(lines, name, "problem, length, correct"))
+    problems = [_responses(row, where) for where, row in rows]
+    for (_, row), result in zip(rows, weights.weigh(problems), strict=True):
+        line = {"problem": row["problem"]} if "problem" in row else {}
+        line |= {"raw": result.raw.tolist(), "weight": result.weight.tolist()}
+        yield line | ({} if result.kept else {"kept": False})
+
+
+def _responses(row: dict[str, Any], where: str) -> ProblemResponses:
+    """The responses in the object of a line."""
+    import numpy as np
+
+    from megaprune.algorithms.sample_weights import ProblemResponses
+
+    lists = lists_of_responses(row, where, _LISTS)
+    count = len(lists["correct"])
+    if not count:
+        raise InputError(f"{where}: no response; expected lists of one or more")
+    answered, finished = (
+        np.array(lists.get(key, [True] * count), np.bool_) for key in ("answered", "finished")
+    )
+    return ProblemResponses(
+        np.array(lists["correct"], np.bool_),
+        np.array(lists["length"], np.int64),
+        answered & finished,
+        f"{row['problem']} ({where})" if "problem" in row else f"of {where}",
+    )
