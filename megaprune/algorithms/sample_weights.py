@@ -12,8 +12,8 @@ problem m are learned from. `PRESETS` has the settings that were published, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from megaprune.algorithms.component_fields import (
     describe,
     read_values,
 )
+from megaprune.algorithms.presets import Preset
 from megaprune.algorithms.records import Vector
 from megaprune.config.fields import nearest
 from megaprune.errors import InputError
@@ -161,19 +162,19 @@ class SampleWeights:
 
     @classmethod
     def merge_specs(cls, base: Spec, change: Spec) -> dict[str, Any]:
-        """The fields of a spec with some of them changed; a preset takes the place of all.
+        """A spec with some of its fields changed; a preset takes the place of all.
 
         Raises:
             InputError: there is no such preset.
         """
         given = {"preset": change} if isinstance(change, str) else dict(change)
         if "preset" not in given:
-            before = cls.merge_specs({}, base) if base else asdict(PRESETS[DEFAULT].weights)
+            before = cls.merge_specs({}, base) if base else PRESETS[DEFAULT].spec
             return {**before, **given}
         preset = given.pop("preset")
         if preset not in PRESETS:
             raise InputError(f"{SECTION}.preset={preset!r}; {nearest(str(preset), list(PRESETS))}")
-        return {**asdict(PRESETS[preset].weights), **given}
+        return {**PRESETS[preset].spec, **given}
 
     @classmethod
     def describe_fields(cls) -> list[FieldDescription]:
@@ -185,7 +186,7 @@ class SampleWeights:
 
     def to_spec(self) -> dict[str, Any]:
         """A plain dictionary that `from_spec` makes these of."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return asdict(self)
 
     def count_tokens(self, tokens: NDArray[np.int64], finished: Mask) -> NDArray[np.int64]:
         """The lengths [K] that count, of responses of so many tokens, as tables have them.
@@ -235,10 +236,10 @@ class SampleWeights:
         Raises:
             InputError: a problem has too few responses.
         """
-        masks = []
+        masks: list[Mask] = []
         for place, problem in enumerate(problems):
             self._check_count(problem, problem.name or f"number {place + 1}")
-            mask = np.ones(len(problem), np.bool_)
+            mask: Mask = np.ones(len(problem), np.bool_)
             if self.responses != "all":
                 order = np.random.default_rng((seed, place)).permutation(len(problem))
                 mask[order[self.responses :]] = False
@@ -285,13 +286,6 @@ SECTION = "harmonize"
 """What the fields' names begin with."""
 
 
-class Preset(NamedTuple):
-    """Settings that belong together, and where they are from."""
-
-    doc: str
-    weights: SampleWeights
-
-
 DEFAULT = "o1_pruner"
 """What weights are where nothing is said."""
 
@@ -299,18 +293,18 @@ PRESETS: Mapping[str, Preset] = {
     "o1_pruner": Preset(
         "all responses to problems that were solved at least once, weighed within each problem; "
         "only answers gain by being short",
-        SampleWeights(),
+        {},
     ),
     "o1_pruner_paper": Preset(
         "O1-Pruner (2501.12570) as its code is, for Marco-o1; QwQ-32B-Preview had lam 5",
-        SampleWeights(
-            baseline="all",
-            normalize="data_set",
-            shortness="all",
-            all_wrong="keep",
-            responses=2,
-            end_token=False,
-        ),
+        {
+            "baseline": "all",
+            "normalize": "data_set",
+            "shortness": "all",
+            "all_wrong": "keep",
+            "responses": 2,
+            "end_token": False,
+        },
     ),
 }
 """Presets by name."""
