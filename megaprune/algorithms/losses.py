@@ -52,9 +52,9 @@ class GrpoLoss:
         mean(w * max(-A * rho, -A * clip(rho))) + kl_coef * mean(kl) - entropy_coef * mean(entropy)
 
     The mean is over the tokens of the whole batch, or with `aggregate=sequence` over its sequences,
-    each of which is the mean over its tokens. rho = exp(log-prob - old), w is the importance weight
-    (see `importance_cap`), and kl an estimate of each token's KL divergence to the reference (see
-    `kl_estimator`).
+    each of which is the mean over its tokens. rho = exp(log-prob - old) (see `ratio_to`), w is the
+    importance weight (see `importance_cap`), and kl an estimate of each token's KL divergence to
+    the reference (see `kl_estimator`).
 
     Metrics, over the tokens of responses whose advantage is not 0: `policy_loss`, `clip_ratio`
     (tokens whose ratio has no gradient), and with a cap `importance_capped`. With a `kl_coef`, `kl`
@@ -110,6 +110,13 @@ class GrpoLoss:
             "each one's tokens, as GRPO was published"
         ),
     ] = "token"
+    ratio_to: Annotated[
+        Literal["old", "reference"],
+        Field(
+            description="the policy that rho compares with: the one before the step, or the model "
+            "that the run began with, as O1-Pruner (2501.12570) does"
+        ),
+    ] = "old"
     kl_estimator: Annotated[
         Literal["k1", "k2", "k3"],
         Field(
@@ -145,8 +152,12 @@ class GrpoLoss:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The old log-probs; reference and rollout with their options."""
-        wanted = {"old": True, "reference": self.kl_coef != 0, "rollout": self.importance_cap}
+        """The old log-probs or the reference's; others with their options."""
+        wanted = {
+            "old": self.ratio_to == "old" or self.importance_cap,
+            "reference": self.ratio_to == "reference" or self.kl_coef != 0,
+            "rollout": self.importance_cap,
+        }
         return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
     @property
@@ -189,8 +200,12 @@ class GrpoLoss:
         return values.sum()
 
     def _ratio(self, batch: LossBatch) -> torch.Tensor:
-        """[N] the policy's probability over the old one."""
-        return _ratio(batch.log_probs - batch.old)
+        """[N] the policy's probability over that of `ratio_to`."""
+        return _ratio(self._apart(batch))
+
+    def _apart(self, batch: LossBatch) -> torch.Tensor:
+        """[N] the logarithm of each token's ratio."""
+        return batch.log_probs - (batch.old if self.ratio_to == "old" else batch.value("reference"))
 
     def _policy(
         self, batch: LossBatch, advantage: torch.Tensor
@@ -282,7 +297,7 @@ class GspoLoss(GrpoLoss):
     ] = "sequence"
 
     def _ratio(self, batch: LossBatch) -> torch.Tensor:
-        mean = batch.to_tokens(batch.mean_by_sequence((batch.log_probs - batch.old).detach()))
+        mean = batch.to_tokens(batch.mean_by_sequence(self._apart(batch).detach()))
         return _ratio(mean + batch.log_probs - batch.log_probs.detach())
 
 

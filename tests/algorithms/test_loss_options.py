@@ -33,6 +33,8 @@ LOSSES = [
         importance_level="sequence",
     ),
     GspoLoss(clip_ratio_low=0.1, clip_ratio_high=0.15, kl_coef=0.1, entropy_coef=0.1),
+    GspoLoss(clip_ratio_low=0.2, clip_ratio_high=0.2, ratio_to="reference"),
+    GrpoLoss(ratio_to="reference", importance_cap=1.4, kl_coef=0.1),
     CispoLoss(),
     CispoLoss(clip_ratio_low=0.1, clip_ratio_high=0.3, aggregate="sequence", kl_coef=0.1),
 ]
@@ -59,6 +61,7 @@ def plain(loss, log_probs, entropy, values, frozen):
     for start, end in pairwise(BORDERS):
         span = range(start, end)
         old, ref, roll = (values[name] for name in ("old", "reference", "rollout"))
+        base = values[loss.ratio_to]
 
         def kl(t, lp, ref=ref):
             d = ref[t] - lp[t]
@@ -68,15 +71,15 @@ def plain(loss, log_probs, entropy, values, frozen):
         if loss.kl_in == "advantage":
             advantage -= loss.kl_coef * sum(kl(t, frozen) for t in span)
         sequence_weight = math.exp(sum(old[t] - roll[t] for t in span))
-        sequence_ratio = math.exp(sum(log_probs[t] - old[t] for t in span) / len(span))
+        sequence_ratio = math.exp(sum(log_probs[t] - base[t] for t in span) / len(span))
         terms = []
         for t in span:
             low, high = 1 - loss.clip_ratio_low, 1 + loss.clip_ratio_high
-            ratio = math.exp(log_probs[t] - old[t])
+            ratio = math.exp(log_probs[t] - base[t])
             if isinstance(loss, GspoLoss):
                 ratio = sequence_ratio
             if isinstance(loss, CispoLoss):
-                held = min(max(math.exp(frozen[t] - old[t]), low), high)
+                held = min(max(math.exp(frozen[t] - base[t]), low), high)
                 policy = -advantage * held * log_probs[t]
             else:
                 policy = max(-advantage * ratio, -advantage * min(max(ratio, low), high))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megaprune.algorithms.algorithm import LOG_PROBS
 from megaprune.algorithms.loss_metrics import combine, to_host
 from megaprune.algorithms.losses import DrGrpoLoss, GrpoLoss, SftLoss, k3, standard_metrics
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
@@ -390,6 +391,8 @@ def test_what_it_needs():
     assert GrpoLoss().needs == {"old"}
     assert GrpoLoss(kl_coef=0.1).needs == {"old", "reference"}
     assert GrpoLoss(importance_cap=2.0).needs == {"old", "rollout"}
+    assert GrpoLoss(ratio_to="reference").needs == {"reference"}
+    assert GrpoLoss(ratio_to="reference", importance_cap=2.0).needs == LOG_PROBS
     assert not GrpoLoss(importance_cap=2.0).needs_all
     assert GrpoLoss(kl_coef=-0.1).needs_all
     assert GrpoLoss(entropy_coef=0.1).needs_all
