@@ -95,6 +95,11 @@ def training_problems(config: Config) -> Iterator[str]:
             f"optimizer.distributed={str(optimizer.distributed).lower()} and dtype={config.dtype}; "
             f"expected optimizer.distributed=true and dtype=bfloat16, or optimizer.on_cpu=0"
         )
+    if optimizer.schedule == "cosine" and optimizer.warmup_steps >= config.steps:
+        yield (
+            f"optimizer.warmup_steps={optimizer.warmup_steps} with optimizer.schedule=cosine; "
+            f"expected less than steps={config.steps}"
+        )
     longest = config.data.max_prompt_length + max(training_limits(config))
     prompt = config.data.max_prompt_length
     what = f"data.max_prompt_length={prompt} and the length limit"

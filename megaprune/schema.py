@@ -291,7 +291,9 @@ POLICY_LOSS = _metric(
 GRAD_NORM = _metric(
     "grad_norm", "1", "|gradient|", "The norm before clipping, mean over optimizer steps."
 )
-LR = _metric("lr", "1", "lr * min(1, step / warmup_steps)", "The learning rate of the step.")
+LR = _metric(
+    "lr", "1", "see `optimizer.schedule`; `lr` at the most", "The learning rate of the step."
+)
 ENTROPY = _metric(
     "entropy",
     "nats",

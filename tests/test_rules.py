@@ -33,6 +33,10 @@ def of_run(*fields):
         (["rollout.n=1"], "rollout.n=1 with algorithm.advantage.name=group_mean; expected n=2"),
         (["actor.sequence_parallel=true"], "actor.sequence_parallel=true with actor.tp=1"),
         (
+            ["optimizer.schedule=cosine", "optimizer.warmup_steps=9", "steps=9"],
+            "optimizer.warmup_steps=9 with optimizer.schedule=cosine; expected less than steps=9",
+        ),
+        (
             ["optimizer.on_cpu=0.5", "optimizer.distributed=false"],
             "optimizer.on_cpu=0.5 with optimizer.distributed=false",
         ),

@@ -178,14 +178,21 @@ class GradingConfig:
 
 @section("optimizer")
 class OptimizerConfig:
-    """Adam, with a constant learning rate after a linear warm-up."""
+    """Adam and its learning rate."""
 
     lr: float = field(default=1e-6, gt=0, doc="Learning rate.")
+    schedule: str = field(
+        default="constant",
+        choices=("constant", "cosine"),
+        doc="The learning rate after the warm-up: lr, or half a cosine that falls from lr to 0 at "
+        "the end of `steps`. As in transformers, a warm-up before a cosine begins at 0, so that the first "
+        "step changes nothing. A run that goes on with other `steps` takes their cosine.",
+    )
     warmup_steps: int = field(
         default=0,
         ge=0,
         unit="steps",
-        doc="Length of the warm-up; with 0 the first step has all of lr.",
+        doc="Length of the linear warm-up; with 0 the first step has all of lr.",
     )
     weight_decay: float = field(default=0.01, ge=0, doc="Decoupled weight decay.")
     weight_decay_on_vectors: bool = field(

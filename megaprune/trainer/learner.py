@@ -14,7 +14,7 @@ from megaprune.actor.packing import Sample
 from megaprune.algorithms.loss_metrics import combine
 from megaprune.algorithms.losses import standard_metrics
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
-from megaprune.config.run import Config
+from megaprune.config.run import Config, OptimizerConfig
 from megaprune.errors import InputError
 from megaprune.trainer.batch import RolloutBatch
 
@@ -63,7 +63,8 @@ class Learner:
         # Engines that are apart are seen where nothing can be learned, too: that may be why.
         with_signal = any(sample.values["advantage"].any() for sample in samples)
         self._by_advantage = self.algorithm.by_advantage and with_signal
-        lr, count = self._lr(step), self.algorithm.num_minibatches
+        lr = learning_rate(self._config.optimizer, step, self._config.steps)
+        count = self.algorithm.num_minibatches
         updates = [
             self._update([samples[i] for i in part], lr, stale)
             for part in np.array_split(np.arange(len(samples)), count)
@@ -126,10 +127,6 @@ class Learner:
             for i, s in enumerate(samples)
         ]
 
-    def _lr(self, step: int) -> float:
-        warmup = self._config.optimizer.warmup_steps
-        return self._config.optimizer.lr * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
-
     def _check(self, mismatch: float) -> None:
         largest = self._config.max_mismatch
         if largest is not None and not mismatch <= largest:
@@ -137,6 +134,25 @@ class Learner:
                 f"the engines' log-probs differ by {mismatch:.3g} nats on average, more than "
                 f"max_mismatch={largest}"
             )
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of a step.
+
+    With a constant schedule the warm-up's first step has lr / warmup_steps. With a cosine it has 0,
+    as in transformers: lr k / W in the first W steps, then lr (1 + cos(pi (k - W) / (N - W))) / 2.
+
+    Args:
+        config: of the optimizer.
+        step: steps done before, k.
+        steps: of the whole run, N.
+    """
+    warmup = config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+    if step < warmup:
+        return config.lr * step / warmup
+    return config.lr * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
 
 
 def _samples(batch: RolloutBatch) -> list[Sample]:

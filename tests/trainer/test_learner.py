@@ -6,8 +6,9 @@ import torch
 
 from megaprune import schema
 from megaprune.actor.packing import Sample
+from megaprune.config.run import OptimizerConfig
 from megaprune.errors import InputError
-from megaprune.trainer.learner import Learner, Unstable
+from megaprune.trainer.learner import Learner, Unstable, learning_rate
 
 
 @pytest.fixture
@@ -168,6 +169,16 @@ def test_the_learning_rate_warms_up(learner, recorded_batch):
     batch = recorded_batch(learns.algorithm, 2)
     rates = [learns.learn(step, batch)[schema.LR] for step in (0, 1, 3, 9)]
     assert rates == pytest.approx([2.5e-4, 5e-4, 1e-3, 1e-3])
+
+
+def test_a_cosine_s_learning_rates_are_the_published_ones():
+    """O1-Pruner's: 9,999 samples in batches of 32, of which a tenth warms up."""
+    config = OptimizerConfig(lr=2e-7, schedule="cosine", warmup_steps=32)
+    rates = [learning_rate(config, step, 312) for step in (0, 1, 32, 156, 311)]
+    assert rates == pytest.approx([0, 6.25e-9, 2e-7, 1.178557e-7, 6.294e-12], rel=1e-4)
+    assert learning_rate(OptimizerConfig(schedule="cosine", lr=1.0), 0, 10) == 1
+    falling = [learning_rate(config, step, 312) for step in range(32, 312)]
+    assert falling == sorted(falling, reverse=True)
 
 
 def test_a_reference_is_what_the_run_began_with(learner, recorded_batch):
