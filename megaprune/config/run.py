@@ -185,7 +185,7 @@ class OptimizerConfig:
         default="constant",
         choices=("constant", "cosine"),
         doc="The learning rate after the warm-up: lr, or half a cosine that falls from lr to 0 at "
-        "the end of `steps`. As in transformers, a warm-up before a cosine begins at 0, so that the first "
+        "the end of `steps`. As in transformers, a warm-up before a cosine begins at 0: the first "
         "step changes nothing. A run that goes on with other `steps` takes their cosine.",
     )
     warmup_steps: int = field(
