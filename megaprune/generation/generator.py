@@ -113,12 +113,22 @@ class Generator:
         config: how the engines are built.
         dtype: of weights and activations.
         max_length: tokens of prompt and response together, at most.
+        dummy_weights: start with random weights instead, and read none. All of `parameters` must
+            be written before anything is generated.
 
     Raises:
         InputError: vLLM is not installed or too old, or the model or world cannot be divided so.
     """
 
-    def __init__(self, folder: Path, config: EngineConfig, dtype: torch.dtype, max_length: int):
+    def __init__(
+        self,
+        folder: Path,
+        config: EngineConfig,
+        dtype: torch.dtype,
+        max_length: int,
+        *,
+        dummy_weights: bool = False,
+    ):
         check_usable(VLLM)
         weights = HfFolder(folder)
         model = weights.model
@@ -140,6 +150,7 @@ class Generator:
                 self._llm = LLM(
                     model=str(folder),
                     hf_overrides=engine_overrides(weights.config),
+                    load_format="dummy" if dummy_weights else "auto",
                     dtype=name,
                     tensor_parallel_size=config.tp,
                     distributed_executor_backend="external_launcher",

@@ -22,7 +22,8 @@ from megaprune.weights.sync import SyncStats, WeightSync
 class Engines:
     """The model in training and the engine that answers. All methods are collective.
 
-    The engine has its weights after the first `sync`. On a GPU it sleeps until then.
+    The engine has its weights after the first `sync`: it reads none of its own. On a GPU it sleeps
+    until then.
 
     Args:
         config: of the run.
@@ -42,7 +43,9 @@ class Engines:
         length = longest_sequence(config, context_of(read_config(model)))
         self._dtype = getattr(torch, config.dtype)
         with starting("vLLM"):
-            self.generator = Generator(model, config.rollout, self._dtype, length)
+            self.generator = Generator(
+                model, config.rollout, self._dtype, length, dummy_weights=True
+            )
             self.generator.sleep()
         with starting("actor"):
             self.actor = Actor(
@@ -55,14 +58,18 @@ class Engines:
         self.actor.offload_state()
         release_cached()  # what the last step's passes had, the rollout's weights need now
         self.generator.wake_weights()
-        if self._weight_sync is None:
-            self._weight_sync = WeightSync(
+        sync = self._weight_sync
+        if sync is None:
+            sync = WeightSync(
                 plan(self.actor.layout, self.generator.layout),
                 self.actor.parameters(),
                 self.generator.parameters(),
                 self._dtype,
             )
-        stats: SyncStats = self._weight_sync.run()
+        stats = sync.run()
+        if self._weight_sync is None:
+            sync.verify()  # what it left out would still be random
+            self._weight_sync = sync
         self.actor.offload_weights()
         release_cached()
         self.generator.weights_changed()

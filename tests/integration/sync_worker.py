@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +288,42 @@ def check_casting(folder: Path, rollout: Generator) -> None:
     say(job="cast", same=all(everyone(same)), half=2 * sent.bytes_sent == full.bytes_sent)
 
 
+def check_dummy_weights(folder: Path, start: Callable[..., Generator]) -> None:
+    """An engine that began with random weights, after a sync: beside one that has read them."""
+    rollout = start()
+    actor = actor_of(folder, Parallel())
+    sync = WeightSync(
+        plan(actor.layout, rollout.layout), actor.parameters(), rollout.parameters(), torch.float32
+    )
+    try:
+        sync.verify()
+        random = False
+    except WeightsDiffer:
+        random = True
+    sync.run()
+    seen = everything(rollout), generate(rollout)
+    rollout.close()
+    rollout = start(dummy_weights=False)
+    expected = everything(rollout), generate(rollout)
+    rollout.close()
+    say(
+        job="dummy", random=random, tensors=len(expected[0]),
+        same_tensors=seen[0].keys() == expected[0].keys()
+        and all(torch.equal(tensor, expected[0][name]) for name, tensor in seen[0].items()),
+        same_tokens=tokens(seen[1]) == tokens(expected[1]),
+        same_log_probs=all(
+            a.log_probs.tobytes() == b.log_probs.tobytes()
+            for a, b in zip(seen[1], expected[1], strict=True)
+        ),
+    )  # fmt: skip
+
+
+def everything(rollout: Generator) -> dict[str, torch.Tensor]:
+    """Copies of all parameters and buffers of an engine's model."""
+    model = rollout._llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+    return {n: t.clone() for n, t in (*model.named_parameters(), *model.named_buffers())}
+
+
 def check_rotations(root: Path) -> None:
     """The angles that vLLM computes of every spelling, over all of its context: against ours."""
     from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
@@ -324,13 +362,17 @@ def job() -> None:
                 continue
             with world.phase(f"vLLM tp {tp} of {name}"):
                 before = torch.random.get_rng_state()
-                # Every layout with the first model; with the others one that divides all.
-                rollout = Generator(
+                # As a training run starts it.
+                start = partial(
+                    Generator,
                     folder,
                     EngineConfig(tp=tp, enforce_eager=True, kv_cache_memory_bytes=1 << 26),
                     torch.float32,
                     max_length=64,
+                    dummy_weights=True,
                 )
+                rollout = start()
+                # Every layout with the first model; with the others one that divides all.
                 cases = CASES[ranks] if number == 0 else CASES[ranks][-1:]
                 for seed, case in enumerate(cases):
                     if case.tp <= 2 or kv_heads <= case.tp:
@@ -342,6 +384,8 @@ def job() -> None:
                 if ranks == 2 and number == 0 and tp == 2:
                     check_casting(folder, rollout)
                 rollout.close()
+                if ranks == 1:
+                    check_dummy_weights(folder, start)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,15 @@ def test_every_parameter_is_what_vllm_itself_would_load(results):
         assert sync["parameters"] > 4 * 6
 
 
+def test_an_engine_that_read_no_weights_is_the_same_after_a_sync(launched):
+    (line,) = (line for line in launched(1) if line["job"] == "dummy")
+    assert line["random"]
+    assert line["tensors"] > 4 * 10  # buffers are among them
+    assert line["same_tensors"]
+    assert line["same_tokens"]
+    assert line["same_log_probs"]
+
+
 def test_vllm_rotates_as_the_actor_does(launched):
     (line,) = (line for line in launched(1) if line["job"] == "rotations")
     assert len(line["off"]) > 25
