@@ -26,7 +26,7 @@ COMPILED = "transformer-engine-torch"
 """The only package without a wheel."""
 
 CUDA_PYTHON = "cuda-python>=13"
-"""FlashInfer takes any, and older ones any cuda-bindings: uv may pair an old one with new bindings."""
+"""FlashInfer takes any, and those before 13 do not bound the cuda-bindings beside them."""
 
 BESIDE = ("torchvision", "torchaudio", "torchcodec")
 """What vLLM's CPU build asks for and nothing here needs; their builds on an index are for CUDA."""

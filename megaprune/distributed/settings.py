@@ -1,4 +1,4 @@
-"""What CUDA and its libraries are told through the environment: all of it in this one place.
+"""What CUDA, its libraries and compilers are told through the environment: all in this one place.
 
 They read it as they start, so a process of a job has it before that. What the environment says
 already stays, whether a user or a launcher has set it.
@@ -16,6 +16,17 @@ _SETTINGS = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",
 }
 
+_COMPILED = {
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",  # torch's own choice is in /tmp
+    "TRITON_CACHE_DIR": "triton",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+}
+"""By variable, the folder in vLLM's cache that has what is compiled while a job runs.
+
+All of it is found by a hash of source, versions and GPU, and is written aside and renamed, so that
+ranks and jobs share one folder.
+"""
+
 _DETERMINISTIC = {
     "NVTE_ALLOW_NONDETERMINISTIC_ALGO": ("0",),
     "CUBLAS_WORKSPACE_CONFIG": (":4096:8", ":16:8"),
@@ -27,6 +38,7 @@ _DETERMINISTIC = {
 _RECORDED = (
     "CUDA_", "NCCL_", "NVTE_", "TORCH_NCCL_", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF", "VLLM_CACHE_ROOT", "VLLM_BATCH_INVARIANT", "VLLM_SKIP_P2P_CHECK",
+    *_COMPILED,
 )  # fmt: skip
 """Beginnings of the names of variables that change what CUDA and its libraries do."""
 
@@ -35,6 +47,10 @@ def set_up_cuda() -> None:
     """Set what both engines need, where the environment does not say otherwise."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    root = os.environ.setdefault("VLLM_CACHE_ROOT", os.path.join(caches, "vllm"))
+    for name, folder in _COMPILED.items():
+        os.environ.setdefault(name, os.path.join(os.path.expanduser(root), folder))
 
 
 def set_up_determinism() -> None:

@@ -44,14 +44,42 @@ def test_a_process_has_them_before_it_imports_torch(own, seen):
 def test_what_a_user_has_set_stays(monkeypatch):
     os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
+    own = {"VLLM_CACHE_ROOT": "/a", "TRITON_CACHE_DIR": "/b", "TORCHINDUCTOR_CACHE_DIR": "/c"}
+    os.environ.update(own)
     settings.set_up_cuda()
     settings.set_up_determinism()
     assert settings.recorded_settings() == {
+        **own,
+        "FLASHINFER_WORKSPACE_BASE": "/a/flashinfer",
         "CUDA_DEVICE_MAX_CONNECTIONS": "32",
         "CUBLAS_WORKSPACE_CONFIG": ":16:8",
         "NCCL_ALGO": "^NVLS",
         "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [
+        ({}, "/home/me/.cache/vllm"),
+        ({"XDG_CACHE_HOME": "/shared"}, "/shared/vllm"),
+        ({"XDG_CACHE_HOME": "/shared", "VLLM_CACHE_ROOT": "~/own"}, "/home/me/own"),
+    ],
+)
+def test_what_is_compiled_is_kept_in_one_folder(given, root):
+    """Triton says itself where; vLLM and torch read these variables as they are."""
+    for name in ("XDG_CACHE_HOME", "TRITON_HOME"):
+        os.environ.pop(name, None)
+    os.environ |= {"HOME": "/home/me", **given}
+    settings.set_up_cuda()
+    assert os.path.expanduser(os.environ["VLLM_CACHE_ROOT"]) == root
+    assert os.environ["FLASHINFER_WORKSPACE_BASE"] == f"{root}/flashinfer"
+    words = [sys.executable, "-c", "import triton; print(triton.knobs.cache.dir)"]
+    done = subprocess.run(
+        words, env={**os.environ}, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout.strip() == f"{root}/triton"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{root}/torchinductor"
 
 
 def test_a_setting_with_which_bits_may_differ_is_refused(capsys):
