@@ -16,9 +16,9 @@ for engine in ENGINES:
     assert engine.installed() == engine.tested[-1], "the environment has another version"
 CHECK
 failed=()
-# One file after another: most of them start several processes.
-for tests in test_engine_versions.py actor contract generation trainer weights/test_arguments_megatron.py \
-    weights/test_layouts.py integration/test_{actor,batches,bad_runs,evaluate,logprobs,megatron,start,sync,train,vllm_layout}.py; do
+# All folders whose tests build an engine; one process after another, since tests start several.
+for tests in test_engine_versions.py actor contract distributed doctor generation integration trainer \
+    weights/test_{arguments_megatron,layouts}.py; do
     "$venv/bin/pytest" -q -W ignore "tests/$tests" || failed+=("$tests")
 done
 [ ${#failed[@]} = 0 ] || { echo "versions.sh: failed: ${failed[*]}" >&2; exit 1; }
