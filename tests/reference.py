@@ -22,7 +22,7 @@ TINY_MODELS = {
 """A tiny model of every family in the table, and one with a tied head: what `make_tiny` is given."""
 
 QWQ_AT_TP8 = [
-    "recipe=qwq_32b", "actor.tp=8", "actor.pp=2", "actor.recompute=full", "actor.max_tokens=8192",
+    "recipe=qwq_32b_paper", "actor.tp=8", "actor.pp=2", "actor.recompute=full", "actor.max_tokens=8192",
     "actor.offload=none", "rollout.tp=8", "rollout.gpu_memory_utilization=0.6",
 ]  # fmt: skip
 """QwQ-32B on 4 x 8 GPUs in the parallelism whose plan tests work out by hand."""

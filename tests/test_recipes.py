@@ -4,14 +4,17 @@ from dataclasses import fields, replace
 
 import pytest
 
+from megaprune import recipes
+from megaprune.algorithms import Algorithm
 from megaprune.config.fields import leaves
 from megaprune.config.run import read_config
+from megaprune.errors import InputError
 from megaprune.evaluation.config import read_evaluate_config
 from megaprune.parallelism import Parallel
 from megaprune.pruning.config import read_prune_config
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
-from megaprune.recipes.thinkprune import GPUS
+from megaprune.recipes.reasoning_models import GPUS
 from megaprune.weights.layouts import Pipeline, vllm_layout
 from megaprune.weights.model import Model
 
@@ -22,6 +25,7 @@ TRUNCATE = {
 # arXiv 2504.01296 and its launch scripts; the same for all three models.
 PUBLISHED = {
     "limits": [4000, 3000, 2000],
+    "steps": 190,
     "data.train_batch_size": 128,
     "rollout.n": 16,
     "rollout.temperature": 1.0,
@@ -49,24 +53,33 @@ PUBLISHED = {
 # Longest prompt, ranks of an engine, GPUs, context of the model in tokens.
 MODELS = {
     "r1_distill_qwen_1_5b": (768, 1, 16, 131072, "DeepSeek-R1-Distill-Qwen-1.5B"),
-    "deepscaler_1_5b": (768, 1, 16, 131072, "DeepSeek-R1-Distill-Qwen-1.5B"),  # its shapes
+    "deepscaler_1_5b": (768, 1, 16, 131072, "DeepScaleR-1.5B-Preview"),
     "qwq_32b": (1024, 4, 32, 40960, "QwQ-32B"),
+    "r1_distill_qwen_7b": (1024, 1, 8, 131072, "DeepSeek-R1-Distill-Qwen-7B"),
+    "r1_distill_qwen_32b": (1024, 4, 32, 131072, "DeepSeek-R1-Distill-Qwen-32B"),
+    "qwen3_8b": (1024, 4, 16, 40960, "Qwen3-8B"),
+    "qwen3_32b": (1024, 8, 32, 40960, "Qwen3-32B"),
 }
+OF_THE_PAPER = [name.removesuffix("_paper") for name in RECIPES if name.endswith("_paper")]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_THE_PAPER)
 def test_published_settings(name):
-    found = dict(leaves(read_prune_config([f"recipe={name}"])))
+    found = dict(leaves(read_prune_config([f"recipe={name}_paper"])))
     max_prompt, tp, _, _, _ = MODELS[name]
     expected = PUBLISHED | {"data.max_prompt_length": max_prompt, "rollout.tp": tp}
     assert {key: found[key] for key in expected} == expected
 
 
-@pytest.mark.parametrize("variant", ["", "_recommended"])
+def test_the_models_of_the_paper():
+    assert OF_THE_PAPER == ["r1_distill_qwen_1_5b", "deepscaler_1_5b", "qwq_32b"]
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_the_gpus_can_be_divided_so(name, variant):
-    config = read_prune_config([f"recipe={name}{variant}"])
+def test_the_gpus_can_be_divided_so(name):
+    config = read_prune_config([f"recipe={name}"])
     max_prompt, _, gpus, context, shapes = MODELS[name]
+    assert config.model == f"models/{shapes}"
     model = Model.from_config(CONFIGS[shapes])
     Parallel(config.actor.tp, Pipeline(config.actor.pp), config.actor.sequence_parallel).layout(
         model, gpus, "te"
@@ -76,9 +89,17 @@ def test_the_gpus_can_be_divided_so(name, variant):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_recommended_differs_in_the_optimizer_alone(name):
-    paper, ours = (read_prune_config([f"recipe={name}{v}"]) for v in ("", "_recommended"))
+def test_all_have_the_algorithm_of_dler(name):
+    algorithm = read_prune_config([f"recipe={name}"]).algorithm
+    assert algorithm == Algorithm.from_spec("dler")
+    assert algorithm.to_spec()["rewards"] == [TRUNCATE]
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_the_paper_s_differ_in_the_algorithm_alone(name):
+    ours, paper = (read_prune_config([f"recipe={name}{v}"]) for v in ("", "_paper"))
     assert replace(ours, algorithm=paper.algorithm, out=paper.out) == paper
+    assert ours.out != paper.out
     assert ours.algorithm.to_spec() == {
         "rewards": [TRUNCATE],
         "advantage": {"name": "batch_std"},
@@ -87,6 +108,26 @@ def test_recommended_differs_in_the_optimizer_alone(name):
                  "entropy_coef": 0.0},
         "num_minibatches": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_an_old_name_is_answered_with_the_new_one(name):
+    answer = f"there is no recipe '{name}_recommended'; its name is '{name}'"
+    with pytest.raises(InputError, match=answer):
+        read_prune_config([f"recipe={name}_recommended"])
+    with pytest.raises(AttributeError, match=answer):
+        getattr(recipes, f"{name}_recommended")
+
+
+def test_qwen3_begins_with_a_long_limit():
+    """A beginning under 24,000 tokens failed for it (POLARIS, issue 8)."""
+    for name in ("qwen3_8b", "qwen3_32b"):
+        config, test = (
+            read_prune_config([f"recipe={name}"]),
+            read_evaluate_config([f"recipe={name}_test"]),
+        )
+        assert config.limits[0] > 24000
+        assert config.grading.thought == test.grading.thought == "qwen3"
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("_test")])
@@ -98,7 +139,7 @@ def test_training_takes_a_round_of_it(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_evaluations_are_of_what_was_pruned(name):
-    """With ThinkPrune's sampling: temperature 0.6, top_p 0.95, 32,000 tokens, 64 samples (QwQ 16)."""
+    """With ThinkPrune's sampling: temperature 0.6, top_p 0.95, 32,000 tokens, 64 samples (of 32B, 16)."""
     pruning, test = (
         read_prune_config([f"recipe={name}"]),
         read_evaluate_config([f"recipe={name}_test"]),
@@ -106,7 +147,7 @@ def test_evaluations_are_of_what_was_pruned(name):
     max_prompt, tp, gpus, context, _ = MODELS[name]
     assert test.model == f"{pruning.out}/model"
     assert (test.temperature, test.top_p, test.max_response_length) == (0.6, 0.95, 32000)
-    assert test.n == (16 if name == "qwq_32b" else None)
+    assert test.n == (16 if name.endswith("32b") else None)
     assert test.rollout.tp == tp
     assert max_prompt + test.max_response_length <= context
     assert GPUS[f"{name}_test"] == gpus

@@ -22,6 +22,14 @@ class Preset(NamedTuple):
 DEFAULT = "grpo"
 """What an algorithm is where nothing is said."""
 
+_DLER: Mapping[str, Any] = {
+    "rewards": [{"name": "truncate"}],
+    "advantage": {"name": "batch_std"},
+    "filter": {"name": "no_signal", "max_resample_rounds": 2},
+    "loss": {"name": "grpo", "clip_ratio_high": 0.28},
+    "num_minibatches": 1,
+}
+
 PRESETS: Mapping[str, Preset] = {
     "grpo": Preset(
         "GRPO (2402.03300) as trainers run it now: the mean over all tokens of the batch, "
@@ -48,13 +56,7 @@ PRESETS: Mapping[str, Preset] = {
     "dler": Preset(
         "DLER (2510.15110): the same reward; advantages centred by group and divided by the "
         "deviation of the batch, a higher upper clip, groups without signal replaced, no KL",
-        {
-            "rewards": [{"name": "truncate"}],
-            "advantage": {"name": "batch_std"},
-            "filter": {"name": "no_signal", "max_resample_rounds": 2},
-            "loss": {"name": "grpo", "clip_ratio_high": 0.28},
-            "num_minibatches": 1,
-        },
+        _DLER,
     ),
     "dr_grpo": Preset(
         "Dr. GRPO (2503.20783): advantages are not divided by a deviation, nor sums of tokens by "
@@ -69,13 +71,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "da_dler": Preset(
         "DA-DLER (2510.15110): as dler, with a smaller limit for problems that are mostly right",
-        {
-            "rewards": [{"name": "truncate", "easy_limit": 2000}],
-            "advantage": {"name": "batch_std"},
-            "filter": {"name": "no_signal", "max_resample_rounds": 2},
-            "loss": {"name": "grpo", "clip_ratio_high": 0.28},
-            "num_minibatches": 1,
-        },
+        {**_DLER, "rewards": [{"name": "truncate", "easy_limit": 2000}]},
     ),
     "laser_de": Preset(
         "LASER-DE (2505.15612): a bonus within budgets that are found for three difficulties, and "

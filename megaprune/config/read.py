@@ -36,7 +36,7 @@ from megaprune.config.given import (
 )
 from megaprune.config.renamed import new_name
 from megaprune.errors import InputError
-from megaprune.recipes import RECIPES
+from megaprune.recipes import RECIPES, RENAMED
 from megaprune.yaml_text import check_yaml
 
 T = TypeVar("T")
@@ -87,8 +87,10 @@ def read_recipe(name: str) -> Any:
     """The configuration that a named recipe makes: of a run, a pruning or an evaluation.
 
     Raises:
-        InputError: there is no such recipe; says the nearest.
+        InputError: there is no such recipe; says the nearest, or the name that it has now.
     """
+    if name in RENAMED:
+        raise InputError(f"there is no recipe {name!r}; its name is {RENAMED[name]!r}")
     if name not in RECIPES:
         raise InputError(f"there is no recipe {name!r}; {nearest(name, list(RECIPES))}")
     module, _, function = RECIPES[name].partition(":")

@@ -25,7 +25,7 @@ from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
 from megaprune.foreign_text import for_people
 from megaprune.planner.search import check_parallelism
 from megaprune.pruning.config import PruneConfig, read_prune_config
-from megaprune.recipes.thinkprune import GPUS
+from megaprune.recipes.reasoning_models import GPUS
 from megaprune.rules import (
     evaluate_problems,
     prune_problems,

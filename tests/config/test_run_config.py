@@ -49,10 +49,10 @@ def test_a_preset_and_fields_beside_it():
 
 
 def test_a_field_changes_the_recipes_algorithm():
-    paper = read_fields(Config, ["recipe=qwq_32b"]).algorithm.to_spec()
-    config = read_fields(Config, ["recipe=qwq_32b", "algorithm.loss.entropy_coef=0"])
+    paper = read_fields(Config, ["recipe=qwq_32b_paper"]).algorithm.to_spec()
+    config = read_fields(Config, ["recipe=qwq_32b_paper", "algorithm.loss.entropy_coef=0"])
     assert config.algorithm.to_spec() == {**paper, "loss": {**paper["loss"], "entropy_coef": 0.0}}
-    other = read_fields(Config, ["recipe=qwq_32b", "algorithm.filter.name=no_signal"])
+    other = read_fields(Config, ["recipe=qwq_32b_paper", "algorithm.filter.name=no_signal"])
     assert other.algorithm.to_spec()["filter"] == {"name": "no_signal", "max_resample_rounds": 2}
     assert other.algorithm.to_spec()["loss"] == paper["loss"]
 

@@ -12,7 +12,7 @@ from megaprune.pruning.config import PruneConfig, read_prune_config
 
 KINDS = {
     "tiny_overthinker": (Config, read_config),
-    "qwq_32b_recommended": (PruneConfig, read_prune_config),
+    "qwq_32b": (PruneConfig, read_prune_config),
     "qwq_32b_test": (EvaluateConfig, read_evaluate_config),
 }
 
