@@ -66,6 +66,12 @@ Values: TypeAlias = tuple[Value, ...]
 """What an expression may be: one of these. Nothing if it is none that is looked at."""
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    """A file's, which all `Sources` share: nobody changes it."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 class Sources:
     """The modules of a package, by their names.
 
@@ -84,7 +90,7 @@ class Sources:
         place = self.folder.joinpath(*module.split("."))
         for path in (place.with_suffix(".py"), place / "__init__.py"):
             if path.is_file():
-                return ast.parse(path.read_text(encoding="utf-8"))
+                return _tree(path)
         return ast.Module([], []) if place.is_dir() else None
 
     def _find(self, module: str, name: str) -> Definition | Module | None:
