@@ -60,6 +60,11 @@ def learning_problems(config: Config) -> Iterator[str]:
             f"reward {name} compares with responses of the reference model; expected "
             f"data.references, the folder of its evaluation on data.train"
         )
+    if algorithm.length == "thought" and config.grading.thought == "none":
+        yield (
+            "algorithm.length=thought with grading.thought=none: no mark tells where a thought "
+            "ends; expected the model's family as grading.thought, or algorithm.length=response"
+        )
     advantage = algorithm.advantage
     if config.rollout.n == 1 and getattr(advantage, "within_group", False):
         yield (

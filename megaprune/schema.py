@@ -120,6 +120,11 @@ SAMPLE_COLUMNS = (
     Column(
         "length", "int64", "tokens of the response, the one that ended it and injected ones too"
     ),
+    Column(
+        "thought_length",
+        "int64",
+        "tokens of the thought, with the mark that closes it; `length` if nothing closes it",
+    ),
     Column("injected", "int64", "how many of its tokens the model did not write; null in runs"),
     Column("finish", "string", "`stop`: the model ended it; `length`: the limit did"),
     Column("match", "bool", "whether the grader found it right"),
@@ -159,8 +164,10 @@ def renamed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {OLD_COLUMNS.get(name, name): value for name, value in row.items()}
 
 
-OPTIONAL_COLUMNS = ("step", "reward", "advantage", "policy_version", "prompt_tokens", "log_probs")
-"""Columns that an evaluation's tables may lack: a reader takes them for null."""
+OPTIONAL_COLUMNS = (
+    "step", "reward", "advantage", "policy_version", "prompt_tokens", "log_probs", "thought_length",
+)  # fmt: skip
+"""Columns that tables may lack: a reader takes them for null."""
 
 OUTCOME_COLUMNS = ("data_source", "problem", "length", "finish", "match")
 """What is needed to count: how long a response was, and whether it was right."""

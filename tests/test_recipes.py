@@ -107,6 +107,7 @@ def test_the_paper_s_differ_in_the_algorithm_alone(name):
         "loss": {**paper.algorithm.to_spec()["loss"], "clip_ratio_high": 0.28, "kl_coef": 0.0,
                  "entropy_coef": 0.0},
         "num_minibatches": 1,
+        "length": "response",
     }  # fmt: skip
 
 

@@ -29,6 +29,10 @@ def of_run(*fields):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        (
+            ["algorithm.length=thought", "grading.thought=none"],
+            "algorithm.length=thought with grading.thought=none: no mark",
+        ),
         (["algorithm.num_minibatches=3"], "algorithm.num_minibatches=3 does not divide data.train"),
         (["rollout.n=1"], "rollout.n=1 with algorithm.advantage.name=group_mean; expected n=2"),
         (["actor.sequence_parallel=true"], "actor.sequence_parallel=true with actor.tp=1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,10 @@ from megaprune.errors import InputError
 
 LOG_PROBS = frozenset({"old", "reference", "rollout"})
 """What a loss may need beside the policy's own log-probs."""
+
+
+LENGTHS = ("response", "thought")
+"""What the length of a response may be."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Algorithm:
         filter: which responses are learned from.
         loss: what is minimised.
         num_minibatches: optimizer steps on the responses of a step, each on a part of them.
+        length: what rewards and filters measure: the whole response, or its thought.
 
     Raises:
         InputError: a part cannot be what it is to be; begins with the field's dotted name.
@@ -77,8 +82,13 @@ class Algorithm:
     filter: Filter = field(default_factory=KeepAll)
     loss: Loss = field(default_factory=GrpoLoss)
     num_minibatches: int = 1
+    length: Literal["response", "thought"] = "response"
 
     def __post_init__(self) -> None:
+        if self.length not in LENGTHS:
+            raise InputError(
+                f"algorithm.length={self.length!r}; expected one of {', '.join(LENGTHS)}"
+            )
         number = self.num_minibatches
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise InputError(
@@ -126,7 +136,8 @@ class Algorithm:
             kind: registry.build(kind, whole[kind], f"algorithm.{kind}")
             for kind in ("advantage", "filter", "loss")
         }
-        return cls(tuple(entries), **parts, num_minibatches=whole["num_minibatches"])
+        single = {name: whole[name] for name in ("num_minibatches", "length")}
+        return cls(tuple(entries), **parts, **single)
 
     @staticmethod
     def merge_specs(base: Spec, change: Spec) -> dict[str, Any]:
@@ -150,6 +161,7 @@ class Algorithm:
             "filter": registry.to_spec("filter", self.filter),
             "loss": registry.to_spec("loss", self.loss),
             "num_minibatches": self.num_minibatches,
+            "length": self.length,
         }
 
     @property
@@ -262,7 +274,7 @@ class Algorithm:
             rewards: [G, K].
             kept: [G, K].
             parts: [R, G, K], each of R rewards by itself; None where the advantage needs none.
-            length: [G, K] tokens; likewise.
+            length: [G, K] tokens of the whole responses; likewise.
 
         Raises:
             InputError: a class of the user's own fails, or gives back what it must not.
@@ -362,6 +374,14 @@ def describe_fields() -> Iterator[FieldDescription]:
         1,
         "optimizer steps on the responses of a step, each on a part of them",
         "1 or more",
+    )
+    yield FieldDescription(
+        "algorithm.length",
+        f"one of {', '.join(LENGTHS)}",
+        "response",
+        "what rewards and filters measure in tokens: the whole response, or its thought up to the "
+        "mark that closes it (all of the response if nothing does; see grading.thought)",
+        "",
     )
     yield from registry.describe_components()
 

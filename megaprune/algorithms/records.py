@@ -28,7 +28,8 @@ class Group:
 
     Args:
         correct: [K] bool, the answer is right.
-        length: [K] int, tokens of the response, its end token included.
+        length: [K] int, tokens of the response, its end token included; or those of its thought
+            alone, if the algorithm measures thoughts.
         finished: [K] bool, the model ended the response itself.
         limit: tokens that a response of this round may have.
         answered: [K] bool, the response has an answer that can be read; None where nobody looked.
@@ -36,6 +37,8 @@ class Group:
         extra: what the problem carries beside its text and its answer, by name.
         name: of the problem.
         memory: what the reward that is called remembers of earlier steps (see `rewards.history`).
+        response_length: [K] int, tokens of the whole response, whatever `length` measures; `length`
+            if it is not given.
 
     Raises:
         ValueError: the vectors are not of one length, or the limit is not positive.
@@ -50,11 +53,17 @@ class Group:
     name: str = ""
     answered: NDArray[np.bool_] | None = None
     memory: Mapping[str, Any] = field(default_factory=dict)
+    response_length: NDArray[np.int64] = None
 
     def __post_init__(self) -> None:
-        shapes = [np.shape(v) for v in (self.correct, self.length, self.finished)]
+        if self.response_length is None:
+            object.__setattr__(self, "response_length", self.length)
+        vectors = (self.correct, self.length, self.finished, self.response_length)
+        shapes = [np.shape(vector) for vector in vectors]
         if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-            raise ValueError(f"correct, length, finished of shapes {shapes}; expected [K] each")
+            raise ValueError(
+                f"correct, length, finished, response_length of shapes {shapes}; expected [K] each"
+            )
         if self.limit < 1:
             raise ValueError(f"a limit of {self.limit} tokens; expected 1 or more")
         if self.answered is not None and np.shape(self.answered) != shapes[0]:

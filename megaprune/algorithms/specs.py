@@ -15,7 +15,8 @@ from megaprune.algorithms.presets import DEFAULT, PRESETS
 from megaprune.config.fields import nearest
 from megaprune.errors import InputError
 
-PARTS = ("preset", "reward", "rewards", "advantage", "filter", "loss", "num_minibatches")
+_SINGLE = ("num_minibatches", "length")
+PARTS = ("preset", "reward", "rewards", "advantage", "filter", "loss", *_SINGLE)
 """What a spec may say."""
 
 Spec: TypeAlias = Mapping[str, Any] | str
@@ -23,7 +24,7 @@ Spec: TypeAlias = Mapping[str, Any] | str
 
 
 def whole_spec(spec: Spec) -> dict[str, Any]:
-    """A spec with all its parts: `rewards`, `advantage`, `filter`, `loss`, `num_minibatches`.
+    """A spec with all its parts: `rewards`, `advantage`, `filter`, `loss`, and single fields.
 
     Raises:
         InputError: no such preset or part; begins with the dotted name of the field.
@@ -54,7 +55,7 @@ def _changed(whole: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
             result["rewards"] = [_single(result["rewards"], value)]
         elif part == "rewards":
             result["rewards"] = _entries(value)
-        elif part == "num_minibatches":
+        elif part in _SINGLE:
             result[part] = value
         elif part != "preset":
             result[part] = _component(result[part], value, f"algorithm.{part}")
@@ -64,7 +65,7 @@ def _changed(whole: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 def _preset(name: Any) -> dict[str, Any]:
     if name not in PRESETS:
         raise InputError(f"algorithm={name!r}; {nearest(str(name), list(PRESETS))}")
-    return dict(PRESETS[name].spec)
+    return {"length": "response", **PRESETS[name].spec}
 
 
 def _mapping(spec: Any) -> Mapping[str, Any]:

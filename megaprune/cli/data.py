@@ -50,6 +50,22 @@ def add_parser(commands: Any) -> None:
         metavar="N[,N...]",
         help="tokens, said in the prompt",
     )
+    command.add_argument(
+        "--budget",
+        type=_range,
+        metavar="LOW:HIGH",
+        help="tokens drawn for each problem, said in its prompt and kept for the rewards "
+        "budget_exact and budget_max",
+    )
+    command.add_argument(
+        "--budget-as",
+        choices=("exact", "max"),
+        default="exact",
+        help="whether prompts ask for so many tokens, or for no more (default exact)",
+    )
+    command.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of the budgets (default 0)"
+    )
     prompt = command.add_mutually_exclusive_group()
     prompt.add_argument(
         "--family",
@@ -157,8 +173,12 @@ def run_data(options: argparse.Namespace) -> int:
         "overlap": {"near": options.near, "pairs": {o.name: o.counts() for o in overlaps}},
     }
     split = options.split or (known.split if known else "train")
+    budgets = None
+    if options.budget:
+        low, high = options.budget
+        budgets = make.Budgets(low, high, options.seed, options.budget_as)
     for limit, out in outs.items():
-        make.write(out, ours, split, template, limit, about)
+        make.write(out, ours, split, template, limit, about, budgets)
     pairs = [pair for overlap in overlaps for pair in overlap.as_json()]
     if options.json:
         files = [{"path": str(out), "limit": limit} for limit, out in outs.items()]
@@ -204,6 +224,8 @@ def _outs(options: argparse.Namespace) -> dict[int | None, Path]:
     """Return the file of each limit."""
     if options.out is None:
         raise InputError("--out FILE must be given")
+    if options.budget and options.limit != (None,):
+        raise InputError("--limit and --budget both put tokens into the prompt; give one of them")
     place = "{limit}"
     if place in options.out and options.limit == (None,):
         raise InputError(f"--out {options.out} holds {place}, and there is no --limit; give one")
@@ -243,6 +265,21 @@ def _limits(text: str) -> tuple[int, ...]:
             f"{text!r}; expected numbers of tokens above 0, each once, as in 4000,3000,2000"
         )
     return limits
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, 0 or more")
+    return int(text)
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, colon, high = text.partition(":")
+    if colon and low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high):
+        return int(low), int(high)
+    raise argparse.ArgumentTypeError(
+        f"{text!r}; expected two numbers of tokens above 0, the smaller one first, as in 500:4000"
+    )
 
 
 def _share(text: str) -> float:

@@ -98,10 +98,11 @@ def lists_of_responses(
             f"{where}: {len(lists[wrong[0]])} entries of {wrong[0]} and {count} of correct; "
             f"expected as many"
         )
-    if wrong_lengths := [n for n in lists["length"] if not 0 <= n < _LENGTH_LIMIT]:
-        raise InputError(
-            f"{where}: length is {wrong_lengths[0]}; expected 0 or more and less than 2^53"
-        )
+    for key in ("length", "thought_length"):
+        if wrong_lengths := [n for n in lists.get(key, []) if not 0 <= n < _LENGTH_LIMIT]:
+            raise InputError(
+                f"{where}: {key} is {wrong_lengths[0]}; expected 0 or more and less than 2^53"
+            )
     return lists
 
 

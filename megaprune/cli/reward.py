@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from megaprune.algorithms.algorithm import Algorithm
     from megaprune.algorithms.records import Group
 
-_LISTS = {"correct": bool, "length": int, "finished": bool, "text": str, "answered": bool}
+_LISTS = {
+    "correct": bool, "length": int, "finished": bool, "text": str, "answered": bool,
+    "thought_length": int,
+}  # fmt: skip
 """What a line may say of each of its K responses."""
 
 _KEYS = (*_LISTS, "limit", "name")
@@ -52,7 +55,8 @@ def run_reward(options: argparse.Namespace) -> int:
         return 0
     with open_input(options.input) as lines:
         groups = [
-            _group(row, where) for where, row in objects_of(lines, options.input, "correct, length")
+            _group(row, where, config.algorithm.length)
+            for where, row in objects_of(lines, options.input, "correct, length")
         ]
     for line in _lines(config.algorithm, groups):
         print(json.dumps(line))
@@ -75,7 +79,7 @@ def _lines(algorithm: Algorithm, groups: Sequence[Group]) -> Iterator[dict[str, 
     pairs = list(zip(scores, groups, strict=True))
     for batch in [pairs] if len(sizes) == 1 else [[pair] for pair in pairs]:
         advantages = algorithm.advantages_of(
-            [score for score, _ in batch], [group.length for _, group in batch]
+            [score for score, _ in batch], [group.response_length for _, group in batch]
         )
         for (score, _), row in zip(batch, advantages, strict=True):
             line: dict[str, Any] = {"rewards": score.rewards.tolist(), "advantages": row.tolist()}
@@ -86,24 +90,26 @@ def _lines(algorithm: Algorithm, groups: Sequence[Group]) -> Iterator[dict[str, 
             yield line
 
 
-def _group(row: dict[str, Any], where: str) -> Group:
-    """A group from the object of a line."""
+def _group(row: dict[str, Any], where: str, measured: str) -> Group:
+    """A group from the object of a line, measured by response or by thought."""
     import numpy as np
 
     from megaprune.algorithms.records import Group
 
-    lists = lists_of_responses(row, where, _LISTS)
+    key = "thought_length" if measured == "thought" else "length"
+    lists = lists_of_responses(row, where, _LISTS, ("correct", "length", key))
     count = len(lists["correct"])
     limit = row.get("limit", max([1, *lists["length"]]))
     if type(limit) is not int or limit < 1:
         raise InputError(f"{where}: limit is {limit!r}; expected a whole number, 1 or more")
     return Group(
         np.array(lists["correct"], np.bool_),
-        np.array(lists["length"], np.int64),
+        np.array(lists[key], np.int64),
         np.array(lists.get("finished", [True] * count), np.bool_),
         limit,
         tuple(lists.get("text", ())),
         {key: value for key, value in row.items() if key not in _KEYS},
         str(row.get("name", where)),
         np.array(lists["answered"], np.bool_) if "answered" in lists else None,
+        response_length=np.array(lists["length"], np.int64),
     )

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -58,6 +59,27 @@ class Overlap:
             }
             for pair in self.pairs
         ]
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Numbers of tokens that responses should have, one drawn for each problem (L1, 2503.04697).
+
+    Args:
+        low, high: the smallest and the largest; all between are equally likely.
+        seed: of the draws.
+        kind: "exact" if prompts ask for so many tokens, "max" if for no more.
+    """
+
+    low: int
+    high: int
+    seed: int
+    kind: str
+
+    def draw(self, count: int) -> list[int]:
+        """Return a budget for each of so many problems."""
+        drawn = np.random.default_rng(self.seed).integers(self.low, self.high + 1, count)
+        return [int(tokens) for tokens in drawn]
 
 
 def find_overlaps(ours: Collection, others: Mapping[str, Collection], near: float) -> list[Overlap]:
@@ -126,6 +148,7 @@ def write(
     template: Template,
     limit: int | None,
     about: Mapping[str, Any],
+    budgets: Budgets | None = None,
 ) -> None:
     """Write a file that `read_parquet` reads; one that is there is replaced when this is whole.
 
@@ -133,7 +156,9 @@ def write(
     the limit and the template.
 
     Args:
+        limit: tokens, the same for all problems; said in prompts.
         about: the report; its set is the data_source.
+        budgets: tokens of each problem; said in prompts in the limit's place.
 
     Raises:
         InputError: it cannot be written there.
@@ -143,10 +168,18 @@ def write(
         **about,
         "limit": limit,
         "template": asdict(template),
+        **({} if budgets is None else {"budgets": asdict(budgets)}),
     }
-    rows = [
-        ProblemRow(about["set"], template.messages(q.problem, limit), q.gold, q.index, split)
-        for q in collection.questions
-    ]
+    count = len(collection.questions)
+    drawn = [None] * count if budgets is None else budgets.draw(count)
+    rows = []
+    for question, budget in zip(collection.questions, drawn, strict=True):
+        at_most = budget if budgets is not None and budgets.kind == "max" else limit
+        about_so_many = budget if budgets is not None and budgets.kind == "exact" else None
+        messages = template.messages(question.problem, at_most, about_so_many)
+        row = ProblemRow(
+            about["set"], messages, question.gold, question.index, split, budget=budget
+        )
+        rows.append(row)
     extra = [{"problem": q.problem, **q.kept} for q in collection.questions]
     write_parquet(path, rows, extra, {METADATA: json.dumps(metadata, ensure_ascii=False)})

@@ -3,7 +3,8 @@
 data_source     text
 prompt          list of {role: text, content: text}
 reward_model    {ground_truth: text or number, ...}, or that as JSON text
-extra_info      {index: text or number, split: text, ...}; may be absent, and so may its fields
+extra_info      {index: text or number, split: text, budget: number, ...}; may be absent, and so may
+                its fields
 ability         text; may be absent
 
 Other columns and fields are ignored. A data set is one file, or a folder of *.parquet files, which
@@ -56,6 +57,7 @@ class ProblemRow:
         index: its number or name in the collection, if it has one.
         split: "train" or "test", say.
         ability: what it takes to solve it.
+        budget: tokens that a response should have, if the prompt says so.
     """
 
     data_source: str
@@ -64,6 +66,7 @@ class ProblemRow:
     index: int | str | None = None
     split: str = "train"
     ability: str = "math"
+    budget: int | None = None
 
 
 def read_parquet(path: Path) -> Iterator[tuple[str, ProblemRow]]:
@@ -109,7 +112,9 @@ def write_parquet(
     for column, extra in zip(columns, extra_info, strict=bool(extra_info)):
         column["extra_info"] |= extra
     names = dict.fromkeys(name for extra in extra_info for name in extra)
-    info = pa.struct([*_SCHEMA.field("extra_info").type, *((name, _TEXT) for name in names)])
+    own = [] if all(row.budget is None for row in rows) else [("budget", pa.int64())]
+    fields = [*_SCHEMA.field("extra_info").type, *own, *((name, _TEXT) for name in names)]
+    info = pa.struct(fields)
     at = _SCHEMA.get_field_index("extra_info")
     schema = _SCHEMA.set(at, pa.field("extra_info", info)).with_metadata(about)
     table = pa.Table.from_pylist(columns, schema=schema)
@@ -127,7 +132,7 @@ def _columns(row: ProblemRow) -> dict[str, Any]:
         "prompt": list(row.messages),
         "ability": row.ability,
         "reward_model": {"ground_truth": row.gold, "style": "rule"},
-        "extra_info": {"split": row.split, "index": row.index},
+        "extra_info": {"split": row.split, "index": row.index, "budget": row.budget},
     }
 
 
@@ -178,7 +183,16 @@ def _row(row: Mapping[str, Any], where: str) -> ProblemRow:
         index=None if index is None else _answer(index, f"{where}, column extra_info.index"),
         split=_name(info.get("split"), "train", f"{where}, column extra_info.split"),
         ability=_name(row.get("ability"), "math", f"{where}, column ability"),
+        budget=_budget(info.get("budget"), f"{where}, column extra_info.budget"),
     )
+
+
+def _budget(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
+        raise InputError(f"{where}: {shown(value)}; expected a number of tokens, 1 or more")
+    return int(value)
 
 
 def _name(value: Any, default: str, where: str) -> str:

@@ -28,12 +28,13 @@ _SCHEMA = pa.schema(
         "prompt": pa.string(),
         "tokens": pa.list_(pa.int32()),
         "gold": pa.string(),
+        "budget": pa.int64(),
         "prompt_key": pa.uint64(),
         "gold_key": pa.uint64(),
         "asked_format": pa.dictionary(pa.int8(), pa.string()),
     }
 )
-_OF_PROBLEM = ("name", "data_source", "messages", "prompt", "tokens", "gold")
+_OF_PROBLEM = ("name", "data_source", "messages", "prompt", "tokens", "gold", "budget")
 _KEY = b"megaprune.problems"
 _ROWS = 1024
 """How many problems are Python objects at once, when all are gone through."""
@@ -50,6 +51,7 @@ class Problem:
         prompt: the messages in the model's chat template, up to where the model answers.
         tokens: the ids of the prompt.
         gold: the right answer.
+        budget: tokens that a response should have, if the prompt says so.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Problem:
     prompt: str
     tokens: tuple[int, ...]
     gold: str
+    budget: int | None = None
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,7 @@ def _stored(name: str, row: ProblemRow, prompt: str, tokens: Sequence[int]) -> d
         "prompt": prompt,
         "tokens": tokens,
         "gold": row.gold,
+        "budget": row.budget,
         "prompt_key": _text_key(*(message["content"] for message in row.messages)),
         "gold_key": _text_key(row.gold),
         "asked_format": asked_format(prompt),

@@ -1,16 +1,17 @@
 r"""The prompt of a family of models, the same in training and evaluation.
 
-A template is a YAML file of these keys, all of them:
+A template is a YAML file of these keys, all of them but for `budget`:
 
     system: text or null             # the system message; null: there is none
     problem: "{problem}\n\n..."      # the user message
     limit: " ... {limit} tokens ..." # put behind the system text, or the user's without one, when
                                      # there is a limit
+    budget: " ... {budget} tokens ..." # the same, where each problem has a budget to be met
     thought: {open: "<think>", close: "</think>"}
     early_exit: "\n\n**Answer:** "   # behind the tag of a thought that is closed for the model
 
-{problem} and {limit} stand for the problem and the tokens. Other braces belong to LaTeX: those of a
-command's arguments, as in \boxed{}, and \{ \}.
+{problem}, {limit} and {budget} stand for the problem and the tokens. Other braces belong to LaTeX:
+those of a command's arguments, as in \boxed{}, and \{ \}.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "system": (),
     "problem": (),
     "limit": (),
+    "budget": (),
     "thought": ("open", "close"),
     "early_exit": (),
 }
 _MAY_BE_EMPTY = ("early_exit",)
+_MAY_BE_MISSING = ("budget",)
+_PLACES = ("problem", "limit", "budget")
 _ESCAPED = re.compile(r"\\[{}]")
 _ARGUMENT = re.compile(r"(\\[a-zA-Z]+)\s*\{[^{}]*\}")
 
@@ -50,27 +54,37 @@ class ThoughtTags:
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with its places for the problem and the limit; see the module for the fields."""
+    """A prompt with its places for the problem and the tokens; see the module for the fields."""
 
     system: str | None
     problem: str
     limit: str
     thought: ThoughtTags
     early_exit: str
+    budget: str = ""
 
-    def messages(self, problem: str, limit: int | None) -> list[dict[str, str]]:
+    def messages(
+        self, problem: str, limit: int | None, budget: int | None = None
+    ) -> list[dict[str, str]]:
         """Return the role and content of each message.
 
         Args:
             problem: the question; it may hold braces of any kind.
-            limit: tokens of a response, to be spoken of; None: do not.
+            limit: tokens that a response may have, to be spoken of; None: do not.
+            budget: tokens that a response should have; likewise.
 
         Raises:
-            InputError: the limit is below 1.
+            InputError: the limit or the budget is below 1, or the template says no budget.
         """
-        if limit is not None and limit < 1:
-            raise InputError(f"a limit of {limit} tokens; expected 1 or more")
-        notice = "" if limit is None else self.limit.replace("{limit}", str(limit))
+        notice = ""
+        for name, text, tokens in (("limit", self.limit, limit), ("budget", self.budget, budget)):
+            if tokens is None:
+                continue
+            if tokens < 1:
+                raise InputError(f"a {name} of {tokens} tokens; expected 1 or more")
+            if not text:
+                raise InputError(f"the template has no key {name}; add the text that says it")
+            notice += text.replace(f"{{{name}}}", str(tokens))
         user = self.problem.replace("{problem}", problem)
         if self.system is None:
             return [{"role": "user", "content": user + notice}]
@@ -109,9 +123,11 @@ def _read(path: Path) -> Template:
         raise InputError(
             f"template {path} is no YAML ({reason}); expected a mapping of {', '.join(_KEYS)}"
         ) from error
-    _check_keys(content, tuple(_KEYS), f"template {path}")
+    _check_keys(content, tuple(_KEYS), f"template {path}", _MAY_BE_MISSING)
     texts: dict[str, Any] = {}
     for key, inner in _KEYS.items():
+        if key not in content:
+            continue
         where = f"template {path}, key {key}"
         if inner:
             _check_keys(content[key], inner, where)
@@ -123,11 +139,13 @@ def _read(path: Path) -> Template:
     return Template(**texts | {"thought": ThoughtTags(**texts["thought"])})
 
 
-def _check_keys(content: Any, keys: tuple[str, ...], where: str) -> None:
+def _check_keys(
+    content: Any, keys: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
+) -> None:
     if not isinstance(content, dict):
         raise InputError(f"{where}: {content!r}; expected a mapping of {', '.join(keys)}")
     for key in keys:
-        if key not in content:
+        if key not in content and key not in optional:
             raise InputError(f"{where}: the key {key} is missing; expected {', '.join(keys)}")
     for key in content:
         if key not in keys:
@@ -141,7 +159,7 @@ def _check_text(value: Any, key: str, path: Path) -> None:
         raise InputError(f"{where}: {value!r} ({type(value).__name__}); expected text in quotes")
     if not value and key not in _MAY_BE_EMPTY:
         raise InputError(f"{where}: empty; expected text")
-    if key in ("problem", "limit"):
+    if key in _PLACES:
         if f"{{{key}}}" not in value:
             raise InputError(f"{where}: {value!r} lacks {{{key}}}; put it where the {key} belongs")
         value = value.replace(f"{{{key}}}", "")
@@ -149,7 +167,7 @@ def _check_text(value: Any, key: str, path: Path) -> None:
     while value != before:  # a command may have several arguments, and others in them
         before, value = value, _ARGUMENT.sub(r"\1", value)
     if brace := re.search(r"\{[^{}]*\}?|\}", value):
-        own = f" but {{{key}}} and" if key in ("problem", "limit") else " but"
+        own = f" but {{{key}}} and" if key in _PLACES else " but"
         raise InputError(
             f"{where}: {brace[0]!r} stands for nothing; expected no braces{own} those of LaTeX "
             f"commands, as in \\boxed{{}}"

@@ -21,6 +21,7 @@ from megaprune.generation.generator import (
     SamplingOptions,
 )
 from megaprune.grading import Pool, Verdict
+from megaprune.grading.thought import THOUGHTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,6 +61,8 @@ class Rollout:
         text: of the response, without the token that ended it.
         verdict: of the grader.
         policy_version: optimizer steps that the weights had seen which drew the response.
+        thought_length: tokens of the thought, the mark that closes it included; those of the
+            response if it is not closed. None where nobody counted them.
     """
 
     request: int
@@ -70,6 +73,7 @@ class Rollout:
     text: str
     verdict: Verdict
     policy_version: int = 0
+    thought_length: int | None = None
 
     @property
     def length(self) -> int:
@@ -110,6 +114,7 @@ class RolloutWorker:
                 boxes=grading.boxes,
                 thought=grading.thought,
             )
+        self._thought = THOUGHTS[grading.thought]
         self._pending: dict[tuple[int, int], tuple[Response, np.ndarray, str]] = {}
         self._version = 0
 
@@ -172,10 +177,7 @@ class RolloutWorker:
         assert self._pool is not None
         tokens = np.concatenate([np.asarray(request.prefix, np.int64), response.tokens])
         finished = response.finish_reason == "stop"
-        # Special tokens stay: with some models the end of the thought is one.
-        text = str(
-            self._tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=False)
-        )
+        text = self._decode(tokens[:-1] if finished else tokens)
         key = (index, response.number)
         self._pending[key] = response, tokens, text
         problem = request.problem
@@ -195,6 +197,16 @@ class RolloutWorker:
                     text,
                     verdict,
                     self._version,
+                    self._thought_length(tokens, text, response.finish_reason == "stop"),
                 )
             )
         return rollouts
+
+    def _thought_length(self, tokens: np.ndarray, text: str, finished: bool) -> int:
+        of_text = tokens[:-1] if finished else tokens
+        length = self._thought.count_tokens(of_text.tolist(), text, self._decode)
+        return len(tokens) if length is None else length
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        # Special tokens stay: with some models the end of the thought is one.
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))

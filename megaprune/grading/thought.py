@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -26,16 +27,49 @@ class ThoughtFormat:
 
     def answer(self, response: str) -> str | None:
         """Return the text behind the last thought of a response; None if the thought is open."""
+        rest = self.rest(response)
+        if rest is None or not self.answer_opens or len(rest) == len(response):
+            return rest
+        return rest.rpartition(self.answer_opens)[2].partition(self.answer_closes)[0]
+
+    def rest(self, response: str) -> str | None:
+        """Return what follows the mark that closes the last thought; None if the thought is open.
+
+        The marks of the answer are part of it. A response without a thought is all rest.
+        """
         if not self.closes:
             return response
-        _, closed, answer = response.rpartition(self.closes)
-        if self.opens in answer:
+        _, closed, rest = response.rpartition(self.closes)
+        if self.opens in rest:
             return None
-        if not closed:
-            return None if self.required else response
-        if self.answer_opens:
-            answer = answer.rpartition(self.answer_opens)[2].partition(self.answer_closes)[0]
-        return answer
+        return rest if closed or not self.required else None
+
+    def count_tokens(
+        self, tokens: Sequence[int], response: str, decode: Callable[[Sequence[int]], str]
+    ) -> int | None:
+        """Count the tokens of a response's thought, up to the one that completes its closing mark.
+
+        Args:
+            tokens: of the response, without the one that ended it.
+            response: their text.
+            decode: turns some of the tokens into text.
+
+        Returns:
+            The tokens; 0 for a response without a thought, None for a thought that is open.
+        """
+        rest = self.rest(response)
+        if rest is None:
+            return None
+        if len(rest) == len(response):
+            return 0
+        # Answers are short beside thoughts: only a piece at the end is decoded.
+        piece = 64
+        while piece < len(tokens) and len(decode(tokens[-piece:])) <= len(rest):
+            piece *= 2
+        starts = range(max(len(tokens) - piece, 0), len(tokens))
+        return starts.start + bisect_left(
+            starts, True, key=lambda start: len(decode(tokens[start:])) <= len(rest)
+        )
 
 
 THOUGHTS: Mapping[str, ThoughtFormat] = {

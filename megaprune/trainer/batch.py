@@ -12,6 +12,7 @@ from megaprune.algorithms.algorithm import Algorithm, GroupScore
 from megaprune.algorithms.records import Group, Matrix
 from megaprune.data import Problem
 from megaprune.data.order import GroupResult
+from megaprune.errors import InputError
 from megaprune.generation.worker import Rollout
 from megaprune.grading.verdict import WITHOUT_ANSWER
 
@@ -171,16 +172,32 @@ class Scorer:
         carried: dict[str, Any] = {"data_source": problem.data_source, "gold": problem.gold}
         if problem.name in self._references:
             carried["reference"] = self._references[problem.name]
+        if problem.budget is not None:
+            carried["budget"] = problem.budget
+        of_response = np.array([rollout.length for rollout in rollouts])
+        measured = of_response
+        if self._algorithm.length == "thought":
+            measured = np.array([_thought_length(rollout, problem) for rollout in rollouts])
         return Group(
             np.array([rollout.verdict.match for rollout in rollouts]),
-            np.array([rollout.length for rollout in rollouts]),
+            measured,
             np.array([rollout.finished for rollout in rollouts]),
             self._limit,
             tuple(rollout.text for rollout in rollouts),
             carried,
             problem.name,
             np.array([rollout.verdict.why not in WITHOUT_ANSWER for rollout in rollouts]),
+            response_length=of_response,
         )
+
+
+def _thought_length(rollout: Rollout, problem: Problem) -> int:
+    if rollout.thought_length is None:
+        raise InputError(
+            f"algorithm.length=thought: nobody counted the thoughts of the responses to "
+            f"{problem.name}; draw them again, or take algorithm.length=response"
+        )
+    return rollout.thought_length
 
 
 def make_batch(
@@ -207,6 +224,7 @@ def sample_row(problem: Problem, rollout: Rollout) -> dict[str, Any]:
         "response": rollout.text,
         "gold": problem.gold,
         "length": rollout.length,
+        "thought_length": rollout.thought_length,
         "finish": rollout.finish_reason,
         "match": rollout.verdict.match,
         "extracted": rollout.verdict.extracted,

@@ -21,9 +21,10 @@ from megaprune.grading.verdict import WHY
 
 _COLUMNS = [
     "problem", "number", "exit_at", "prompt", "response", "gold", "finish", "match", "extracted",
-    "why", "detail", "policy_version", "tokens", "log_probs",
+    "why", "detail", "policy_version", "tokens", "log_probs", "thought_length",
 ]  # fmt: skip
-_REFERENCE_COLUMNS = ("problem", "exit_at", "prompt", "length", "match")
+_REFERENCE_COLUMNS = ("problem", "exit_at", "prompt", "match")
+_LENGTH_COLUMNS = {"response": "length", "thought": "thought_length"}
 _NEEDED = ("number", "response", "finish", "match", "why", "tokens")
 _ROWS = 256
 """How many rows are Python objects at once: responses are long."""
@@ -61,12 +62,15 @@ def read_rollouts(
     return [problems[places[name]] for name in places if name in complete], complete
 
 
-def read_references(folder: Path, problems: Sequence[Problem]) -> dict[str, dict[str, list[Any]]]:
+def read_references(
+    folder: Path, problems: Sequence[Problem], measured: str = "response"
+) -> dict[str, dict[str, list[Any]]]:
     """Read how long and how right the reference model's responses to each problem are.
 
     Args:
         folder: of an evaluation, whose responses without an early exit are read.
         problems: those of the training data.
+        measured: what lengths are of: the whole "response", or its "thought".
 
     Returns:
         By the problem's name, of each response: its `length` in tokens, and in `accuracy` whether
@@ -77,11 +81,18 @@ def read_references(folder: Path, problems: Sequence[Problem]) -> dict[str, dict
             none.
     """
     references: dict[str, dict[str, list[Any]]] = {}
-    for where, row in _answers("data.references", folder, problems, _REFERENCE_COLUMNS):
-        if row["length"] is None or row["match"] is None:
-            raise InputError(f"{where}: null as length or match; remove the row")
+    column = _LENGTH_COLUMNS[measured]
+    columns = (*_REFERENCE_COLUMNS, column)
+    for where, row in _answers("data.references", folder, problems, columns):
+        if row.get(column) is None and measured == "thought":
+            raise InputError(
+                f"data.references={folder}: {where} has no thought_length, which "
+                f"algorithm.length=thought compares with; evaluate the reference model again"
+            )
+        if row[column] is None or row["match"] is None:
+            raise InputError(f"{where}: null as {column} or match; remove the row")
         reference = references.setdefault(row["problem"], {"length": [], "accuracy": []})
-        reference["length"].append(row["length"])
+        reference["length"].append(row[column])
         reference["accuracy"].append(row["match"])
     if missing := [problem.name for problem in problems if problem.name not in references]:
         raise InputError(
@@ -161,4 +172,5 @@ def _rollout(row: Mapping[str, Any], where: str) -> Rollout:
         text=row["response"],
         verdict=Verdict(row["match"], row["extracted"], row["why"], row["detail"] or ""),
         policy_version=-1,
+        thought_length=row.get("thought_length"),
     )

@@ -67,7 +67,9 @@ def make_source(
         InputError: the order or the rollouts cannot be used.
     """
     data = config.data
-    references = read_references(Path(data.references), problems) if data.references else None
+    references = None
+    if data.references:
+        references = read_references(Path(data.references), problems, algorithm.length)
     if data.rollouts is None:
         order = make_order(data.order, len(problems), config.seed)
         return OnPolicySource(

@@ -56,6 +56,18 @@ def test_a_line_is_a_step_for_what_remembers(reward):
     assert rows[1]["rewards"] == pytest.approx([1 + 2**-0.5, -1, -1, -1])
 
 
+def test_thoughts_alone_are_measured(reward):
+    line = {"correct": [1, 1], "length": [90, 80], "thought_length": [30, 70], "limit": 85}
+    minmax = ("algorithm.reward.name=minmax", "algorithm.advantage.name=group_mean")
+    assert reward(*minmax, lines=[line])[0]["rewards"] == [0.5, 1.5]
+    assert reward(*minmax, "algorithm.length=thought", lines=[line])[0]["rewards"] == [1.5, 0.5]
+    # The limit is one of the whole response.
+    assert reward("algorithm.length=thought", lines=[line])[0]["rewards"] == [0, 1]
+    del line["thought_length"]
+    error = reward("algorithm.length=thought", lines=[line])
+    assert "line 1: key 'thought_length' is missing" in error
+
+
 def test_several_criteria_are_told_apart_and_what_a_filter_leaves_out_is(reward):
     rewards = "algorithm.rewards=[{name: correct}, {name: solve_rate, weight: 0.5}]"
     lines = [LINES[0], {"correct": [1, 1], "length": [5, 5]}]

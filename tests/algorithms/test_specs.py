@@ -21,7 +21,7 @@ def test_presets_are_whole_and_survive_a_spec():
         algorithm = Algorithm.from_spec(name)
         assert Algorithm.from_spec({"preset": name}) == algorithm
         assert Algorithm.from_spec(algorithm.to_spec()) == algorithm
-        assert preset.spec.keys() == algorithm.to_spec().keys()
+        assert preset.spec.keys() | {"length"} == algorithm.to_spec().keys()
     assert Algorithm.from_spec({}) == Algorithm.from_spec("grpo") == Algorithm()
 
 
@@ -104,6 +104,7 @@ BAD = [
     ({"los": {}}, "algorithm.los: there is no such field; did you mean algorithm.loss"),
     ({"num_minibatches": 0}, "algorithm.num_minibatches=0; expected a whole number, 1 or more"),
     ({"num_minibatches": "a"}, "algorithm.num_minibatches=a; expected a whole number"),
+    ({"length": "answer"}, "algorithm.length='answer'; expected one of response, thought"),
     ({"reward": {"name": "truncat"}}, "algorithm.reward.name='truncat'; did you mean truncate?"),
     ({"reward": {"name": None}}, "algorithm.reward.name=None; expected one of"),
     ({"reward": 3}, "algorithm.reward=3; expected fields"),

@@ -99,6 +99,26 @@ def test_a_file_for_each_limit(tmp_path, source, data):
         assert (said["set"], said["input"], said["rows"]) == ("math_train", str(source), 5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("exact", "about {} tokens"), ("max", "than {} tokens")]
+)
+def test_a_budget_for_each_problem(tmp_path, source, data, kind, words):
+    """It is drawn, said in the prompt, and kept for the reward; the seed makes it again."""
+    arguments = ("math_train", "--input", source, "--family", "qwen", "--budget-as", kind)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        drawn = ("--budget", "100:4000", "--seed", seed, "--out", f"{name}.parquet")
+        assert data(*arguments, *drawn)[0] == 0
+    a, b, c = ([row.budget for row in rows(tmp_path / f"{name}.parquet")] for name in "abc")
+    assert a == b
+    assert a != c
+    assert len(set(a)) == len(a) == 3
+    assert all(100 <= budget <= 4000 for budget in a)
+    for row in rows(tmp_path / "a.parquet"):
+        assert words.format(row.budget) in row.messages[0]["content"]
+    said = about(tmp_path / "a.parquet")
+    assert (said["limit"], said["budgets"]["low"], said["budgets"]["kind"]) == (None, 100, kind)
+
+
 def test_the_same_again_is_the_same_file(tmp_path, source, data):
     for name in ("a", "b"):
         data("math500", "--input", source, "--out", f"{name}.parquet")
@@ -236,6 +256,7 @@ def test_the_list(data):
         (["--input", "rows.jsonl", "--source", "aime24", "--out", "o"], "is a set's name"),
         (["math500", "--input", "rows.jsonl"], "--out FILE must be given"),
         (["math500", "--limit", "2,3", "--out", "o"], "put {limit} into the name"),
+        (["math500", "--limit", "2", "--budget", "2:3", "--out", "o"], "give one of them"),
         (["math500", "--out", "{limit}"], "--out {limit} holds {limit}, and there is no --limit"),
         (["math500", "--input", "rows.jsonl", "--out", "rows.jsonl"], "rows.jsonl is the input rows.jsonl"),
         (["math500", "--input", "absent", "--out", "o"], "there is no absent"),
@@ -266,7 +287,11 @@ def test_bad_input(source, data, tmp_path, arguments, words):
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("bad", ["--limit=0", "--limit=a", "--limit=5,5", "--near=0", "--near=2"])
+@pytest.mark.parametrize(
+    "bad",
+    ["--limit=0", "--limit=a", "--limit=5,5", "--near=0", "--near=2", "--budget=5", "--budget=5:4",
+     "--budget=0:4", "--seed=-1"],
+)  # fmt: skip
 def test_bad_numbers(data, capsys, bad):
     with pytest.raises(SystemExit) as ended:
         data("math500", bad)

@@ -121,6 +121,22 @@ def test_files_that_are_none(tmp_path):
         load_template("deepsek")
 
 
+def test_a_budget_is_said_where_the_template_says_how(tmp_path):
+    for family in TEMPLATES:
+        template = load_template(family)
+        without, said = template.messages("1+1?", None), template.messages("1+1?", None, 77)
+        assert ["77 tokens" in message["content"] for message in said] == [True, False][: len(said)]
+        assert said[0]["content"].startswith(without[0]["content"])
+    own = load_template(write(tmp_path, {"budget": " Think for {budget} tokens."}))
+    assert own.messages("1+1?", None, 5)[-1]["content"].endswith(" Think for 5 tokens.")
+    with pytest.raises(InputError, match="the template has no key budget"):
+        load_template(write(tmp_path)).messages("1+1?", None, 5)
+    with pytest.raises(InputError, match="a budget of 0 tokens"):
+        own.messages("1+1?", None, 0)
+    with pytest.raises(InputError, match=r"key budget: 'soon' lacks \{budget\}"):
+        load_template(write(tmp_path, {"budget": "soon"}))
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_is_above_0(limit):
     with pytest.raises(InputError, match=f"a limit of {limit} tokens"):

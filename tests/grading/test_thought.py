@@ -3,6 +3,8 @@
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megaprune.grading import GRADERS, Pool
 from megaprune.grading.graders import ALL
@@ -118,3 +120,34 @@ def test_a_megabyte_is_read_in_a_second(name, piece):
 )
 def test_how_a_prompt_ends(prompt, end):
     assert thought_at_end(prompt) == end
+
+
+@pytest.mark.parametrize(
+    ("family", "tokens", "count"),
+    [
+        ("think", ["<think>", "a", "b", "</think>", "c"], 4),
+        ("think", ["a</th", "ink>\n\n", "c"], 2),  # the token that completes the mark counts
+        ("think", ["</think>"], 1),
+        ("think", ["<think>", "a", "b"], None),
+        ("think", ["a", "</think>", "b", "<think>", "c"], None),
+        ("qwen3", ["just", " this"], 0),
+        ("none", ["just", " this"], 0),
+        ("marco", ["<Thought>", "a", "</Thought>", "<Output>", "b", "</Output>"], 3),
+    ],
+)
+def test_tokens_of_a_thought(family, tokens, count):
+    assert THOUGHTS[family].count_tokens(tokens, "".join(tokens), "".join) == count
+
+
+@settings(deadline=None, database=None)
+@given(st.data())
+def test_tokens_of_a_thought_are_those_up_to_its_mark(data):
+    pieces = st.text(alphabet="ab é\n", min_size=1, max_size=3)
+    thought, rest = (data.draw(st.lists(pieces, max_size=200)) for _ in range(2))
+    text = "".join(thought) + "</think>" + "".join(rest)
+    cuts = data.draw(st.sets(st.integers(1, max(len(text) - 1, 1))))
+    edges = [0, *sorted(cuts), len(text)]
+    tokens = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    end = text.index("</think>") + len("</think>")
+    expected = next(n for n in range(1, len(tokens) + 1) if len("".join(tokens[:n])) >= end)
+    assert THOUGHTS["think"].count_tokens(tokens, text, "".join) == expected

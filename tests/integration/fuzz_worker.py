@@ -76,6 +76,7 @@ CHOICES = {
     "algorithm.loss.importance_level": ["token", "sequence"],
     "algorithm.loss.importance_above": ["cap", "mask"],
     "algorithm.num_minibatches": [0, 1, 2, 3, 4],
+    "algorithm.length": ["response", "thought", "answer"],
     "optimizer.lr": [0, 1e-12, 1e-4, 1e-3],
     "optimizer.schedule": ["constant", "cosine", "linear"],
     "optimizer.warmup_steps": [-1, 0, 1, 100],

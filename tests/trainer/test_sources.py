@@ -14,6 +14,7 @@ from megaprune.data.order import ShuffledOrder, make_order
 from megaprune.errors import InputError
 from megaprune.generation.worker import Rollout
 from megaprune.grading import Verdict
+from megaprune.trainer.batch import Scorer, make_batch
 from megaprune.trainer.metrics import Clock, batch_metrics
 from megaprune.trainer.offline import read_references, read_rollouts
 from megaprune.trainer.sources import OfflineSource, OnPolicySource
@@ -350,6 +351,8 @@ def test_stored_rollouts_are_learned_from(tmp_path):
         read_references(tmp_path / "run", PROBLEMS)
     with pytest.raises(InputError, match="responses to another prompt"):
         read_references(tmp_path / "run", [replace(drawn[0], prompt="another")])
+    with pytest.raises(InputError, match="evaluate the reference model again"):
+        read_references(tmp_path / "run", drawn, "thought")
     # The reward of O1-Pruner, on policy: the reference has 4.5 tokens, and half of it is right.
     harmonize = Algorithm.from_spec({"reward": "harmonize", "filter": "none"})
     own = OfflineSource(settings, problems, order, rollouts, harmonize, references)
@@ -362,3 +365,31 @@ def test_stored_rollouts_are_learned_from(tmp_path):
     other = [replace(problem, prompt="another") for problem in PROBLEMS]
     with pytest.raises(InputError, match="responses to another prompt"):
         read_rollouts(tmp_path / "run", other, K)
+
+
+def test_thoughts_are_measured_and_budgets_carried():
+    def scored(spec, problem=PROBLEMS[0], thoughts=(2, 8)):
+        rollouts = [
+            Rollout(
+                0, n, np.arange(10), np.zeros(10, np.float32), "stop", "", RIGHT, thought_length=thought
+            )
+            for n, thought in enumerate(thoughts)
+        ]  # fmt: skip
+        scorer = Scorer(Algorithm.from_spec(spec), 10)
+        batch = make_batch(scorer._algorithm, [scorer.score(0, problem, rollouts)])
+        scorer.observe(batch)
+        return batch.groups[0].score.rewards.tolist(), scorer.state_dict()["memory"]
+
+    assert scored({"reward": "shortest"}) == ([2, 2], {})
+    assert scored({"reward": "shortest", "length": "thought"})[0] == [2, pytest.approx(2 - 0.006)]
+    # What is cut off is a matter of the whole response; an easy problem's limit is the thought's.
+    assert scored({"reward": "truncate", "length": "thought"})[0] == [1, 1]
+    easy = {"name": "truncate", "easy_limit": 5}
+    assert scored({"reward": easy, "length": "thought"})[0] == [1, 0]
+    memory = scored({"reward": "shortest_ever", "length": "thought"})[1]
+    assert memory == {"shortest_ever": {"shortest": {"p0": 2}}}
+    with pytest.raises(InputError, match="nobody counted the thoughts of the responses to p0"):
+        scored({"reward": "shortest", "length": "thought"}, thoughts=(2, None))
+    budgeted = {"reward": {"name": "budget_exact", "alpha": 0.1}}
+    assert scored(budgeted)[0] == [1, 1]  # the round's limit
+    assert scored(budgeted, replace(PROBLEMS[0], budget=7))[0] == pytest.approx([0.7, 0.7])

@@ -21,7 +21,8 @@ class Truncate:
 
     With an `easy_limit` the limit depends on the difficulty (DA-DLER, 2510.15110): where at least
     the share `easy_from` of a group's responses is right and finished within the round's limit, the
-    group has the smaller limit.
+    group has the smaller limit. Where thoughts are measured, `easy_limit` is a thought's, and the
+    round's limit is still that of the whole response.
     """
 
     name: ClassVar[str] = "truncate"
@@ -50,7 +51,7 @@ class Truncate:
 
     def __call__(self, group: Group, /) -> Vector:
         """[K] rewards, 0 to 1."""
-        within = group.finished & (group.length <= group.limit)
+        within = group.finished & (group.response_length <= group.limit)
         right = group.correct & within
         if self.easy_limit is not None and right.size and right.mean() >= self.easy_from:
             within &= group.length <= self.easy_limit
