@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,9 @@ from megaprune.algorithms.rewards import Reward, Truncate
 from megaprune.algorithms.rewards.history import Memory, Remembers
 from megaprune.algorithms.specs import Spec, merge_specs, whole_spec
 from megaprune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 LOG_PROBS = frozenset({"old", "reference", "rollout"})
 """What a loss may need beside the policy's own log-probs."""
@@ -110,6 +113,12 @@ class Algorithm:
                 f"algorithm.loss: its `needs` has {', '.join(sorted(unknown))}; expected some of "
                 f"{', '.join(sorted(LOG_PROBS))}"
             )
+        if self.kl_in_reward and "parts" in getattr(self.advantage, "arguments", ()):
+            name = registry.name_of("advantage", self.advantage)
+            raise InputError(
+                f"algorithm.loss.kl_in=reward with algorithm.advantage.name={name}, which takes "
+                f"each reward by itself; expected kl_in=loss, or another advantage"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes as a spec: classes of the user's own are loaded in each."""
@@ -171,7 +180,18 @@ class Algorithm:
         Where a step has a single update the old log-probs are the policy's own.
         """
         needs = self._loss_needs()
-        return needs if self.num_minibatches > 1 else needs - {"old"}
+        single = self.num_minibatches == 1 and not self.kl_in_reward
+        return needs - {"old"} if single else needs
+
+    @property
+    def kl_in_reward(self) -> bool:
+        """Whether rewards lose what `reward_penalty` says of each response."""
+        return bool(getattr(self.loss, "kl_in_reward", False))
+
+    def reward_penalty(self, old: torch.Tensor, reference: torch.Tensor) -> float:
+        """What a response's reward loses; see the loss's method of that name."""
+        loss: Any = self.loss
+        return float(loss.reward_penalty(old, reference))
 
     @property
     def needs_all(self) -> bool:

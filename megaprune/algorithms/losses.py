@@ -125,10 +125,11 @@ class GrpoLoss:
         ),
     ] = "k3"
     kl_in: Annotated[
-        Literal["loss", "advantage"],
+        Literal["loss", "reward"],
         Field(
-            description="whether the divergence is a term of the loss, or is taken from the "
-            "advantage of the whole response, as a sum over its tokens without a gradient"
+            description="whether the divergence is a term of the loss, or is taken from the reward "
+            "of a response before advantages are computed, as a sum over its tokens without a "
+            "gradient; the latter takes one more pass over the batch, for the policy's log-probs"
         ),
     ] = "loss"
     importance_level: Annotated[
@@ -154,7 +155,7 @@ class GrpoLoss:
     def needs(self) -> frozenset[str]:
         """The old log-probs or the reference's; others with their options."""
         wanted = {
-            "old": self.ratio_to == "old" or self.importance_cap,
+            "old": self.ratio_to == "old" or self.importance_cap or self.kl_in_reward,
             "reference": self.ratio_to == "reference" or self.kl_coef != 0,
             "rollout": self.importance_cap,
         }
@@ -163,7 +164,21 @@ class GrpoLoss:
     @property
     def needs_all(self) -> bool:
         """Whether there is a term without an advantage."""
-        return self.kl_coef != 0 or self.entropy_coef != 0
+        return (self.kl_coef != 0 and not self.kl_in_reward) or self.entropy_coef != 0
+
+    @property
+    def kl_in_reward(self) -> bool:
+        """Whether rewards lose what `reward_penalty` says."""
+        return self.kl_coef != 0 and self.kl_in == "reward"
+
+    def reward_penalty(self, old: torch.Tensor, reference: torch.Tensor) -> float:
+        """What the reward of a response loses by its divergence from the reference.
+
+        Args:
+            old: [L] log-probs of its tokens, of the policy before the step's first update.
+            reference: [L] the same, of the reference model.
+        """
+        return self.kl_coef * float(self._kl(old, reference).sum())
 
     def denominator(self, batch: LossBatch) -> int:
         """What the sum over tokens is divided by."""
@@ -173,21 +188,17 @@ class GrpoLoss:
         """A micro-batch's share, and its metrics."""
         learned = batch.advantage != 0
         metrics: dict[str, Metric] = {}
-        advantage = batch.advantage
-        kl = self._kl(batch) if self.kl_coef else None
+        kl = self._kl(batch.log_probs, batch.value("reference")) if self.kl_coef else None
         if kl is not None:
             metrics[schema.KL] = mean_by_token(kl)
-            if self.kl_in == "advantage":
-                of_response = batch.to_tokens(batch.sum_by_sequence(kl.detach()))
-                advantage = advantage - self.kl_coef * of_response
-        policy, clipped = self._policy(batch, advantage)
+        policy, clipped = self._policy(batch)
         if self.importance_cap is not None:
             policy = policy * self._importance(batch, self.importance_cap, learned, metrics)
         metrics[schema.POLICY_LOSS] = mean_by_token(policy, learned)
         metrics[schema.CLIP_RATIO] = mean_by_token(clipped, learned)
         total = self._sum(batch, policy)
         # What has no coefficient stays out of the graph: its gradient is not computed for nothing.
-        if kl is not None and self.kl_in == "loss":
+        if kl is not None and not self.kl_in_reward:
             total = total + self.kl_coef * self._sum(batch, kl)
         if self.entropy_coef:
             total = total - self.entropy_coef * self._sum(batch, batch.entropy)
@@ -207,11 +218,9 @@ class GrpoLoss:
         """[N] the logarithm of each token's ratio."""
         return batch.log_probs - (batch.old if self.ratio_to == "old" else batch.value("reference"))
 
-    def _policy(
-        self, batch: LossBatch, advantage: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _policy(self, batch: LossBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """[N] the clipped loss of each token, and whether it is clipped."""
-        ratio = self._ratio(batch)
+        advantage, ratio = batch.advantage, self._ratio(batch)
         free = -advantage * ratio
         held = -advantage * ratio.clamp(1 - self.clip_ratio_low, 1 + self.clip_ratio_high)
         loss, clipped = free.maximum(held), held > free
@@ -221,9 +230,9 @@ class GrpoLoss:
             loss, clipped = loss.where(~beyond, bound), clipped | beyond
         return loss, clipped
 
-    def _kl(self, batch: LossBatch) -> torch.Tensor:
+    def _kl(self, log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """[N] the estimate of each token's divergence."""
-        apart = (batch.value("reference") - batch.log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        apart = (reference - log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         if self.kl_estimator == "k3":
             return k3(apart).clamp(max=MAX_KL)
         return -apart if self.kl_estimator == "k1" else apart.square() / 2
@@ -317,12 +326,10 @@ class CispoLoss(GrpoLoss):
         if self.dual_clip is not None:
             raise InputError(f"dual_clip={self.dual_clip}; cispo has no such bound: expected null")
 
-    def _policy(
-        self, batch: LossBatch, advantage: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _policy(self, batch: LossBatch) -> tuple[torch.Tensor, torch.Tensor]:
         ratio = self._ratio(batch).detach()
         held = ratio.clamp(1 - self.clip_ratio_low, 1 + self.clip_ratio_high)
-        return -advantage * held * batch.log_probs, held != ratio
+        return -batch.advantage * held * batch.log_probs, held != ratio
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from megaprune import schema
 from megaprune.actor.actor import Actor, Step
-from megaprune.actor.packing import Sample
+from megaprune.actor.packing import Array, Sample
 from megaprune.algorithms.loss_metrics import combine
 from megaprune.algorithms.losses import standard_metrics
 from megaprune.algorithms.records import BatchInfo, LossBatch, LossOutput
@@ -59,7 +61,10 @@ class Learner:
         # Where some of the rollouts were drawn by an older policy, the engine's own log-probs are
         # those of the policy that drew them.
         stale = any(r.policy_version != step for r in batch.learned_rollouts)
-        samples = self._with_log_probs(_samples(batch), stale)
+        in_reward = self.algorithm.kl_in_reward
+        samples = self._with_log_probs(_samples(batch, every=in_reward), stale)
+        if in_reward:
+            samples = self._with_kl_in_rewards(batch, samples)
         # Engines that are apart are seen where nothing can be learned, too: that may be why.
         with_signal = any(sample.values["advantage"].any() for sample in samples)
         self._by_advantage = self.algorithm.by_advantage and with_signal
@@ -127,6 +132,36 @@ class Learner:
             for i, s in enumerate(samples)
         ]
 
+    def _with_kl_in_rewards(self, batch: RolloutBatch, samples: Sequence[Sample]) -> list[Sample]:
+        """Take each response's divergence from its reward, and compute the advantages anew.
+
+        Args:
+            samples: of all responses of the batch's groups, with old and reference log-probs.
+
+        Returns:
+            The samples that are learned from, with their advantages.
+        """
+        lost = [
+            self.algorithm.reward_penalty(
+                *(torch.as_tensor(sample.values[n], dtype=torch.float64) for n in _COMPARED)
+            )
+            for sample in samples
+        ]
+        count = batch.advantages.shape[1]
+        scores = [
+            replace(group.score, rewards=group.score.rewards - of_group)
+            for group, of_group in zip(batch.groups, np.reshape(lost, (-1, count)), strict=True)
+        ]
+        lengths = [[rollout.length for rollout in group.rollouts] for group in batch.groups]
+        advantages = self.algorithm.advantages_of(scores, lengths)
+        result = []
+        for place, sample in enumerate(samples):
+            group, number = divmod(place, count)
+            if number in batch.groups[group].learned:
+                own: Array = np.full(sample.scored, advantages[group, number], np.float32)
+                result.append(replace(sample, values={**sample.values, "advantage": own}))
+        return result
+
     def _check(self, mismatch: float) -> None:
         largest = self._config.max_mismatch
         if largest is not None and not mismatch <= largest:
@@ -155,12 +190,15 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
 
 
-def _samples(batch: RolloutBatch) -> list[Sample]:
-    """The responses that are learned from, one after another in the batch's order."""
+_COMPARED = ("old", "reference")
+
+
+def _samples(batch: RolloutBatch, every: bool = False) -> list[Sample]:
+    """The responses that are learned from, or every one, one after another in the batch's order."""
     samples = []
     for group, advantages in zip(batch.groups, batch.advantages, strict=True):
         prompt = np.asarray(group.problem.tokens, np.int64)
-        for number in group.learned:
+        for number in range(len(group.rollouts)) if every else group.learned:
             rollout = group.rollouts[number]
             values = {
                 "advantage": np.full(rollout.length, advantages[number], np.float32),

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from megaprune.algorithms.advantages import Gdpo
+from megaprune.algorithms.algorithm import Algorithm
 from megaprune.algorithms.loss_metrics import combine, to_host
 from megaprune.algorithms.losses import CispoLoss, DrGrpoLoss, GrpoLoss, GspoLoss
 from megaprune.algorithms.records import BatchInfo, LossBatch
@@ -17,8 +19,7 @@ LOSSES = [
     GrpoLoss(dual_clip=1.3),
     GrpoLoss(kl_coef=0.2, kl_estimator="k1"),
     GrpoLoss(kl_coef=0.2, kl_estimator="k2"),
-    GrpoLoss(kl_coef=0.05, kl_estimator="k1", kl_in="advantage"),
-    GrpoLoss(kl_coef=0.05, kl_in="advantage", aggregate="sequence"),
+    GrpoLoss(kl_coef=0.05, kl_in="reward", aggregate="sequence"),
     GrpoLoss(importance_cap=1.2, importance_above="mask"),
     GrpoLoss(importance_cap=1.4, importance_above="mask", importance_floor=0.7),
     GrpoLoss(importance_cap=1.5, importance_level="sequence"),
@@ -68,8 +69,6 @@ def plain(loss, log_probs, entropy, values, frozen):
             return {"k1": -d, "k2": d * d / 2, "k3": math.exp(d) - d - 1}[loss.kl_estimator]
 
         advantage = values["advantage"][start]
-        if loss.kl_in == "advantage":
-            advantage -= loss.kl_coef * sum(kl(t, frozen) for t in span)
         sequence_weight = math.exp(sum(old[t] - roll[t] for t in span))
         sequence_ratio = math.exp(sum(log_probs[t] - base[t] for t in span) / len(span))
         terms = []
@@ -158,6 +157,18 @@ def test_gspo_clips_a_response_as_a_whole():
     output = gspo(batch)
     assert output.loss.item() == pytest.approx(-(1.0 + 1.1) / 2)
     assert combine([to_host(output)])[1]["clip_ratio"] == 0.5
+
+
+def test_what_a_reward_loses_by_its_divergence():
+    old, reference = torch.log(torch.tensor([[0.5, 0.2], [0.25, 0.4]], dtype=torch.float64))
+    d = np.array([-math.log(2), math.log(2)])
+    for estimator, kl in (("k1", -d), ("k2", d**2 / 2), ("k3", np.exp(d) - d - 1)):
+        loss = GrpoLoss(kl_coef=0.3, kl_in="reward", kl_estimator=estimator)
+        assert loss.reward_penalty(old, reference) == pytest.approx(0.3 * kl.sum())
+        assert not loss.needs_all
+        assert Algorithm(loss=loss).needs == {"old", "reference"}
+    with pytest.raises(InputError, match="kl_in=reward with algorithm.advantage.name=gdpo"):
+        Algorithm(loss=loss, advantage=Gdpo())
 
 
 def test_what_cannot_be_together():

@@ -72,7 +72,7 @@ CHOICES = {
     "algorithm.loss.dual_clip": ["null", 1, 3],
     "algorithm.loss.aggregate": ["token", "sequence", "batch"],
     "algorithm.loss.kl_estimator": ["k1", "k2", "k3", "k4"],
-    "algorithm.loss.kl_in": ["loss", "advantage", "reward"],
+    "algorithm.loss.kl_in": ["loss", "reward", "advantage"],
     "algorithm.loss.importance_level": ["token", "sequence"],
     "algorithm.loss.importance_above": ["cap", "mask"],
     "algorithm.num_minibatches": [0, 1, 2, 3, 4],

@@ -190,6 +190,27 @@ def test_a_reference_is_what_the_run_began_with(learner, recorded_batch):
     assert second[schema.KL] > 1e-6
 
 
+def test_a_divergence_in_the_reward_changes_advantages(learner, recorded_batch):
+    """Sums over responses of k1 = log-prob - reference are taken from rewards, then centred."""
+    fields = ("kl_coef=0.5", "kl_in=reward", "kl_estimator=k1")
+    learns, actor = learner(*(f"algorithm.loss.{field}" for field in fields))
+    reference = actor.weights()
+    learns.learn(0, recorded_batch(learns.algorithm))
+    batch = recorded_batch(learns.algorithm, version=1)
+    old = [values.sum() for values in actor.log_probs(samples_of(batch))]
+    with actor.using(reference):
+        apart = old - np.array([values.sum() for values in actor.log_probs(samples_of(batch))])
+    rewards = np.array([group.score.rewards for group in batch.groups])
+    rewards = rewards - 0.5 * apart.reshape(rewards.shape)
+    advantages = rewards - rewards.mean(1, keepdims=True)
+    lengths = np.array([[r.length for r in group.rollouts] for group in batch.groups])
+    metrics = learns.learn(1, batch)
+    expected = -(advantages * lengths).sum() / lengths.sum()
+    assert expected != pytest.approx(-(batch.advantages * lengths).sum() / lengths.sum(), abs=1e-3)
+    assert metrics[schema.LOSS] == pytest.approx(expected, abs=1e-5)
+    assert metrics[schema.KL] == pytest.approx(apart.sum() / lengths.sum(), abs=1e-5)
+
+
 def test_minibatches_are_a_step_each(learner, recorded_batch):
     """The second goes from other weights than drew its responses, so that ratios are clipped."""
     learns, actor = learner("algorithm.num_minibatches=2")
