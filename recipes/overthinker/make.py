@@ -7,160 +7,24 @@ model/ and data/ beside it are its output, of a quarter of an hour on 2 CPU core
 
 from __future__ import annotations
 
-import argparse
-import math
 import random
 import sys
-import tempfile
-import time
-from pathlib import Path
-from typing import Any
+from itertools import islice
 
-import numpy as np
-import torch
-import torch.distributed as dist
-
-from megaprune.actor.actor import Actor
-from megaprune.actor.packing import Sample
-from megaprune.algorithms.losses import SftLoss
-from megaprune.config.run import ActorConfig, CheckpointConfig, OptimizerConfig
 from megaprune.distributed import world
-from megaprune.recipes.overthinker.problems import (
-    Arithmetic,
-    drawn,
-    lessons,
-    response,
-    write_problems,
-)
-from megaprune.trainer.checkpoint import Checkpoints, export
-from megaprune.weights.files.hf_folder import HfFolder
-
-VOCABULARY = 320
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
-    "{% endif %}"
-)
-SHAPE: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-    "tie_word_embeddings": True,
-}
-
-
-def make_tokenizer(folder: Path) -> Any:
-    """Byte-level BPE of a few hundred tokens; each digit is a token of its own, as in Qwen."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    rng = random.Random(0)
-    texts = [p.question + response(p, rng) for p, _ in zip(drawn(1), range(2000), strict=False)]
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=SPECIAL,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        ),
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=TEMPLATE,
-    )
-    fast.save_pretrained(folder)
-    return fast
-
-
-def make_model(folder: Path, vocabulary: int, end: int) -> None:
-    """Write an untrained Qwen2 model."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=vocabulary, bos_token_id=None, eos_token_id=end, pad_token_id=0, **SHAPE
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+from megaprune.recipes.overthinker.problems import drawn, lessons, response, write_problems
+from megaprune.recipes.supervised import train
 
 
 def main() -> None:
     """Train on this rank; rank 0 writes the model."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    options = parser.parse_args()
-    work = Path(world.broadcast_from_rank0(tempfile.mkdtemp() if dist.get_rank() == 0 else ""))
-    if dist.get_rank() == 0:
-        tokenizer = make_tokenizer(work)
-        make_model(work, len(tokenizer), tokenizer.eos_token_id)
-    dist.barrier()
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(work)
-    actor = Actor(
-        work,
-        ActorConfig(max_tokens=4096),
-        OptimizerConfig(beta2=0.98, weight_decay=0.0, distributed=False),
-        torch.float32,
+    of_texts, of_lessons = random.Random(0), random.Random(3)
+    train(
+        str(__doc__),
+        (p.question + response(p, of_texts) for p in islice(drawn(1), 2000)),
+        ((p.question, response(p, of_lessons)) for p in lessons()),
+        write_problems,
     )
-    problems = lessons()
-    rng, start = random.Random(3), time.perf_counter()
-    for step in range(options.steps):
-        samples = [sample(next(problems), tokenizer, rng) for _ in range(options.batch)]
-        done = actor.step(samples, SftLoss(), lr=rate(step, options.steps, options.lr))
-        if dist.get_rank() == 0 and step % 20 == 0:
-            seconds = time.perf_counter() - start
-            print(f"step {step}: loss {done.loss:.4f} nats/token, {seconds:.0f} s", flush=True)
-    save(actor, options.steps, work, options.out)
-
-
-def sample(problem: Arithmetic, tokenizer: Any, rng: random.Random) -> Sample:
-    """Return a problem and the overthinker's response to it, as tokens."""
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": problem.question}], add_generation_prompt=True, tokenize=False
-    )
-    first = tokenizer.encode(prompt, add_special_tokens=False)
-    rest = tokenizer.encode(response(problem, rng), add_special_tokens=False)
-    return Sample(np.array([*first, *rest, tokenizer.eos_token_id], np.int64), len(first))
-
-
-def rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over a twentieth, then half a cosine down to a hundredth of the peak."""
-    warm = steps / 20
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2)
-
-
-def save(actor: Actor, step: int, work: Path, out: Path) -> None:
-    """Write a checkpoint, and that as a Hugging Face folder."""
-    side = HfFolder(work).side_files()
-    checkpoints = Checkpoints(work / "checkpoints", side, CheckpointConfig(wait=True))
-    checkpoints.save(step, actor, {})
-    if dist.get_rank() == 0:
-        export(work / "checkpoints", out / "model")
-        (out / "data").mkdir(exist_ok=True)
-        write_problems(out / "data")
-        print(f"{out}: model and data")
-    dist.barrier()
 
 
 if __name__ == "__main__":
