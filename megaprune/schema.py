@@ -39,6 +39,14 @@ CHOSEN_FOLDER = "chosen"
 SUMMARY_FILE = "summary.json"
 PART_FILES = "part_*_*.parquet"
 
+# Of a study, besides the runs
+STUDY_FILE = "study.json"
+RUNS_FOLDER = "runs"
+START_FOLDER = "start"
+REFERENCES_FOLDER = "references"
+LOGS_FOLDER = "logs"
+RUNS_TABLE = "runs"
+
 # Of an analysis
 ANALYSIS_FILE = "analysis.json"
 REPLIES_FILE = "replies.jsonl"
@@ -61,6 +69,13 @@ FILES = {
     "PRUNING/round_1_limit_4000/": "the run of a round",
     f"EVALUATION/{SUMMARY_FILE}": "numbers of each set, and their average",
     f"EVALUATION/{SAMPLES_FOLDER}/SET/part_0_000001.parquet": "responses, engine by engine",
+    f"STUDY/{STUDY_FILE}": "which runs there are, and where",
+    f"STUDY/{START_FOLDER}/": "the evaluation of the model that all runs begin with",
+    f"STUDY/{REFERENCES_FOLDER}/": "its evaluation on the training problems, if a reward needs it",
+    f"STUDY/{RUNS_FOLDER}/VARIANT_seed_0/": "a run",
+    f"STUDY/{LOGS_FOLDER}/": "what the runs print",
+    f"STUDY/{REPORT_FOLDER}/{SUMMARY_FILE}": "numbers of each variant, with intervals",
+    f"STUDY/{REPORT_FOLDER}/{RUNS_TABLE}.parquet": "numbers of each run; also as runs.csv",
     f"ANALYSIS/{ANALYSIS_FILE}": "what thoughts consist of",
     f"ANALYSIS/{REPLIES_FILE}": "what the judge has said",
     f"ANALYSIS/{BEHAVIOURS_FILE}": "the figure of the analysis",

@@ -33,6 +33,7 @@ LAYERS = [
     ["report.figures"],
     ["analyze"],
     ["report", "doctor"],
+    ["study"],
     ["launch"],
     ["library"],
     ["cli"],
@@ -43,6 +44,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 # runs it.
 ALLOWED = {
     ("trainer.loop", "report"),
+    ("trainer.checkpoint_files", "report"),
     ("trainer.loop", "report.progress"),
     ("pruning.rounds", "report"),
 }

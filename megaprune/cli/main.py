@@ -61,6 +61,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         plan,
         report,
         reward,
+        study,
         train,
     )
 
@@ -68,7 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=megaprune.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (
-        train, convert, data, evaluate, grade, reward, harmonize, report, analyze, plan, doctor,
+        train, study, convert, data, evaluate, grade, reward, harmonize, report, analyze, plan, doctor,
         config,
     ):  # fmt: skip
         module.add_parser(commands)

@@ -119,7 +119,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     return start(
         ["train", *words],
-        lambda: _processes(config),
+        lambda: processes_of(config),
         check,
         job,
         options.check,
@@ -158,7 +158,7 @@ def run_prune(options: argparse.Namespace) -> int:
 
     return start(
         ["prune", *words],
-        lambda: _processes(config),
+        lambda: processes_of(config),
         check,
         job,
         options.check,
@@ -166,7 +166,8 @@ def run_prune(options: argparse.Namespace) -> int:
     )
 
 
-def _processes(config: Config) -> int:
+def processes_of(config: Config) -> int:
+    """How many processes of this host a run wants, where torchrun has not said it."""
     from megaprune.launch.torchrun import smallest_world
 
     return config.processes or smallest_world(config.actor.tp * config.actor.pp, config.rollout.tp)

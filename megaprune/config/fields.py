@@ -263,7 +263,8 @@ def type_words(annotation: Any) -> str:
         values = ", ".join(map(str, get_args(inner)))
         return f"{'one of ' * (len(get_args(inner)) > 1)}{values}{optional}"
     if get_origin(inner) is dict:
-        return f"a mapping of names to text{optional}"
+        values = "text" if get_args(inner)[1] is str else "values"
+        return f"a mapping of names to {values}{optional}"
     if inner in _SINGULAR:
         return f"{_SINGULAR[inner]}{optional}"
     return f"{getattr(inner, '__name__', str(inner))}(...){optional}"

@@ -121,7 +121,7 @@ def draw_budgets(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
                     fmt=f"{marker}:", mfc="white", ms=7, lw=1, elinewidth=1.1, capsize=3,
                     label=f"{label(line.name)}, early exit",
                 )  # fmt: skip
-        _finish_numbers(axes, budgets, "tokens (logarithmic)")
+        finish_numbers(axes, budgets, "tokens (logarithmic)")
     solid = [f"{line.name} {_ends(line.solid)}" for line in lines if line.solid]
     early = [line for line in lines if line.marks]
     sentences = []
@@ -154,7 +154,7 @@ def draw_samples(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
             if line.dashed:
                 text = f"{label(line.name)}, maj@k"
                 axes.plot(*_xy(line.dashed), **style, ls="--", mfc="white", label=text)
-        _finish_numbers(axes, numbers, "k samples (logarithmic)")
+        finish_numbers(axes, numbers, "k samples (logarithmic)")
     most = "; ".join(
         f"{line.name} "
         + " and ".join(
@@ -189,7 +189,8 @@ def _xy(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return [*values], [*values.values()]
 
 
-def _finish_numbers(axes: Axes, numbers: Sequence[int], unit: str) -> None:
+def finish_numbers(axes: Axes, numbers: Sequence[int], unit: str) -> None:
+    """Label axes of accuracy over numbers, which are on a logarithmic scale."""
     axes.set_xscale("log", base=2)
     # Numbers as near to each other as these would be one text over another.
     apart = (math.log(numbers[-1]) - math.log(numbers[0])) / 10
@@ -238,7 +239,7 @@ def draw_path(name: str, points: Sequence[TradeOffPoint], each: str) -> Picture:
         axes.scatter(x, y, c=[VERMILION, *[BLUE] * (len(x) - 1)], s=36, zorder=3)
         # Labels of a few: those of dozens would hide each other.
         labelled = sorted({*np.linspace(0, len(x) - 1, min(len(x), 7)).round().astype(int)})
-        _finish_plane(axes)
+        finish_plane(axes)
         label_points(
             axes,
             [(points[at].name, float(x[at]), float(y[at])) for at in labelled],
@@ -282,7 +283,7 @@ def draw_paths(name: str, paths: Mapping[str, Sequence[TradeOffPoint]]) -> Pictu
                 error_bars([last.tokens]), fmt=marker, color=colour, ms=7, elinewidth=1.2,
                 label=label(model), zorder=3,
             )  # fmt: skip
-        _finish_plane(axes)
+        finish_plane(axes)
         legend_above(axes)
     ends = "; ".join(f"{model}, {_place(points[-1])}" for model, points in paths.items())
     what = "Each mark is a run's only validation, with"
@@ -327,7 +328,7 @@ def draw_models(
                 at = point.tokens.value, point.accuracy.value
                 axes.scatter(*at, s=150, facecolors="none", edgecolors=BLACK, lw=1.2, zorder=4)
         _draw_published(axes, published)
-        _finish_plane(axes)
+        finish_plane(axes)
         if not published:
             _show_models(axes, points)
         legend_above(axes)
@@ -398,7 +399,8 @@ def _place(point: TradeOffPoint) -> str:
     )
 
 
-def _finish_plane(axes: Axes) -> None:
+def finish_plane(axes: Axes) -> None:
+    """Label axes of accuracy against length."""
     axes.set(xlabel=LENGTH, ylabel="accuracy")
     axes.xaxis.set_major_formatter(TOKENS)
     axes.yaxis.set_major_formatter(PERCENT)

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,11 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 
 @dataclass(frozen=True)
 class Page:
-    """A page, and the figures that are in it."""
+    """A page, the figures that are in it, and files of numbers beside it, by their names."""
 
     html: str
     pictures: tuple[Picture, ...]
+    tables: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def make_page(

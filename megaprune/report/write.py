@@ -14,8 +14,10 @@ from megaprune.report.prune_page import prune_page
 from megaprune.report.run_page import run_page
 from megaprune.report.run_records import each_once
 from megaprune.report.runs_page import runs_page
+from megaprune.report.study_page import study_page
 
 _KINDS = {
+    schema.STUDY_FILE: ("study", "study"),
     schema.ROUNDS_FILE: ("pruning", "prune"),
     schema.METRICS_FILE: ("run", "train"),
     schema.SUMMARY_FILE: ("evaluation", "evaluate"),
@@ -34,14 +36,15 @@ _BEGUN = {
 
 
 def kind_of(path: Path) -> str:
-    """Tell what a folder is: "run", "pruning", "evaluation" or "analysis".
+    """Tell what a folder is: "run", "pruning", "study", "evaluation" or "analysis".
 
     Raises:
         InputError: it is none of them, or the command that writes it has only begun.
     """
     if not path.is_dir():
         raise InputError(
-            f"{path}: no such folder; expected the folder of a run, a pruning or an evaluation"
+            f"{path}: no such folder; expected the folder of a run, a pruning, a study or an "
+            f"evaluation"
         )
     for name, (kind, _) in _KINDS.items():
         if (path / name).is_file():
@@ -74,8 +77,8 @@ def by_kind(paths: Sequence[Path]) -> dict[str, list[Path]]:
     if count > 1 and [*subjects] not in (["evaluation"], ["run"]):
         folders = ", ".join(f"{kind} {path}" for kind, group in subjects.items() for path in group)
         raise InputError(
-            f"expected any number of runs, one pruning, or any number of evaluations on a page; "
-            f"found {folders}"
+            f"expected any number of runs, one pruning, one study, or any number of evaluations on "
+            f"a page; found {folders}"
         )
     return grouped
 
@@ -94,7 +97,7 @@ def write(paths: Sequence[Path], out: Path | None, baseline: Path | None) -> Pat
     out = _default_folder(subjects) if out is None else out
     page = _make_page(kind, subjects, baseline, analyses, out)
     pictures = {f"{picture.name}.png": picture.png for picture in page.pictures}
-    write_files(out, pictures | {schema.PAGE_FILE: page.html.encode()})
+    write_files(out, pictures | dict(page.tables) | {schema.PAGE_FILE: page.html.encode()})
     return out / schema.PAGE_FILE
 
 
@@ -111,6 +114,8 @@ def _make_page(
         return run_page(subjects[0], analyses)
     if kind == "pruning":
         return prune_page(subjects[0], analyses, out)
+    if kind == "study":
+        return study_page(subjects[0], analyses)
     return evaluations_page(subjects, baseline, analyses)
 
 

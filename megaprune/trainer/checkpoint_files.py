@@ -9,9 +9,11 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from megaprune.config.run import CheckpointConfig
+from megaprune import schema
+from megaprune.config.run import CheckpointConfig, Config
 from megaprune.errors import InputError
 from megaprune.files import remove_folder, replace_text, set_aside, writing
+from megaprune.report import steps_on_page
 from megaprune.weights.files.digests import CheckpointRecord, Damaged, damage, in_short
 from megaprune.weights.files.kind import TRACKER, iterations, step_of
 
@@ -75,6 +77,15 @@ class Best:
 def latest_step(folder: Path) -> int:
     """The step of the latest checkpoint in a folder; 0 if there is none."""
     return max(map(step_of, iterations(folder)), default=0)
+
+
+def finished(config: Config) -> bool:
+    """Whether a run has done all that it was to do, as its folder says."""
+    out = Path(config.out)
+    # The page comes last; those that are written underway are of earlier steps.
+    reported = steps_on_page(out / schema.REPORT_FOLDER / schema.PAGE_FILE) or 0
+    saved = latest_step(out / schema.CHECKPOINTS_FOLDER)
+    return (out / schema.MODEL_FOLDER).is_dir() and min(reported, saved) >= config.steps
 
 
 def goes_on(folder: Path, steps: int) -> str:

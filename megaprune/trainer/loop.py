@@ -27,11 +27,11 @@ from megaprune.distributed.settings import recorded_settings
 from megaprune.errors import InputError
 from megaprune.generation.generator import SamplingOptions
 from megaprune.generation.worker import RolloutRequest, RolloutWorker
-from megaprune.report import steps_on_page, write_report
+from megaprune.report import write_report
 from megaprune.report.progress import ProgressPage
 from megaprune.trainer.batch import RolloutBatch, sample_row
 from megaprune.trainer.checkpoint import Checkpoints, export
-from megaprune.trainer.checkpoint_files import Score, goes_on, latest_step
+from megaprune.trainer.checkpoint_files import Score, finished, goes_on, latest_step
 from megaprune.trainer.engines import Engines
 from megaprune.trainer.failing_steps import FailingSteps
 from megaprune.trainer.learner import Learner, Unstable
@@ -57,15 +57,6 @@ def train(config: Config) -> None:
         return
     for _ in TrainingRun(config):
         pass
-
-
-def finished(config: Config) -> bool:
-    """Whether a run has done all that it was to do, as its folder says."""
-    out = Path(config.out)
-    # The page comes last; those that are written underway are of earlier steps.
-    reported = steps_on_page(out / schema.REPORT_FOLDER / schema.PAGE_FILE) or 0
-    saved = latest_step(out / schema.CHECKPOINTS_FOLDER)
-    return (out / schema.MODEL_FOLDER).is_dir() and min(reported, saved) >= config.steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import pytest
 from megaprune import schema
 from megaprune.config.run import Config, DataConfig
 from megaprune.report import STEPS_META
-from megaprune.trainer.loop import finished
+from megaprune.trainer.checkpoint_files import finished
 from megaprune.weights.files.digests import CheckpointRecord
 
 

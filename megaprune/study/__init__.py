@@ -1,0 +1,1 @@
+"""Studies: one model trained in many ways, several times each, and measured alike."""
