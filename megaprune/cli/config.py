@@ -18,7 +18,8 @@ def add_parser(commands: Any) -> None:
     docs = inner.add_parser(
         "docs",
         help="print the page of all fields",
-        description="Print docs/fields.md: all fields of training, pruning and evaluations.",
+        description="Print docs/fields.md: all fields of training, pruning, evaluations and "
+        "studies.",
     )
     docs.set_defaults(run=run_docs)
     upgrade = inner.add_parser(
@@ -38,12 +39,14 @@ def run_docs(_: argparse.Namespace) -> int:
     from megaprune.config.run import Config
     from megaprune.evaluation.config import EvaluateConfig
     from megaprune.pruning.config import PruneConfig
+    from megaprune.study.config import StudyConfig
 
     kinds = (
         ("train, prune and plan", Config),
         ("prune and plan", PruneConfig),
         ("evaluate", EvaluateConfig),
         ("harmonize", HarmonizeConfig),
+        ("study", StudyConfig),
     )
     print(markdown(kinds), end="")
     return 0

@@ -13,10 +13,10 @@ def add_parser(commands: Any) -> None:
     """Add `report PATH [PATH ...] [--baseline EVALUATION] [--out DIR]`."""
     command = commands.add_parser(
         "report",
-        help="write a page of what runs, a pruning or evaluations came to",
-        description="Write a page of what a run, a pruning or a set of evaluations came to: "
-        "lengths and accuracy with intervals, curves, and answers side by side. Several runs are "
-        "compared: accuracy against tokens, curves overlaid, the fields that differ. What a folder "
+        help="write a page of what runs, a pruning, a study or evaluations came to",
+        description="Write a page of what a run, a pruning, a study or a set of evaluations came "
+        "to: lengths and accuracy with intervals, curves, and answers side by side. Several runs "
+        "are compared: accuracy against tokens, curves overlaid, the fields that differ. What a folder "
         "is of is seen from its files. A run need not have ended.",
     )
     command.add_argument(
@@ -24,8 +24,8 @@ def add_parser(commands: Any) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="folders of runs or of evaluations (any number of one kind), or of one pruning; "
-        "folders of `megaprune analyze` may go with them",
+        help="folders of runs or of evaluations (any number of one kind), or of one pruning or "
+        "study; folders of `megaprune analyze` may go with them",
     )
     command.add_argument(
         "--baseline",

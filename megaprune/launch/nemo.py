@@ -62,13 +62,13 @@ def task(
     """
     words = [f"recipe={recipe}", *fields]
     command, _ = _checked(recipe, fields)
-    return _script(venv, "megaprune" if local else "megaprune-node", [command, *words])
+    return script(venv, "megaprune" if local else "megaprune-node", [command, *words])
 
 
 def evaluation(fields: Sequence[str], venv: str = ".venv", local: bool = False) -> run.Script:
     """Make the script of an evaluation without a recipe, as `task` does."""
     refuse(evaluate_problems(read_evaluate_config(fields)))
-    return _script(venv, "megaprune" if local else "megaprune-node", ["evaluate", *fields])
+    return script(venv, "megaprune" if local else "megaprune-node", ["evaluate", *fields])
 
 
 def conversion(megatron: str, out: str, venv: str = ".venv") -> run.Script:
@@ -78,7 +78,7 @@ def conversion(megatron: str, out: str, venv: str = ".venv") -> run.Script:
         megatron, out: the checkpoint, and the Hugging Face folder to write.
     """
     words = ["convert", "to-hf", "--megatron", megatron, "--out", out]
-    return _script(venv, "megaprune", words, f"[ -d {shlex.quote(out)} ] || ")
+    return script(venv, "megaprune", words, f"[ -d {shlex.quote(out)} ] || ")
 
 
 def _checked(recipe: str, fields: Sequence[str]) -> tuple[str, Any]:
@@ -89,7 +89,8 @@ def _checked(recipe: str, fields: Sequence[str]) -> tuple[str, Any]:
     return command, config
 
 
-def _script(venv: str, program: str, words: Sequence[str], before: str = "") -> run.Script:
+def script(venv: str, program: str, words: Sequence[str], before: str = "") -> run.Script:
+    """Make the script of a program with these words, in the folder of whoever submits it."""
     path = f"{Path(venv).absolute()}/bin/{program}" if venv else program
     # NeMo-Run begins in a folder of its own; relative paths are those of whoever submits.
     where = f"cd {shlex.quote(str(Path.cwd()))} || exit 1\n"
@@ -342,13 +343,23 @@ def add(
         show: print their scripts: of a dry run NeMo-Run shows only what starts them.
     """
     before: list[str] = []
-    for name, script in jobs:
+    for name, job in jobs:
         if show:
-            print(f"# {name}\n{script.inline}")
+            print(f"# {name}\n{job.inline}")
         own = executor.clone()
         if name == CONVERT:
             own.nodes = 1  # once, not on each node
-        before = [experiment.add(script, own, name, dependencies=before)]
+        before = [experiment.add(job, own, name, dependencies=before)]
+
+
+def add_executor_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `slurm`, but for its nodes, as options."""
+    for name, kind, default in (
+        ("account", str, ""), ("partition", str, ""), ("gpus-per-node", int, 8),
+        ("time", str, "24:00:00"), ("image", str, ""), ("mounts", str, ""), ("hf-home", str, ""),
+        ("logs", str, "logs"), ("restarts", int, 20),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, default=default, help="of slurm()")
 
 
 def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
@@ -362,12 +373,7 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="", metavar="DIR", help="convert this first")
     parser.add_argument("--venv", default=".venv", help="with megaprune, where jobs run")
     parser.add_argument("--nodes", type=int, help="default: the recipe's GPUs, 8 on a node")
-    for name, kind, default in (
-        ("account", str, ""), ("partition", str, ""), ("gpus-per-node", int, 8),
-        ("time", str, "24:00:00"), ("image", str, ""), ("mounts", str, ""), ("hf-home", str, ""),
-        ("logs", str, "logs"), ("restarts", int, 20),
-    ):  # fmt: skip
-        parser.add_argument(f"--{name}", type=kind, default=default, help="of slurm()")
+    add_executor_options(parser)
     options = vars(parser.parse_intermixed_args(arguments))
     dryrun, detach, is_local = (options.pop(name) for name in ("dryrun", "detach", "local"))
     fields, test = options.pop("fields"), options.pop("test").split()

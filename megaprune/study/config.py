@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from megaprune.config.fields import field, section
 from megaprune.config.read import read_fields
-from megaprune.errors import InputError
 
 
 @section()
@@ -55,17 +54,6 @@ class StudyConfig:
         may_change=True,
         doc="Runs at once on this host, each in processes of its own.",
     )
-
-    def __post_init__(self) -> None:
-        """Refuse values that are no grid."""
-        if not self.seeds or len({*self.seeds}) < len(self.seeds):
-            raise InputError(f"seeds={self.seeds}; expected one or more, each once")
-        for name, fields in self.variants.items():
-            if fields is not None and not isinstance(fields, Mapping):
-                raise InputError(
-                    f"variants.{name}={fields!r}; expected a mapping of fields to values, as in "
-                    f"variants.{name}.algorithm.reward.name=relative"
-                )
 
 
 def read_study_config(arguments: Sequence[str]) -> StudyConfig:

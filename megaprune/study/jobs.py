@@ -24,8 +24,6 @@ from megaprune.hub import find_model
 from megaprune.lease import holder_of
 from megaprune.rules import evaluate_problems, refuse, run_problems
 from megaprune.study.config import StudyConfig
-from megaprune.trainer.checkpoint_files import finished
-from megaprune.trainer.run_lock import check_folder
 from megaprune.weights.model import read_config as read_model_config
 from megaprune.weights.rope import context_of
 
@@ -72,6 +70,9 @@ class Job:
     def done(self) -> bool:
         """Whether it has done all that it was to do, as its folder says."""
         if isinstance(self.config, Config):
+            # It needs torch, which whoever submits jobs need not have.
+            from megaprune.trainer.checkpoint_files import finished
+
             return finished(self.config)
         return (Path(self.config.out) / schema.SUMMARY_FILE).is_file()
 
@@ -94,6 +95,18 @@ class Job:
             actor = {name: value for name, value in leaves(config.actor) if name != "max_tokens"}
             same |= {"deterministic": config.deterministic, **actor}
         return same
+
+
+def study_problems(config: StudyConfig) -> Iterator[str]:
+    """Yield what is wrong with the fields of a study by themselves."""
+    if not config.seeds or len({*config.seeds}) < len(config.seeds):
+        yield f"seeds={config.seeds}; expected one or more, each once"
+    for name, fields in config.variants.items():
+        if fields is not None and not isinstance(fields, Mapping):
+            yield (
+                f"variants.{name}={fields!r}; expected a mapping of fields to values, as in "
+                f"variants.{name}.algorithm.reward.name=relative"
+            )
 
 
 def variants_of(config: StudyConfig) -> list[Variant]:
@@ -133,6 +146,7 @@ def jobs_of(config: StudyConfig) -> list[Job]:
         InputError: a run's fields cannot be, which is named; runs begin with different models; or
             it is not said how they are measured.
     """
+    refuse(study_problems(config))
     variants, shared = variants_of(config), dict(dotted(config.run))
     folder, first = Path(config.out), _run(config, shared, variants[0], config.seeds[0])
     model = find_model(first.model)
@@ -150,16 +164,10 @@ def jobs_of(config: StudyConfig) -> list[Job]:
     }
     jobs = [Job(schema.START_FOLDER, ("evaluate", *test_words), test)]
     runs = [
-        _run_job(config, shared, measured, variant, seed)
+        _run_job(config, shared, first.model, measured, variant, seed)
         for seed in config.seeds
         for variant in variants
     ]
-    for run in runs:
-        if run.config.model != model:
-            raise InputError(
-                f"{run.name}: model={run.config.model}, and others begin with {model}; a study is "
-                f"of one model: give each a study of its own"
-            )
     if any(run.needs_references for run in runs):
         words = _reference_words(config, first, test, model)
         references = _named("references", lambda: read_evaluate_config(words))
@@ -174,6 +182,8 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         InputError: a folder is that of another run, as after a change of its fields.
     """
+    from megaprune.trainer.run_lock import check_folder
+
     for job in jobs:
         if job.state in ("begun", "done"):
             try:
@@ -211,10 +221,15 @@ def listing(config: StudyConfig, jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def _run_job(
-    config: StudyConfig, shared: Fields, measured: Fields, variant: Variant, seed: int
+    config: StudyConfig, shared: Fields, model: str, measured: Fields, variant: Variant, seed: int
 ) -> Job:
     """The run of a variant with a seed."""
-    plain = _run(config, shared, variant, seed)
+    name, plain = _run_name(variant, seed), _run(config, shared, variant, seed)
+    if plain.model != model:
+        raise InputError(
+            f"{name}: model={plain.model}, and others begin with {model}; a study is of one model: "
+            f"give each a study of its own"
+        )
     own = {
         # What is measured last counts; more is measured if the study's fields say so.
         "validation.every": plain.steps,
@@ -225,9 +240,9 @@ def _run_job(
     if plain.algorithm.needs_reference and plain.data.references is None:
         own["data.references"] = str(Path(config.out) / schema.REFERENCES_FOLDER)
     words = _run_words(config, shared, variant, seed, own)
-    run = _named(_run_name(variant, seed), lambda: read_config(words))
-    _named(_run_name(variant, seed), lambda: refuse(run_problems(run)))
-    return Job(_run_name(variant, seed), ("train", *words), run, variant, seed)
+    run = _named(name, lambda: read_config(words))
+    _named(name, lambda: refuse(run_problems(run)))
+    return Job(name, ("train", *words), run, variant, seed)
 
 
 def _run(config: StudyConfig, shared: Fields, variant: Variant, seed: int) -> Config:

@@ -236,3 +236,21 @@ def test_tokens_of_right_answers_by_difficulty():
         "hard": {"problems": 1, "length": 7},
     }
     assert metrics.right_length_by_difficulty([[0]], [[3]]) == {}
+
+
+def test_crossed_bootstrap_draws_seeds_and_problems():
+    """Its variance is that of both draws: problems', seeds', and theirs together (Owen 2007)."""
+    rng = np.random.default_rng(1)
+    seeds, problems = 12, 80
+    noise = rng.normal(size=(seeds, problems)) * 0.3
+    values = rng.normal(size=(seeds, 1)) + rng.normal(size=problems) + noise
+    low, high = metrics.crossed_bootstrap(values, draws=20_000)
+    between = values.mean(axis=1).var() / seeds + values.mean(axis=0).var() / problems
+    rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    expected = 2 * 1.96 * np.sqrt(between + rest.var() / (seeds * problems))
+    assert high - low == pytest.approx(expected, rel=0.05)
+    assert low < values.mean() < high
+    one = metrics.crossed_bootstrap(values[:1], draws=20_000)
+    assert one == pytest.approx(metrics.bootstrap(values[0], draws=20_000), rel=0.05)
+    with pytest.raises(ValueError, match="expected one for each seed and problem"):
+        metrics.crossed_bootstrap(values[0])
