@@ -16,8 +16,8 @@ def add_parser(commands: Any) -> None:
         help="write a page of what runs, a pruning, a study or evaluations came to",
         description="Write a page of what a run, a pruning, a study or a set of evaluations came "
         "to: lengths and accuracy with intervals, curves, and answers side by side. Several runs "
-        "are compared: accuracy against tokens, curves overlaid, the fields that differ. What a folder "
-        "is of is seen from its files. A run need not have ended.",
+        "are compared: accuracy against tokens, curves overlaid, the fields that differ. What a "
+        "folder is of is seen from its files. A run need not have ended.",
     )
     command.add_argument(
         "paths",
