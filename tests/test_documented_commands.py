@@ -147,7 +147,8 @@ def written(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def write(page):
-        for name, text in [*blocks(page, "python"), *blocks(page, "json")]:
+        named = [block for kind in ("python", "json", "yaml") for block in blocks(page, kind)]
+        for name, text in named:
             if name:
                 (tmp_path / name).write_text(text)
         return tmp_path
@@ -162,7 +163,7 @@ def test_all_commands_are_well_formed(name, written, capsys):
 
     written(PAGES[name])
     for command in commands(PAGES[name], "megaprune"):
-        if command[0] in ("train", "prune", "evaluate"):
+        if command[0] in ("train", "prune", "evaluate", "study"):
             short = [word for word in command if not word.startswith("--check")]
             short = [word for word in short if not word.isdigit()]
             assert main([*short, "--print-config"]) == 0, command

@@ -69,8 +69,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=megaprune.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (
-        train, study, convert, data, evaluate, grade, reward, harmonize, report, analyze, plan, doctor,
-        config,
+        train, study, convert, data, evaluate, grade, reward, harmonize, report, analyze, plan,
+        doctor, config,
     ):  # fmt: skip
         module.add_parser(commands)
     options, left = parser.parse_known_args(arguments)

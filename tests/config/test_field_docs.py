@@ -12,10 +12,11 @@ from megaprune.config.run import Config
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.planner.request import PlanConfig
 from megaprune.pruning.config import PruneConfig
+from megaprune.study.config import StudyConfig
 
 KINDS = {
     "train": Config, "prune": PruneConfig, "evaluate": EvaluateConfig, "plan": PlanConfig,
-    "harmonize": HarmonizeConfig,
+    "harmonize": HarmonizeConfig, "study": StudyConfig,
 }  # fmt: skip
 
 
