@@ -72,7 +72,9 @@ def test_what_does_not_go_together_is_refused(run, evaluations, analysis, tmp_pa
     ):
         write_report(run, evaluations[0])
     other = write_pruning(tmp_path / "p", BEFORE, [AFTER])
-    with pytest.raises(InputError, match="expected any number of runs, one pruning, or any number"):
+    with pytest.raises(
+        InputError, match="expected any number of runs, one pruning, one study, or any number"
+    ):
         write_report(run, other)
     with pytest.raises(InputError, match="give that folder too"):
         write_report(analysis)
