@@ -11,7 +11,8 @@ responses are worth; `parts` [R, G, K], each of R rewards by itself, and their `
 Which settings give the numbers of other trainers, but for groups without signal. verl: its grpo is
 `group_std` (epsilon 1e-6, ddof 1), without norm_adv_by_std_in_grpo `group_mean`, its rloo
 `leave_one_out`, its reinforce_plus_plus_baseline `reinforce_pp_baseline`, and its gdpo `gdpo` with
-by_batch=token. TRL's GRPO is `group_std` with epsilon 1e-4.
+by_batch=token. TRL: its scale_rewards=group is `group_std` with epsilon 1e-4, none is `group_mean`,
+its normalize_then_sum `gdpo` with epsilon 1e-4, and its RLOO `leave_one_out`.
 """
 
 from __future__ import annotations
@@ -119,7 +120,12 @@ class Gdpo:
     arguments: ClassVar[tuple[str, ...]] = ("parts", "weights", "length")
 
     epsilon: Annotated[
-        float, Field(ge=0, description="added to the deviation of each reward in a group")
+        float,
+        Field(
+            ge=0,
+            description="added to the deviation of each reward in a group, and to that of the sum "
+            "over responses",
+        ),
     ] = 1e-6
     by_batch: Annotated[
         Literal["response", "token", "none"],
@@ -141,8 +147,14 @@ class Gdpo:
         if self.by_batch == "none" or not total.any():
             return total
         if self.by_batch == "token":
-            return _whiten(total, length)
-        return (total - total.mean()) / total.std()
+            whitened = _whiten(total, length)
+        else:
+            centred = total - total.mean()
+            variance = (centred**2).sum() / max(total.size - 1, 1)
+            whitened = centred / (np.sqrt(variance) + self.epsilon)
+        # A response that is alone is compared with the batch; a group without signal is not.
+        signal = each.any(axis=(0, 2))[:, None] | (total.shape[1] == 1)
+        return np.where(signal, whitened, 0.0)
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,23 @@ def test_gdpo_normalises_each_reward():
     )
     length = matrix([1, 2, 3, 4], [5, 5, 5, 5])
     close(Gdpo(by_batch="none")(parts, weights, length), by_hand)
-    close(Gdpo()(parts, weights, length), (by_hand - by_hand.mean()) / by_hand.std())
+    expected = (by_hand - by_hand.mean()) / (by_hand.std(ddof=1) + 1e-6)
+    close(Gdpo()(parts, weights, length), expected)
     tokens = np.repeat(by_hand.ravel(), length.ravel().astype(int))
     expected = (by_hand - tokens.mean()) / np.sqrt(tokens.var(ddof=1) + 1e-8)
     close(Gdpo(by_batch="token")(parts, weights, length), expected)
     assert not Gdpo()(np.ones((2, 3, 4)), weights, length).any()
+    # A group without signal gets exactly nothing; of groups of one the batch is the baseline.
+    flat = np.concatenate([parts, np.ones((2, 1, 4))], axis=1)
+    longer = np.concatenate([length, matrix([9, 9, 9, 9])])
+    for by_batch in ("response", "token", "none"):
+        assert without_signal(Gdpo(by_batch=by_batch)(flat, weights, longer)).tolist() == [
+            False, False, True,
+        ]  # fmt: skip
+    single = np.array([[[1.0], [0.0], [0.0], [0.0]]])
+    # mean 1/4, variance 1/4: 3/4 and -1/4 over 1/2
+    found = Gdpo(epsilon=0.0)(single, np.ones(1), np.ones((4, 1)))
+    close(found, [[1.5], [-0.5], [-0.5], [-0.5]])
     # A reward of a hundredth of another's size has as much to say, and its weight is a weight.
     exact = Gdpo(epsilon=0.0)
     larger = parts * [[[1]], [[100]]]
@@ -112,6 +124,8 @@ def test_reinforce_pp_baseline_weighs_by_tokens():
     starts = np.cumsum([0, *length.ravel()[:-1]]).astype(int)
     close(ReinforcePlusPlusBaseline()(rewards, length), white[starts].reshape(2, 3))
     assert not ReinforcePlusPlusBaseline()(matrix([1, 1]), matrix([3, 4])).any()
+    mixed = ReinforcePlusPlusBaseline()(matrix([1, 0], [1, 1], [0, 0]), matrix(*[[3, 4]] * 3))
+    assert without_signal(mixed).tolist() == [False, True, True]
 
 
 def test_an_algorithm_gives_an_advantage_what_it_asks_for():

@@ -54,6 +54,31 @@ def test_the_shortest_are_kept():
     assert KeepShortest(k=2)(ties, np.ones(3)).tolist() == [True, True, False]
 
 
+# Groups of one, all right, all wrong, of one length, with one cut off, and with ties; all kept, or
+# none, or a list.
+EDGES = (
+    group([1], [5]), group([1, 1], [3, 9]), group([0, 0], [3, 9]), group([1, 0], [5, 5]),
+    group([1, 1], [9, 3], [0, 1]), group([1, 1, 1], [5, 3, 3]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (KeepAll(), (1, 1, 1, 1, 1, 1)),
+        (NoSignal(), (1, 0, 0, 1, 0, 0)),
+        (KeepShortest(k=2), (1, 1, 1, 1, 1, [0, 1, 1])),
+        (DropCutOff(), (1, 1, 1, 1, [0, 1], 1)),
+        (PassRateBand(), (0, 0, 0, 1, 0, 0)),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_edges(chosen, expected):
+    for some, kept_ones in zip(EDGES, expected, strict=True):
+        mask = chosen(some, some.correct.astype(float))
+        assert mask.astype(int).tolist() == (np.ones(len(mask), int) * kept_ones).tolist()
+
+
 def test_what_was_cut_off_is_left_out():
     some = group([1, 0, 1], [30, 10, 20], [1, 0, 1])
     assert DropCutOff()(some, np.ones(3)).tolist() == [True, False, True]

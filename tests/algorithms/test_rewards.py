@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from math import cos, e, log, pi, sqrt
 
 import numpy as np
@@ -141,13 +142,17 @@ BY_HAND = {
         [1 + 0.2 * log(0.85 * 5 / 3)] * 2 + [1 + 0.2 * log(0.85 * 5 / 9)],
     ),
     "shortest_ever": ([1], [1, 1], [0, 0], [1, 0], [1, 1], [1, 1, 1]),
+    # The reference has right answers of 100 and 300 tokens: mean 200, deviation 100.
+    "profile": ([1], [1, 0.5], [0, 0], [1, 0], [0.5, 1], [1, 1, 0.5]),
+    "harmonize": ([0], [1, -1 / 3], [-1, -7 / 3], [0, -2], [-0.5, 1], [1, 1, -1 / 3]),
 }  # fmt: skip
+TWICE_RIGHT = {"reference": {"length": [100, 300], "accuracy": [1, 1]}}
 
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_edges(name):
     for kind, expected in zip(EDGES, BY_HAND[name], strict=True):
-        rewards = reward(name)(EDGES[kind])
+        rewards = reward(name)(replace(EDGES[kind], extra=TWICE_RIGHT))
         assert rewards.tolist() == pytest.approx(expected, abs=1e-12), kind
 
 
@@ -311,6 +316,7 @@ BOUNDS = {
 }  # fmt: skip
 TEXTUAL = {"format", "repetition", "rechecks"}
 LENGTH_REWARDS = sorted(components("reward").keys() - TEXTUAL)
+assert BY_HAND.keys() == set(LENGTH_REWARDS)
 
 responses = st.lists(
     st.tuples(st.booleans(), st.integers(1, 500), st.booleans()), min_size=1, max_size=8
