@@ -33,7 +33,7 @@ from megaprune.report.figures import (
     values_of,
 )
 from megaprune.report.labels import Line, label_points
-from megaprune.report.published import PublishedResult
+from megaprune.report.published import PROTOCOLS, PublishedResult
 from megaprune.report.run_records import AnswerTable
 from megaprune.report.summary import Estimate
 
@@ -221,13 +221,19 @@ class TradeOffPoint:
     at_budget: Sequence[tuple[float, float]] = ()
 
 
-def draw_path(name: str, points: Sequence[TradeOffPoint], each: str) -> Picture:
+def draw_path(
+    name: str,
+    points: Sequence[TradeOffPoint],
+    each: str,
+    published: Sequence[PublishedResult] = (),
+) -> Picture:
     """Draw accuracy against length of one model as it changed.
 
     Args:
         name: the name of the file.
         points: the points in their order; the first one is where the model began.
         each: what a point is, for the caption.
+        published: others' results of the same model on the same set, in grey.
     """
     tokens, accuracies = [p.tokens for p in points], [p.accuracy for p in points]
     x, y = values_of(tokens), values_of(accuracies)
@@ -238,6 +244,7 @@ def draw_path(name: str, points: Sequence[TradeOffPoint], each: str) -> Picture:
         )
         axes.scatter(x, y, c=[VERMILION, *[BLUE] * (len(x) - 1)], s=36, zorder=3)
         # Labels of a few: those of dozens would hide each other.
+        _draw_published(axes, published)
         labelled = sorted({*np.linspace(0, len(x) - 1, min(len(x), 7)).round().astype(int)})
         finish_plane(axes)
         label_points(
@@ -249,7 +256,7 @@ def draw_path(name: str, points: Sequence[TradeOffPoint], each: str) -> Picture:
     caption = (
         f"{sentence(ends)} Each point is {each} with its 95 % intervals: the further left, the "
         "shorter the answers; the further up, the more are right."
-    )
+    ) + _tell_published(published)
     return Picture(name, to_png(figure), "Accuracy against length", caption)
 
 
@@ -342,12 +349,7 @@ def draw_models(
         caption += "; they go on to the left and below." if hidden else "."
     if any(point.name == baseline for point in points):
         caption += " The baseline has a ring."
-    if published:
-        sources = dict.fromkeys(result.source for result in published)
-        caption += (
-            f" In grey, published results of the same model ({'; '.join(sources)}); their prompts, "
-            f"limits and graders differ: compare each with its own base."
-        )
+    caption += _tell_published(published)
     return Picture(name, to_png(figure), "Accuracy against length", caption)
 
 
@@ -361,6 +363,18 @@ def _draw_published(axes: Axes, published: Sequence[PublishedResult]) -> None:
         axes.plot(*at, "D", color=GREY, ms=5, mfc="none", zorder=2)
         offset = (4, -9 if result.method == "base" else 5)
         axes.annotate(result.method, at, offset, textcoords="offset points", color=GREY, size=7)
+
+
+def _tell_published(published: Sequence[PublishedResult]) -> str:
+    """Say in a caption whose results are drawn; nothing without any."""
+    if not published:
+        return ""
+    sources = dict.fromkeys(result.source for result in published)
+    protocols = "; ".join(f"{source}: {PROTOCOLS[source]}" for source in sources)
+    return (
+        f" In grey, published results of the same model ({protocols}). Prompts, limits and graders "
+        "differ: compare each with its own base."
+    )
 
 
 def _show_models(axes: Axes, points: Sequence[TradeOffPoint]) -> None:

@@ -34,6 +34,7 @@ from megaprune.report.figures import (
     values_of,
     went,
 )
+from megaprune.report.published import PROTOCOLS, CurvePoint, PublishedCurve
 from megaprune.report.run_records import Array, RunRecord
 from megaprune.report.summary import AnswerMeans, Estimate
 
@@ -49,6 +50,7 @@ class RunSegment:
         name: the name at its border; empty if it is the only one.
         short: another name, where there is no room for that one.
         chosen: the step whose model was taken, if not simply the last.
+        published: others' run of the same model, to be drawn beside its validations.
     """
 
     run: RunRecord
@@ -57,6 +59,7 @@ class RunSegment:
     name: str = ""
     short: str = ""
     chosen: int | None = None
+    published: PublishedCurve | None = None
 
     @property
     def end(self) -> int:
@@ -90,6 +93,7 @@ def _draw_length(segments: Sequence[RunSegment]) -> list[Picture]:
         if outcomes:
             at, values = _draw_outcomes(axes, segments, lambda outcome: outcome.tokens)
             sentences.append(f"On validation {went('it', at, values, ',.0f', ' tokens')}.")
+            sentences += _draw_published(axes, segments, lambda point: point.tokens)
         _draw_limits(segments, axes)
         axes.set(ylabel="tokens per answer")
         axes.set_ylim(bottom=0)
@@ -117,6 +121,28 @@ def _draw_band(segments: Sequence[RunSegment], axes: Axes) -> None:
             )
         if len(both):
             text = "_"  # once in the legend
+
+
+def _draw_published(
+    axes: Axes, segments: Sequence[RunSegment], choose: Callable[[CurvePoint], float]
+) -> list[str]:
+    """Draw others' validations, up to the first one beyond the last step here; say whose."""
+    sentences = []
+    for segment in segments:
+        if (curve := segment.published) is None:
+            continue
+        last = max(segment.run.metrics)
+        passed = sum(point.step < last for point in curve.points)
+        points = curve.points[: passed + 1]
+        axes.plot(
+            [segment.begin + point.step for point in points], [choose(point) for point in points],
+            "D:", color=GREY, ms=4, lw=1, mfc="none", label=f"{curve.method}, published", zorder=2,
+        )  # fmt: skip
+        sentences.append(
+            f"In grey, a published run of the same model on the same problems: {curve.method} "
+            f"({curve.source}; {PROTOCOLS[curve.source]})."
+        )
+    return sentences
 
 
 def _draw_limits(segments: Sequence[RunSegment], axes: Axes) -> None:
@@ -167,6 +193,7 @@ def _draw_accuracy(segments: Sequence[RunSegment]) -> list[Picture]:
             at, values = _draw_outcomes(axes, segments, lambda outcome: outcome.accuracy)
             sentences.append(f"On validation {went('accuracy', at, values, '.1%')}.")
             sentences += _draw_within(axes, segments)
+            sentences += _draw_published(axes, segments, lambda point: point.accuracy)
         axes.set(ylabel="share right, mean reward")
         low, high = axes.get_ylim()
         if low >= 0 and high <= 1 and len({*steps, *reward_steps}) < 2 and not outcomes:

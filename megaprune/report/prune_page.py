@@ -12,11 +12,13 @@ from megaprune.report.curves import RunSegment, draw_curves
 from megaprune.report.figures import Picture
 from megaprune.report.markup import escape, link, path_between, points, signed_percent, table
 from megaprune.report.page import draw_analyses
+from megaprune.report.published import PublishedCurve, curve_of, results_of
 from megaprune.report.run_records import (
     AnswerTable,
     PruningRecord,
     RoundRecord,
     find_setting,
+    model_of,
     read_answers,
     read_pruning,
 )
@@ -40,8 +42,9 @@ def prune_page(path: Path, analyses: Sequence[Path], out: Path) -> page.Page:
     ends = (0, shown.number) if pruning.start else None
     summary = summarize_sets(sets, held_out=True, ends=ends)
     outcomes = {outcome.at: outcome for outcome in summary.outcomes}
-    comparison = _draw_rounds(outcomes, sets)
-    curves = draw_curves(_segments(pruning.rounds))
+    model = model_of(pruning.config)
+    comparison = _draw_rounds(outcomes, sets, model, summary.sources)
+    curves = draw_curves(_segments(pruning.rounds, curve_of(model, summary.sources)))
     behaviours = draw_analyses(analyses)
     parts = [
         page.tiles_of_change(summary.change, shown.run.validation_limit)
@@ -149,19 +152,25 @@ def _path(path: str) -> str:
     return f'<span class="path">{escape(path)}</span>'
 
 
-def _draw_rounds(outcomes: dict[int, AnswerMeans], sets: dict[int, AnswerTable]) -> list[Picture]:
+def _draw_rounds(
+    outcomes: dict[int, AnswerMeans],
+    sets: dict[int, AnswerTable],
+    model: str,
+    sources: Sequence[str],
+) -> list[Picture]:
+    published = results_of(frozenset({model}), sources[0]) if len(sources) == 1 else []
     names = {at: f"round {at}" if at else "start" for at in outcomes}
     marks = [
         TradeOffPoint(names[at], means.tokens, means.accuracy) for at, means in outcomes.items()
     ]
     rows = [(names[at], sets[at], means.tokens) for at, means in outcomes.items()]
     return [
-        draw_path("trade_off", marks, "a round's chosen model on validation"),
+        draw_path("trade_off", marks, "a round's chosen model on validation", published),
         draw_lengths("histogram", "Lengths after each round", rows),
     ]
 
 
-def _segments(rounds: Sequence[RoundRecord]) -> list[RunSegment]:
+def _segments(rounds: Sequence[RoundRecord], published: PublishedCurve | None) -> list[RunSegment]:
     segments: list[RunSegment] = []
     for ended in rounds:
         begin = segments[-1].end if segments else 0
@@ -171,7 +180,8 @@ def _segments(rounds: Sequence[RoundRecord]) -> list[RunSegment]:
             describe(step, read_answers(file), ended.limit) for step, file in validations
         )
         short = str(ended.number)
-        segments.append(RunSegment(ended.run, outcomes, begin, name, short, ended.step))
+        beside = published if ended.number == 1 else None
+        segments.append(RunSegment(ended.run, outcomes, begin, name, short, ended.step, beside))
     return segments
 
 

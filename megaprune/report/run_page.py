@@ -12,7 +12,8 @@ from megaprune.report.diagnostics import draw_diagnostics
 from megaprune.report.figures import Picture
 from megaprune.report.markup import escape, plain, table
 from megaprune.report.page import draw_analyses
-from megaprune.report.run_records import RunRecord, read_run
+from megaprune.report.published import curve_of, results_of
+from megaprune.report.run_records import RunRecord, model_of, read_run
 from megaprune.report.summary import (
     AnswerExample,
     AnswerMeans,
@@ -27,8 +28,10 @@ def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:
     """Read a run, and show what it came to."""
     run = read_run(path)
     summary = summarize(run)
-    curves = draw_curves([RunSegment(run, summary.outcomes if summary.held_out else ())])
-    comparison = _draw_comparison(summary)
+    model = model_of(run.config)
+    outcomes, sets = (summary.outcomes, summary.sources) if summary.held_out else ((), ())
+    curves = draw_curves([RunSegment(run, outcomes, published=curve_of(model, sets))])
+    comparison = _draw_comparison(summary, model)
     behaviours = draw_analyses(analyses)
     diagnostics = draw_diagnostics(run)
     parts = [
@@ -63,7 +66,7 @@ def choose(run: RunRecord) -> list[AnswerExample]:
     return choose_some(paths, f"step {min(files)}") if files else []
 
 
-def _draw_comparison(summary: AnswerSummary) -> list[Picture]:
+def _draw_comparison(summary: AnswerSummary, model: str) -> list[Picture]:
     """Draw lengths before and after, and accuracy against length."""
     pictures = []
     if summary.first is not None:
@@ -82,7 +85,9 @@ def _draw_comparison(summary: AnswerSummary) -> list[Picture]:
             TradeOffPoint(f"step {outcome.at}", outcome.tokens, outcome.accuracy)
             for outcome in summary.outcomes
         ]
-        pictures.append(draw_path("trade_off", points, "a validation"))
+        sets = summary.sources
+        published = results_of(frozenset({model}), sets[0]) if len(sets) == 1 else []
+        pictures.append(draw_path("trade_off", points, "a validation", published))
     return pictures
 
 
@@ -118,10 +123,8 @@ def _about(run: RunRecord) -> str:
         ("answers per problem", "rollout.n"),
         ("seed", "seed"),
     ):
-        value = run.setting(key)
-        if isinstance(value, dict):
-            value = value.get("path", value.get("name"))
-        if value is not None:
+        value = model_of(run.config) if key == "model" else run.setting(key)
+        if value not in (None, ""):
             facts.append(f"{name} {value}")
     return page.facts(facts)
 

@@ -242,6 +242,14 @@ def find_setting(config: dict[str, Any], name: str) -> Any:
     return value
 
 
+def model_of(config: dict[str, Any]) -> str:
+    """The path or name of the model that a run began with; empty if the configuration says none."""
+    value = find_setting(config, "model")
+    if isinstance(value, dict):
+        value = value.get("path", value.get("name"))
+    return value if isinstance(value, str) else ""
+
+
 def _read_metrics(path: Path, notes: list[str]) -> dict[int, dict[str, float]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a run's folder, which has one")

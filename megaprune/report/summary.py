@@ -93,6 +93,12 @@ class AnswerSummary:
     last: AnswerTable | None
     notes: tuple[str, ...]
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The data sources of the problems that are compared."""
+        problems = self.first.problems if self.first is not None else []
+        return tuple(sorted({source for source, _ in problems}))
+
 
 def summarize(run: RunRecord) -> AnswerSummary:
     """Count a run's answers: those of its validations or, without any, of its training steps."""

@@ -1,14 +1,26 @@
 """Published results, and the figures that they stand in."""
 
-import re
+import json
 
+import pyarrow.parquet as pq
 import pytest
+from run_folders import write_rows
 
 from megaprune.data.sets import SETS
 from megaprune.report import charts
 from megaprune.report.charts import TradeOffPoint
-from megaprune.report.published import R1_1_5B, published_results, results_of
-from megaprune.report.summary import Estimate
+from megaprune.report.curves import RunSegment, draw_curves
+from megaprune.report.published import (
+    PROTOCOLS,
+    R1_1_5B,
+    R1_7B,
+    curve_of,
+    published_results,
+    results_of,
+)
+from megaprune.report.run_page import run_page
+from megaprune.report.run_records import read_run
+from megaprune.report.summary import Estimate, summarize
 
 NOT_MADE_HERE = {"minerva", "math_test"}
 """Sets that `megaprune data` does not make."""
@@ -20,7 +32,7 @@ def test_results_are_what_they_can_be():
         assert 0 < result.accuracy < 1
         assert 100 < result.tokens < 32_768
         assert result.set in SETS.keys() | NOT_MADE_HERE
-        assert re.match(r"\d{4}\.\d{5}", result.source)
+        assert result.source in PROTOCOLS
     keys = [(result.source, result.model, result.method, result.set) for result in results]
     assert len(set(keys)) == len(keys)
     # Every pruned model has its base beside it, from the same source.
@@ -30,8 +42,36 @@ def test_results_are_what_they_can_be():
 
 def test_dler_s_mean_length():
     """The table's own average: 2466 tokens over its five sets."""
-    lengths = [r.tokens for r in published_results() if (r.model, r.method) == (R1_1_5B, "DLER")]
+    lengths = [
+        r.tokens
+        for r in published_results()
+        if (r.model, r.method) == (R1_1_5B, "DLER") and r.source.startswith("2510.15110")
+    ]
     assert sum(lengths) / len(lengths) == pytest.approx(2466, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "accuracy", "tokens"),
+    [
+        (R1_1_5B, "DLER", 54.9, 2508),
+        (R1_1_5B, "ThinkPrune-iter2k", 49.8, 2947),
+        (R1_1_5B, "LASER-DE-4096", 49.5, 3208),
+        (R1_1_5B, "L1-Max", 51.4, 2436),
+        (R1_7B, "DLER", 64.6, 2197),
+        (R1_7B, "LASER-DE-4096", 63.2, 2783),
+    ],
+)
+def test_the_side_by_side_s_own_means(model, method, accuracy, tokens):
+    """Its overall row is over all sets but AIME 2025."""
+    rows = [
+        r
+        for r in published_results()
+        if (r.source, r.model, r.method) == ("APR's repository", model, method)
+        and r.set != "aime25"
+    ]
+    assert len(rows) == 5
+    assert 100 * sum(r.accuracy for r in rows) / 5 == pytest.approx(accuracy, abs=0.06)
+    assert sum(r.tokens for r in rows) / 5 == pytest.approx(tokens, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +80,8 @@ def test_dler_s_mean_length():
 )
 def test_models_go_by_the_last_part_of_their_name(model):
     results = results_of(frozenset({model, "runs/mine/model"}), "aime24")
-    assert {result.method for result in results} == {"base", "DLER"}
-    assert results_of(frozenset({model}), "aime25") == []
+    assert {"base", "DLER", "ThinkPrune-iter2k"} <= {result.method for result in results}
+    assert results_of(frozenset({model}), "gsm8k") == []
     assert results_of(frozenset({"runs/mine/model"}), "aime24") == []
 
 
@@ -52,3 +92,60 @@ def test_they_are_drawn_beside_ones_own():
     assert "In grey, published results of the same model (2510.15110" in beside.caption
     assert "grey" not in alone.caption
     assert beside.png != alone.png
+
+
+def validated_on(run, name):
+    """Change the data source of a run's validation problems."""
+    for path in (run / "validation").iterdir():
+        rows = pq.read_table(path).to_pylist()
+        write_rows(path, [row | {"data_source": name} for row in rows])
+
+
+def test_the_curve_is_of_the_same_model_and_problems():
+    curve = curve_of(f"models/{R1_1_5B}", ["aime22_23"])
+    assert [point.step for point in curve.points] == [*range(20, 200, 20)]
+    assert curve.points[-1] == (180, pytest.approx(0.206), 9336)
+    assert curve.source in PROTOCOLS
+    assert curve_of(f"models/{R1_1_5B}", ["aime22_23", "math500"]) is None
+    assert curve_of(R1_1_5B, []) is None
+    assert curve_of("runs/round_1/model", ["aime22_23"]) is None
+
+
+def test_a_run_s_page_has_the_curve_of_the_same_model(run):
+    def captions():
+        return {picture.name: picture.caption for picture in run_page(run, []).pictures}
+
+    validated_on(run, "aime22_23")
+    assert not any("In grey" in caption for caption in captions().values())
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("org/a-model", f"models/{R1_1_5B}"))
+    beside = captions()
+    for name in ("length", "accuracy"):
+        assert "a published run of the same model on the same problems: ThinkPrune" in beside[name]
+        assert "issue 1; by its authors, under a training limit of 4,000" in beside[name]
+    assert "In grey" not in beside["trade_off"]
+    validated_on(run, "aime24")
+    beside = captions()
+    assert "a published run" not in beside["length"]
+    assert "In grey, published results of the same model (2510.15110" in beside["trade_off"]
+    assert "measured with at most 8,000 tokens" in beside["trade_off"]
+
+
+def test_the_curve_goes_to_the_first_point_beyond_the_run(run, monkeypatch):
+    """Of 180 steps, most would be to the right of a run that has just begun."""
+    drawn = []
+    plot = charts.Axes.plot
+
+    def noted(self, *args, **style):
+        if "published" in style.get("label", ""):
+            drawn.append([*args[0]])
+        return plot(self, *args, **style)
+
+    monkeypatch.setattr(charts.Axes, "plot", noted)
+    curve = curve_of(R1_1_5B, ["aime22_23"])
+    draw_curves([RunSegment(read_run(run), summarize(read_run(run)).outcomes, published=curve)])
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 41, "reward": 0.5}) + "\n")
+    record = read_run(run)
+    draw_curves([RunSegment(record, summarize(record).outcomes, begin=100, published=curve)])
+    assert drawn == [[20], [20], [120, 140, 160], [120, 140, 160]]
