@@ -2,9 +2,7 @@
 
 import json
 
-import pyarrow.parquet as pq
 import pytest
-from run_folders import write_rows
 
 from megaprune.data.sets import SETS
 from megaprune.report import charts
@@ -18,7 +16,6 @@ from megaprune.report.published import (
     published_results,
     results_of,
 )
-from megaprune.report.run_page import run_page
 from megaprune.report.run_records import read_run
 from megaprune.report.summary import Estimate, summarize
 
@@ -94,13 +91,6 @@ def test_they_are_drawn_beside_ones_own():
     assert beside.png != alone.png
 
 
-def validated_on(run, name):
-    """Change the data source of a run's validation problems."""
-    for path in (run / "validation").iterdir():
-        rows = pq.read_table(path).to_pylist()
-        write_rows(path, [row | {"data_source": name} for row in rows])
-
-
 def test_the_curve_is_of_the_same_model_and_problems():
     curve = curve_of(f"models/{R1_1_5B}", ["aime22_23"])
     assert [point.step for point in curve.points] == [*range(20, 200, 20)]
@@ -111,24 +101,12 @@ def test_the_curve_is_of_the_same_model_and_problems():
     assert curve_of("runs/round_1/model", ["aime22_23"]) is None
 
 
-def test_a_run_s_page_has_the_curve_of_the_same_model(run):
-    def captions():
-        return {picture.name: picture.caption for picture in run_page(run, []).pictures}
-
-    validated_on(run, "aime22_23")
-    assert not any("In grey" in caption for caption in captions().values())
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("org/a-model", f"models/{R1_1_5B}"))
-    beside = captions()
-    for name in ("length", "accuracy"):
-        assert "a published run of the same model on the same problems: ThinkPrune" in beside[name]
-        assert "issue 1; by its authors, under a training limit of 4,000" in beside[name]
-    assert "In grey" not in beside["trade_off"]
-    validated_on(run, "aime24")
-    beside = captions()
-    assert "a published run" not in beside["length"]
-    assert "In grey, published results of the same model (2510.15110" in beside["trade_off"]
-    assert "measured with at most 8,000 tokens" in beside["trade_off"]
+def test_results_are_drawn_beside_a_path():
+    point = TradeOffPoint("step 0", Estimate(6000, 5000, 7000), Estimate(0.31, 0.28, 0.35))
+    results = results_of(frozenset({R1_1_5B}), "aime24")
+    caption = charts.draw_path("p", [point], "a validation", results).caption
+    assert "In grey, published results of the same model (2510.15110" in caption
+    assert "measured with at most 8,000 tokens" in caption
 
 
 def test_the_curve_goes_to_the_first_point_beyond_the_run(run, monkeypatch):
@@ -143,7 +121,13 @@ def test_the_curve_goes_to_the_first_point_beyond_the_run(run, monkeypatch):
 
     monkeypatch.setattr(charts.Axes, "plot", noted)
     curve = curve_of(R1_1_5B, ["aime22_23"])
-    draw_curves([RunSegment(read_run(run), summarize(read_run(run)).outcomes, published=curve)])
+    record = read_run(run)
+    segment = RunSegment(record, summarize(record).outcomes, published=curve)
+    for picture in draw_curves([segment]):
+        assert (
+            "a published run of the same model on the same problems: ThinkPrune" in picture.caption
+        )
+        assert "issue 1; by its authors, under a training limit of 4,000" in picture.caption
     with open(run / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 41, "reward": 0.5}) + "\n")
     record = read_run(run)
