@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from megaprune.config.run import ActorConfig
 from megaprune.errors import InputError, counted
-from megaprune.weights.layouts.base import Layout, divisors
+from megaprune.weights.layouts.base import Layout, Parameter, divisors
 from megaprune.weights.layouts.megatron import Pipeline, megatron_layout
 from megaprune.weights.layouts.vllm import vllm_layout
 from megaprune.weights.model import Model
@@ -73,6 +73,40 @@ class Parallel:
             )
         except ValueError as error:
             raise InputError(f"actor: {error}") from error
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The part of a model that is not trained.
+
+    Args:
+        layers: how many first layers.
+        head: whether the final norm and the head are frozen too.
+    """
+
+    layers: int = 0
+    head: bool = False
+
+    @staticmethod
+    def of(actor: ActorConfig, model: Model) -> Frozen:
+        """Return what an actor's fields freeze of a model."""
+        if actor.trainable_layers is None:
+            return Frozen(actor.frozen_layers)
+        return Frozen(model.layers - actor.trainable_layers, head=True)
+
+    @property
+    def embedding(self) -> bool:
+        """Whether the embedding is frozen, which is the head as well if they are tied."""
+        return self.head or self.layers > 0
+
+    def includes(self, parameter: Parameter) -> bool:
+        """Say whether a rank's parameter is of what is frozen."""
+        if not parameter.pieces:
+            return False
+        tensor = parameter.pieces[0].tensor
+        if tensor.startswith("model.layers."):
+            return int(tensor.split(".")[2]) < self.layers
+        return self.embedding if tensor == "model.embed_tokens.weight" else self.head
 
 
 @lru_cache(maxsize=4)

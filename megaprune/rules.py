@@ -93,6 +93,11 @@ def training_problems(config: Config) -> Iterator[str]:
             "actor.sequence_parallel=true with actor.tp=1; expected actor.tp=2 or more: there is "
             "nothing to divide activations among"
         )
+    if actor.frozen_layers and actor.trainable_layers is not None:
+        yield (
+            f"actor.frozen_layers={actor.frozen_layers} with "
+            f"actor.trainable_layers={actor.trainable_layers}; expected one of them"
+        )
     optimizer = config.optimizer
     if optimizer.on_cpu and not (optimizer.distributed and config.dtype == "bfloat16"):
         yield (
@@ -275,8 +280,10 @@ def length_problems(
 
 
 def frozen_problems(config: Config, model: Model) -> Iterator[str]:
-    """Refuse to freeze all layers of a model."""
-    frozen = config.actor.frozen_layers
+    """Refuse to freeze all layers of a model, or to train more than it has."""
+    frozen, trainable = config.actor.frozen_layers, config.actor.trainable_layers
+    if trainable is not None and trainable > model.layers:
+        yield f"actor.trainable_layers={trainable}; the model has {model.layers} layers"
     if frozen >= model.layers:
         yield (
             f"actor.frozen_layers={frozen}; the model has {model.layers} layers, and the last must "

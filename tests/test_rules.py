@@ -35,6 +35,10 @@ def of_run(*fields):
         ),
         (["algorithm.num_minibatches=3"], "algorithm.num_minibatches=3 does not divide data.train"),
         (["rollout.n=1"], "rollout.n=1 with algorithm.advantage.name=group_mean; expected n=2"),
+        (
+            ["actor.frozen_layers=1", "actor.trainable_layers=1"],
+            "actor.frozen_layers=1 with actor.trainable_layers=1; expected one of them",
+        ),
         (["actor.sequence_parallel=true"], "actor.sequence_parallel=true with actor.tp=1"),
         (
             ["optimizer.schedule=cosine", "optimizer.warmup_steps=9", "steps=9"],
@@ -98,6 +102,9 @@ def test_a_model():
     config = read_config([*TINY, "actor.frozen_layers=64"])
     (words,) = frozen_problems(config, QWQ)
     assert words.startswith("actor.frozen_layers=64; the model has 64 layers")
+    (words,) = frozen_problems(read_config([*TINY, "actor.trainable_layers=65"]), QWQ)
+    assert words == "actor.trainable_layers=65; the model has 64 layers"
+    assert not [*frozen_problems(read_config([*TINY, "actor.trainable_layers=64"]), QWQ)]
     long = read_config([*TINY, "validation.max_response_length=961"])
     (words,) = context_problems(long, 1024)
     assert words.startswith("validation.max_response_length=961 and data.max_prompt_length=64 are")

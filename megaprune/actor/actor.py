@@ -30,7 +30,7 @@ from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed import start_times
 from megaprune.distributed.device import deterministic_algorithms, device
 from megaprune.distributed.objects import all_gather_object
-from megaprune.parallelism import Parallel
+from megaprune.parallelism import Frozen, Parallel
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.layouts import Layout
 from megaprune.weights.layouts.sharding import round_up
@@ -94,7 +94,8 @@ class Actor:
             weights.model, dist.get_world_size(), build.norms()
         )
         """Where each rank has which weights, as in `parameters()`."""
-        assert config.frozen_layers < weights.model.layers, "megaprune.rules refuses this"
+        self._frozen = Frozen.of(config, weights.model)
+        assert 0 <= self._frozen.layers < weights.model.layers, "megaprune.rules refuses this"
         transformer = build.transformer_config(
             weights.model, weights.config, self.parallel, dtype, config.recompute, deterministic
         )
@@ -104,7 +105,8 @@ class Actor:
         start_times.lap("model")
         build.fill(self._chunks, weights, self.layout)
         start_times.lap("weights")
-        build.freeze(self._chunks, config.frozen_layers, config.recompute)
+        shard = self.layout.ranks[dist.get_rank()]
+        build.freeze(self._chunks, shard, self._frozen, config.recompute)
         self._qkv_format = "thd" if build.has_transformer_engine() else "packed"
         self._stages = with_gradients(self._chunks, transformer, optimizer)
         self._optimizer = make_optimizer(self._stages, transformer, optimizer)
@@ -132,7 +134,7 @@ class Actor:
         """Weights and optimizer state, to save, or (`loading`) to load into and `restore`."""
         if loading:
             self._offload.reload_all()
-        state = sharded(self._chunks, self._optimizer, loading, self.config.frozen_layers)
+        state = sharded(self._chunks, self._optimizer, loading, self._frozen.layers)
         return state if loading else with_tensors(state, self._offload.readable)
 
     def restore(self, loaded: State) -> None:

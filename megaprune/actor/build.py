@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -27,11 +27,11 @@ from megaprune.actor import transformer_engine
 from megaprune.actor.attention import PackedAttention
 from megaprune.actor.rotary import PackedRotary, attention_factor, inverse_frequencies
 from megaprune.distributed.device import device, random_numbers_kept
-from megaprune.parallelism import Parallel
+from megaprune.parallelism import Frozen, Parallel
 from megaprune.weights.boxes import Box
 from megaprune.weights.files.folder import Rearranged, Weights
 from megaprune.weights.files.mapped import BAND_BYTES
-from megaprune.weights.layouts import Layout
+from megaprune.weights.layouts import Layout, Parameter
 from megaprune.weights.layouts.sharding import round_up
 from megaprune.weights.model import Model
 from megaprune.weights.rope import check_supported, context_of, rope_parameters
@@ -288,26 +288,20 @@ def fill(chunks: torch.nn.ModuleList, weights: Weights, layout: Layout) -> None:
             target[band.slices] = mine.read(parameter.name, band).to(target.device, target.dtype)
 
 
-def freeze(chunks: torch.nn.ModuleList, layers: int, recompute: str) -> None:
-    """Have the embedding and so many first layers not trained; nothing is frozen if 0."""
-    for parameter in _frozen_parameters(chunks, layers):
-        parameter.requires_grad_(False)
-    if layers and recompute == "full":
+def freeze(
+    chunks: torch.nn.ModuleList, shard: Sequence[Parameter], frozen: Frozen, recompute: str
+) -> None:
+    """Have a part of the model not trained.
+
+    Args:
+        shard: what of the layout this rank has.
+    """
+    parameters = dict(chunks.named_parameters())
+    for parameter in shard:
+        if frozen.includes(parameter):
+            parameters[parameter.name].requires_grad_(False)
+    if frozen.embedding and recompute == "full":
         _let_gradients_in(chunks)
-
-
-def _frozen_parameters(chunks: torch.nn.ModuleList, layers: int) -> Iterator[torch.nn.Parameter]:
-    """Parameters of the embedding and of the first layers, if any are to be frozen."""
-    if layers == 0:
-        return
-    for chunk in chunks:
-        if chunk.pre_process:
-            yield from chunk.embedding.parameters()
-        if chunk.post_process and chunk.share_embeddings_and_output_weights:
-            yield chunk.output_weight()  # the embedding's copy on this stage
-        for layer in chunk.decoder.layers:
-            if layer.layer_number <= layers:
-                yield from layer.parameters()
 
 
 def _let_gradients_in(chunks: torch.nn.ModuleList) -> None:

@@ -17,6 +17,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch.optim import Optimizer
 
 from megaprune.distributed.device import random_numbers_kept
+from megaprune.distributed.objects import all_gather_object
 
 State = dict[str, Any]
 """Megatron-core's sharded state dict: what this rank has of which tensor of the whole model."""
@@ -48,8 +49,15 @@ def sharded(
     }
     # Megatron-core takes the place of each state from that of its parameter.
     trained = dict_list_map_outplace(partial(_placed_after, frozen_layers), model)
-    with _replaced(_distributed(optimizer), "get_parameter_state_dp_zero", _PaddedState):
-        return {**model, "optimizer": optimizer.sharded_state_dict(trained, loading, metadata=how)}
+    steps = _steps_made(optimizer)
+    untrained = [single for single in _distributed(optimizer) if not _has_parameters(single)]
+    with (
+        _replaced(_distributed(optimizer), "get_parameter_state_dp_zero", _PaddedState),
+        _replaced(untrained, "state_dict", lambda single: partial(_state_of_none, single, steps)),
+    ):
+        kept = optimizer.sharded_state_dict(trained, loading, metadata=how)
+    _complete_untrained(optimizer, kept, steps)
+    return {**model, "optimizer": kept}
 
 
 def with_tensors(state: State, change: Callable[[torch.Tensor], torch.Tensor]) -> State:
@@ -61,6 +69,52 @@ def with_tensors(state: State, change: Callable[[torch.Tensor], torch.Tensor]) -
         return change(entry) if isinstance(entry, torch.Tensor) else entry
 
     return dict_list_map_outplace(changed, state)
+
+
+def _has_parameters(single: Any) -> bool:
+    return any(group["params"] for group in single.optimizer.param_groups)
+
+
+def _steps_made(optimizer: Any) -> Any:
+    """The number of optimizer steps, as a rank that trains parameters keeps it. Collective.
+
+    A checkpoint has one number for all parameters, which is the first rank's: if the stage of that
+    rank is frozen, it does not know it by itself.
+    """
+    mine = None
+    for single in single_optimizers(optimizer):
+        if _has_parameters(single):
+            states = (*single.optimizer.state.values(), *single.optimizer.param_groups)
+            mine = next((state["step"] for state in states if "step" in state), mine)
+    return next((steps for steps in all_gather_object(mine) if steps is not None), None)
+
+
+def _state_of_none(single: DistributedOptimizer, steps: Any) -> State:
+    """What is common to all parameters, of a distributed optimizer that has none.
+
+    Megatron-core 0.16 takes the number of steps from the state of a parameter.
+    """
+    common = {k: v for k, v in single.optimizer.state_dict().items() if k != "state"}
+    number = {} if steps is None else {"step": getattr(steps, "item", lambda: steps)()}
+    groups = [
+        {**{k: v for k, v in group.items() if k != "params"}, **number}
+        for group in common["param_groups"]
+    ]
+    return {"optimizer": {**common, "param_groups": groups}}
+
+
+def _complete_untrained(optimizer: Any, kept: State, steps: Any) -> None:
+    """Make what is kept of optimizers without parameters what is common to all ranks."""
+    singles = single_optimizers(optimizer)
+    for number, single in enumerate(singles):
+        if _has_parameters(single):
+            continue
+        state = kept if len(singles) == 1 else kept[number]
+        if isinstance(single, DistributedOptimizer):
+            if not state["param_state"]:
+                del state["param_state"]  # or it counts as common to all ranks
+        elif steps is not None:
+            state.get("optimizer", state)["state"]["common_step"] = steps
 
 
 def _placed_after(frozen_layers: int, entry: Any) -> Any:

@@ -269,6 +269,13 @@ class ActorConfig:
         unit="layers",
         doc="The embedding and this many first layers are not trained; with 0 all is.",
     )
+    trainable_layers: int | None = field(
+        default=None,
+        gt=0,
+        unit="layers",
+        doc="Only this many last layers are trained, and neither the embedding nor the final norm "
+        "and the head. Null: what frozen_layers leaves is trained.",
+    )
 
 
 @section("validation")

@@ -7,7 +7,7 @@ A template is a YAML file of these keys, all of them but for `budget`:
     limit: " ... {limit} tokens ..." # put behind the system text, or the user's without one, when
                                      # there is a limit
     budget: " ... {budget} tokens ..." # the same, where each problem has a budget to be met
-    thought: {open: "<think>", close: "</think>"}
+    thought: {open: "<think>", close: "</think>"}  # null: thoughts have no tags
     early_exit: "\n\n**Answer:** "   # behind the tag of a thought that is closed for the model
 
 {problem}, {limit} and {budget} stand for the problem and the tokens. Other braces belong to LaTeX:
@@ -25,8 +25,9 @@ from typing import Any
 from megaprune.errors import InputError
 from megaprune.yaml_text import load_yaml
 
-TEMPLATES = ("deepseek", "qwen", "plain")
-"""Families: DeepSeek-R1-Distill and its descendants; QwQ; the problem alone."""
+TEMPLATES = ("deepseek", "qwen", "qwen3", "qwq_preview", "marco", "s1", "plain")
+"""Families: DeepSeek-R1-Distill and its descendants; QwQ-32B; Qwen3; QwQ-32B-Preview; Marco-o1; s1;
+the problem alone."""
 
 _FOLDER = Path(__file__).with_suffix("")
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -40,6 +41,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 _MAY_BE_EMPTY = ("early_exit",)
 _MAY_BE_MISSING = ("budget",)
 _PLACES = ("problem", "limit", "budget")
+_MAY_BE_NULL = ("system", "thought")
 _ESCAPED = re.compile(r"\\[{}]")
 _ARGUMENT = re.compile(r"(\\[a-zA-Z]+)\s*\{[^{}]*\}")
 
@@ -59,9 +61,14 @@ class Template:
     system: str | None
     problem: str
     limit: str
-    thought: ThoughtTags
+    thought: ThoughtTags | None
     early_exit: str
     budget: str = ""
+
+    @property
+    def end_of_thought(self) -> str:
+        """What closes a thought; empty if thoughts have no tags."""
+        return self.thought.close if self.thought else ""
 
     def messages(
         self, problem: str, limit: int | None, budget: int | None = None
@@ -129,14 +136,17 @@ def _read(path: Path) -> Template:
         if key not in content:
             continue
         where = f"template {path}, key {key}"
+        texts[key] = content[key]
+        if content[key] is None and key in _MAY_BE_NULL:
+            continue
         if inner:
             _check_keys(content[key], inner, where)
             for name in inner:
                 _check_text(content[key][name], f"{key}.{name}", path)
-        elif key != "system" or content[key] is not None:
+        else:
             _check_text(content[key], key, path)
-        texts[key] = content[key]
-    return Template(**texts | {"thought": ThoughtTags(**texts["thought"])})
+    thought = texts.pop("thought")
+    return Template(**texts, thought=thought and ThoughtTags(**thought))
 
 
 def _check_keys(

@@ -32,8 +32,8 @@ class EarlyExit:
         if not config.exit_at:
             return
         template = load_template(config.template)
-        self._tokenizer, self._close = tokenizer, template.thought.close
-        self._end = template.thought.close + template.early_exit
+        self._tokenizer, self._close = tokenizer, template.end_of_thought
+        self._end = template.end_of_thought + template.early_exit
         longest = len(self._encoded("\n" + self._end))
         if max(config.exit_at) + longest >= config.max_response_length:
             raise InputError(
@@ -57,7 +57,7 @@ class EarlyExit:
         """
         thought = tokens[: min(exit_at, len(tokens) - finished)]
         text = self._tokenizer.decode(thought, skip_special_tokens=False)
-        if self._close in text:
+        if self._close and self._close in text:
             return None
         end = self._encoded(self._end if text.endswith("\n") else "\n" + self._end)
         return (*thought, *end), len(end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ switch off. marco: Marco-o1. s1: s1 and s1.1. openthinker: OpenThinker, Sky-T1. 
 answer without marks, as QwQ-32B-Preview and Qwen2.5-Math."""
 
 THINK = THOUGHTS["think"]
+
+if TYPE_CHECKING:
+    ThoughtName: TypeAlias = str
+else:
+    ThoughtName = Literal[tuple(THOUGHTS)]
+"""One of the names in `THOUGHTS`."""
 
 
 def thought_at_end(prompt: str) -> tuple[str, bool] | None:

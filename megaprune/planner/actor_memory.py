@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import lcm
 
-from megaprune.parallelism import Parallel
+from megaprune.parallelism import Frozen, Parallel
 from megaprune.planner.hardware import (
     ELEMENT_BYTES,
     GB,
@@ -48,7 +48,7 @@ class RankElements:
 
 @lru_cache(maxsize=512)
 def rank_elements(
-    model: Model, parallel: Parallel, dp: int, frozen_layers: int, distributed: bool
+    model: Model, parallel: Parallel, dp: int, frozen: Frozen, distributed: bool
 ) -> tuple[RankElements, ...]:
     """Count what a rank of each pipeline stage has; its tp ranks and replicas have as much.
 
@@ -58,14 +58,14 @@ def rank_elements(
     bucket by itself.
 
     Args:
-        frozen_layers: as in the actor's fields.
+        frozen: what is not trained.
         distributed: whether the optimizer is.
 
     Raises:
         ValueError: the parallelism does not divide the model.
     """
     stages = []
-    for chunks in _sizes(model, parallel.tp, parallel.pipeline, frozen_layers):
+    for chunks in _sizes(model, parallel.tp, parallel.pipeline, frozen):
         trained = [size for _, sizes in chunks for size, kind in sizes if kind != "frozen"]
         total = sum(size for _, sizes in chunks for size, _ in sizes)
         buckets = [sum(trained)]
@@ -90,14 +90,14 @@ Sizes = list[tuple[int, str]]
 
 @lru_cache(maxsize=512)
 def _sizes(
-    model: Model, tp: int, pipeline: Pipeline, frozen_layers: int
+    model: Model, tp: int, pipeline: Pipeline, frozen: Frozen
 ) -> list[list[tuple[int, Sizes]]]:
     """Return, for each stage and chunk, its layers and the sizes of its parameters in order."""
     layout = megatron_layout(model, tp, pipeline)
     shared = model.tied and pipeline.stages > 1
 
     def kind(parameter: Parameter) -> str:
-        if _is_frozen(parameter, frozen_layers):
+        if frozen.includes(parameter):
             return "frozen"
         tensors = {piece.tensor for piece in parameter.pieces}
         return "alone" if shared and "model.embed_tokens.weight" in tensors else "trained"
@@ -116,15 +116,6 @@ def _sizes(
         ]
         for stage, chunks in enumerate(pipeline.layers(model.layers))
     ]
-
-
-def _is_frozen(parameter: Parameter, layers: int) -> bool:
-    if not layers or not parameter.pieces:
-        return False
-    tensor = parameter.pieces[0].tensor
-    if tensor.startswith("model.layers."):
-        return int(tensor.split(".")[2]) < layers
-    return tensor == "model.embed_tokens.weight"
 
 
 def _buckets(sizes: Sizes, dp: int) -> list[int]:
@@ -319,7 +310,8 @@ def actor_phases(
     )
     count = micro_batch_count(config, hardware, dp)
     phases = []
-    stages = rank_elements(shape.model, parallel, dp, actor.frozen_layers, distributed)
+    frozen = Frozen.of(actor, shape.model)
+    stages = rank_elements(shape.model, parallel, dp, frozen, distributed)
     for stage, elements in enumerate(stages):
         last, layers = stage == actor.pp - 1, max(elements.layers)
         flying = in_flight(actor.pp, stage, actor.vpp, count)

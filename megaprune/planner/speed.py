@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from megaprune.config.limits import validation_limit
-from megaprune.parallelism import Parallel, engine_layout
+from megaprune.parallelism import Frozen, Parallel, engine_layout
 from megaprune.planner.actor_memory import actor_parts, micro_batch_count, rank_elements
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, TRANSFER_BUFFER_BYTES, HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig
@@ -221,7 +221,7 @@ def train_time(
 
     Operations: 3 forward passes (the backward pass is two); 1 more of the layers and attention with
     recompute=full, of attention with core_attention, and of the head, whose logits are computed
-    again. Frozen layers have none of their backward pass but, with full, nothing more. Collectives
+    again. Frozen layers have no backward pass, and a frozen head a half of it. Collectives
     of a layer: 4 halves of an all-reduce forward and 4 backward, 1 more with sequence parallelism,
     which gathers the input again, and 4 more with full. bubble: (pp - 1) / (micro-batches x vpp).
     """
@@ -230,11 +230,12 @@ def train_time(
     actor = config.actor
     again = {"none": 0, "core_attention": 0, "full": 1}[actor.recompute]
     attention_again = 0 if actor.recompute == "none" else 1
-    frozen = actor.frozen_layers / shape.model.layers
+    kept = Frozen.of(actor, shape.model)
+    frozen = kept.layers / shape.model.layers
     layer_passes = (1 - frozen) * (3 + again) + frozen
     attention_passes = (1 - frozen) * (3 + attention_again) + frozen
     work = forward["layers"] * layer_passes + forward["attention"] * attention_passes
-    work += forward["head"] * 4
+    work += forward["head"] * (3 if kept.head else 4)
     speed = hardware.gpus * hardware.flops(config.dtype) * hardware.mfu
     trained = _pass_collectives(
         config, shape, hardware, tokens, halves=8 + 4 * again + int(actor.sequence_parallel)
@@ -324,7 +325,8 @@ def _resident(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> 
     """Return `actor_parts` of the stage that has most."""
     parallel, distributed = Parallel.of(config.actor), config.optimizer.distributed
     dp = parallel.dp(hardware.gpus)
-    stages = rank_elements(shape.model, parallel, dp, config.actor.frozen_layers, distributed)
+    frozen = Frozen.of(config.actor, shape.model)
+    stages = rank_elements(shape.model, parallel, dp, frozen, distributed)
     largest = max(stages, key=lambda stage: stage.parameters)
     return actor_parts(largest, dp, config.dtype, distributed, config.optimizer.on_cpu)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from megaprune.config.limits import longest_sequence
-from megaprune.parallelism import Parallel
+from megaprune.parallelism import Frozen, Parallel
 from megaprune.planner.actor_memory import (
     PHASES,
     POOL,
@@ -142,7 +142,7 @@ def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -
     """
     parallel = Parallel.of(config.actor)
     dp, size = parallel.dp(hardware.gpus), ELEMENT_BYTES[config.dtype]
-    distributed, frozen = config.optimizer.distributed, config.actor.frozen_layers
+    distributed, frozen = config.optimizer.distributed, Frozen.of(config.actor, shape.model)
     stages = rank_elements(shape.model, parallel, dp, frozen, distributed)
     elements = max(stages, key=lambda stage: stage.parameters)
     weights, count = elements.parameters * size, hardware.on_a_node

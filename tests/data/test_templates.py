@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from megaprune.data.instructions import BOX, asked_format
 from megaprune.data.templates import TEMPLATES, load_template
 from megaprune.errors import InputError
+from megaprune.grading.find import last_box
+from megaprune.grading.thought import THOUGHTS
 
 GOLDEN = Path(__file__).parent / "golden"
 PROBLEM = "Let $S = \\{1, 2\\}$ and $f(x) = \\frac{x}{{2}}$.\nWhat is {limit}, {problem} and {}?"
@@ -53,12 +56,32 @@ def test_without_a_system_text_the_limit_is_in_the_users():
 def test_ends_of_a_thought():
     """What budget forcing puts behind a thought is part of the method (arXiv 2504.01296)."""
     found = {
-        family: template.thought.close + template.early_exit
+        family: template.end_of_thought + template.early_exit
         for family in TEMPLATES
         for template in [load_template(family)]
     }
     assert found["deepseek"] == "</think>\n\n**Final Answer:**\n\n"
-    assert found["qwen"] == "</think>\n\nThe final answer is"
+    assert found["qwen"] == found["qwen3"] == "</think>\n\nThe final answer is"
+    assert found["marco"] == "</Thought>\n\n<Output>\nThe final answer is"
+    assert found["s1"] == "<|im_start|>answer\nFinal Answer:"
+    assert found["qwq_preview"] == "\n\nThe final answer is"
+
+
+@pytest.mark.parametrize(
+    ("family", "thought"),
+    [
+        ("deepseek", "think"), ("qwen", "think"), ("qwen3", "qwen3"), ("marco", "marco"),
+        ("s1", "s1"), ("qwq_preview", "none"), ("qwq_preview", "qwen3"),
+    ],
+)  # fmt: skip
+def test_what_a_family_is_asked_to_write_is_what_its_grading_reads(family, thought):
+    """An answer in the form that the prompt describes is right; no family earns 0 for ever."""
+    template, tags = load_template(family), load_template(family).thought
+    response = f"{tags.open} 1 + 1 {tags.close}" if tags else "1 + 1."
+    response += template.early_exit + " \\boxed{2}."
+    assert last_box(THOUGHTS[thought].answer(response)) == "2"
+    prompt = " ".join(message["content"] for message in template.messages("1+1?", None))
+    assert asked_format(prompt) == BOX
 
 
 def test_a_template_of_ones_own(tmp_path):

@@ -21,6 +21,7 @@ from actors import build_actor
 
 from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
+from megaprune.actor.state import single_optimizers
 from megaprune.algorithms.loss_metrics import (
     maximum,
     mean_by_sequence,
@@ -29,8 +30,10 @@ from megaprune.algorithms.loss_metrics import (
     sum_of,
 )
 from megaprune.algorithms.records import LossOutput
+from megaprune.config.run import CheckpointConfig
 from megaprune.distributed import world
 from megaprune.parallelism import Parallel
+from megaprune.trainer.checkpoint import Checkpoints
 from megaprune.weights.layouts import Pipeline
 
 CASES = {
@@ -163,31 +166,53 @@ def not_finite(root: Path, name: str) -> None:
 
 
 def frozen(root: Path, name: str) -> None:
-    """The first stage frozen: it runs, has no optimizer state, and the rest learns as if alone."""
+    """What is frozen stays and has no optimizer state, also where that is all of a stage; the rest
+    learns as if alone, and goes on from a checkpoint to the bit."""
     expected = torch.load(root / f"{name}.pt")
     samples = samples_of(expected["samples"])
-    for case, layers, recompute in (
-        (Parallel(1, Pipeline(2)), 2, "none"),
-        (Parallel(2), 1, "none"),
-        (Parallel(1, Pipeline(2)), 1, "full"),
+    for number, (case, options) in enumerate(
+        (
+            (Parallel(1, Pipeline(2)), {"frozen_layers": 2, "distributed": True}),
+            (Parallel(2), {"frozen_layers": 1, "distributed": False}),
+            (Parallel(1, Pipeline(2)), {"frozen_layers": 1, "recompute": "full"}),
+            (Parallel(1, Pipeline(2)), {"trainable_layers": 1, "distributed": False}),
+        )
     ):
-        actor = build_actor(
-            root / name, case, max_tokens=32, lr=LR, clip_grad=0.0, frozen_layers=layers,
-            recompute=recompute, distributed=False,
-        )  # fmt: skip
+        make = partial(
+            build_actor, root / name, case, max_tokens=32, lr=LR, clip_grad=0.0, **options
+        )
+        actor = make()
         before = {n: p.clone() for n, p in actor.parameters().items()}
-        trained = set(actor.gradients())
+        trained = actor.gradients()
         actor.accumulate(samples, loss, temperature=TEMPERATURE)
-        gradient = max(compared(actor, actor.gradients(), expected["gradients"]).values())
+        gradient = max(compared(actor, trained, expected["gradients"]).values())
         step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
         moved = {n for n, p in actor.parameters().items() if not torch.equal(p, before[n])}
+        state = [
+            value.nbytes
+            for single in single_optimizers(actor._optimizer)
+            for kept in single.optimizer.state.values()
+            for value in kept.values()
+            if value.dim()
+        ]
+        saved = Checkpoints(root / f"{name}-{number}", {}, CheckpointConfig(wait=True))
+        saved.save(1, actor, {})
+        saved.finish()
+        other = make()
+        saved.load_latest(other)
+        for one in (actor, other):
+            one.step(samples, loss, temperature=TEMPERATURE, lr=None)
+        mine = {
+            "trained": sorted(trained), "moved": sorted(moved),
+            "state_bytes": sum(state), "elements": sum(g.numel() for g in trained.values()),
+            "resumed": all(p.equal(other.parameters()[n]) for n, p in actor.parameters().items()),
+        }  # fmt: skip
         everyone = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, (sorted(trained), sorted(moved)))
+        dist.all_gather_object(everyone, mine)
         if dist.get_rank() == 0:
-            line = {"frozen": layers, "model": name, "case": str(case), "ranks": everyone}
+            line = {"frozen": options, "model": name, "case": str(case), "ranks": everyone}
             line["loss"] = abs(step.loss / expected["loss"] - 1)
-            line |= {"gradient": gradient, "recompute": recompute}
-            print(json.dumps(line), flush=True)
+            print(json.dumps({**line, "gradient": gradient}), flush=True)
 
 
 def few(root: Path, name: str) -> None:

@@ -97,6 +97,7 @@ CHOICES = {
     "actor.recompute": ["none", "core_attention", "full", "some"],
     "actor.offload": ["none", "optimizer", "all", "weights"],
     "actor.frozen_layers": [-1, 0, 1, 2, 3, 4, 9],
+    "actor.trainable_layers": ["null", 0, 1, 4, 5],
     "validation.every": [-1, 0, 1, 2],
     "validation.first": ["true", "false"],
     "validation.n": [0, 1, 2],

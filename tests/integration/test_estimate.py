@@ -3,7 +3,7 @@
 import pytest
 
 from launch import launch
-from megaprune.parallelism import Parallel
+from megaprune.parallelism import Frozen, Parallel
 from megaprune.planner.actor_memory import (
     MicroBatch,
     actor_parts,
@@ -39,7 +39,7 @@ def ranks(root):
             pipeline = Pipeline(line["pp"], line["vpp"], line["first"])
             parallel = Parallel(line["tp"], pipeline, line["sequence"])
             dp = parallel.dp(world)
-            stages = rank_elements(model, parallel, dp, line["frozen"], line["distributed"])
+            stages = rank_elements(model, parallel, dp, Frozen(line["frozen"]), line["distributed"])
             for rank, seen in enumerate(line["ranks"]):
                 stage = rank // (line["tp"] * dp)
                 cases.append(({**line, "dp": dp, "stage": stage}, seen, stages[stage], model))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from megaprune.actor import logprobs
-from megaprune.parallelism import Parallel
+from megaprune.parallelism import Frozen, Parallel
 from megaprune.planner import hardware as constants
 from megaprune.planner.actor_memory import (
     MicroBatch,
@@ -52,7 +52,7 @@ def test_parameters_of_qwq():
     ],
 )  # fmt: skip
 def test_what_a_rank_of_qwq_always_has(distributed, dp, dtype, optimizer):
-    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2)), dp, 0, distributed)
+    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2)), dp, Frozen(), distributed)
     assert first.parameters == 32 * LAYER + VOCABULARY
     assert last.parameters == 32 * LAYER + VOCABULARY + 5120
     assert (last.layers, last.largest) == ((32,), VOCABULARY)
@@ -69,8 +69,8 @@ def test_what_a_rank_of_qwq_always_has(distributed, dp, dtype, optimizer):
 def test_padding_of_the_distributed_optimizer():
     """Each parameter begins at a multiple of 64 elements, the buffer ends at one of lcm(dp, 128)."""
     shape = replace(QWQ.model, layers=1, hidden=6, ffn=10, heads=1, kv_heads=1, head_dim=6, vocab=7)
-    (plain,) = rank_elements(shape, Parallel(), 3, 0, False)
-    (padded,) = rank_elements(shape, Parallel(), 3, 0, True)
+    (plain,) = rank_elements(shape, Parallel(), 3, Frozen(), False)
+    (padded,) = rank_elements(shape, Parallel(), 3, Frozen(), True)
     sizes = [7 * 6, 6, 18 * 6, 18, 36, 6, 20 * 6, 6 * 10, 6, 7 * 6]
     assert plain.buffer == plain.parameters == sum(sizes)
     upwards = [-(-size // 64) * 64 for size in sizes[1:]]  # the first is the last in the buffer
@@ -79,27 +79,40 @@ def test_padding_of_the_distributed_optimizer():
 
 def test_buckets_of_a_tied_embedding_and_of_chunks():
     tied = replace(QWQ.model, tied=True)
-    first, last = rank_elements(tied, Parallel(8, Pipeline(2)), 2, 0, True)
+    first, last = rank_elements(tied, Parallel(8, Pipeline(2)), 2, Frozen(), True)
     assert first.bucket == 32 * LAYER
     assert first.buffer == last.buffer - 5120 == 32 * LAYER + VOCABULARY
-    chunked = rank_elements(QWQ.model, Parallel(8, Pipeline(2, 4)), 2, 0, True)
+    chunked = rank_elements(QWQ.model, Parallel(8, Pipeline(2, 4)), 2, Frozen(), True)
     assert [one.layers for one in chunked] == [(8,) * 4] * 2
     assert chunked[0].bucket == 8 * LAYER + VOCABULARY
 
 
 def test_frozen_layers_have_weights_alone():
-    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2)), 2, 32, True)
+    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2)), 2, Frozen(32), True)
     assert (first.frozen, first.buffer) == (first.parameters, 0)
     assert last.frozen == 0
     assert actor_parts(first, 2, "bfloat16", True) == {
         "weights": first.parameters * 2, "gradients": 0, "optimizer": 0,
     }  # fmt: skip
-    (all_of_it,) = rank_elements(QWQ.model, Parallel(8), 4, 1, True)
+    (all_of_it,) = rank_elements(QWQ.model, Parallel(8), 4, Frozen(1), True)
     assert all_of_it.frozen == LAYER + VOCABULARY
 
 
+def test_trainable_layers_are_the_last_and_nothing_else():
+    """O1-Pruner's 48 of 64: neither the head nor the final norm is trained."""
+    frozen = Frozen.of(read_plan_config(["model=x", "actor.trainable_layers=48"]).actor, QWQ.model)
+    (whole,) = rank_elements(QWQ.model, Parallel(8), 1, frozen, False)
+    assert whole.buffer == 48 * LAYER
+    assert whole.frozen == 16 * LAYER + 2 * VOCABULARY + 5120
+    first, *_, last = rank_elements(QWQ.model, Parallel(2, Pipeline(4)), 1, frozen, True)
+    assert (first.buffer, first.frozen) == (0, first.parameters)
+    assert last.frozen == 4 * VOCABULARY + 5120
+    (tied,) = rank_elements(replace(QWQ.model, tied=True), Parallel(8), 1, frozen, False)
+    assert tied.buffer == 48 * LAYER
+
+
 def test_uneven_stages():
-    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2, first=30)), 2, 0, True)
+    first, last = rank_elements(QWQ.model, Parallel(8, Pipeline(2, first=30)), 2, Frozen(), True)
     assert (first.layers, last.layers) == ((30,), (34,))
 
 
@@ -204,7 +217,7 @@ def test_phases_of_qwq_on_4_nodes():
 def test_what_is_offloaded_of_qwq_on_8_gpus():
     """TP8 alone: 49 GB of optimizer state, which is on the GPU when activations are not."""
     gpus = replace(GPUS, gpus=8)
-    (elements,) = rank_elements(QWQ.model, Parallel(8), 1, 0, True)
+    (elements,) = rank_elements(QWQ.model, Parallel(8), 1, Frozen(), True)
     n, contexts, graphs = elements.buffer, 2 * 10**9, 10**9
     assert n == elements.parameters == 64 * LAYER + 2 * VOCABULARY + 5120
     fields = [*QWQ_AT_TP8, "actor.pp=1", "rollout.gpu_memory_utilization=0.8"]

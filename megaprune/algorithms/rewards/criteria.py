@@ -6,7 +6,7 @@ Each is at most 1 and at least -1, and is meant to be one of several rewards wit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -16,7 +16,7 @@ from megaprune.algorithms.records import Group, Vector
 from megaprune.errors import InputError
 from megaprune.grading.find import box_spans
 from megaprune.grading.markers import count_markers
-from megaprune.grading.thought import THOUGHTS
+from megaprune.grading.thought import THOUGHTS, ThoughtName
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Format:
     name: ClassVar[str] = "format"
 
     thought: Annotated[
-        Literal["think", "qwen3", "marco", "s1", "openthinker", "none"],
+        ThoughtName,
         Field(description="how models of the family mark a thought (see grading.thought)"),
     ] = "think"
 
