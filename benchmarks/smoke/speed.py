@@ -16,7 +16,7 @@ from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
 from megaprune.config.run import ActorConfig, OptimizerConfig
 from megaprune.distributed import device
-from megaprune.parallelism import Parallel
+from megaprune.parallelism import Frozen, Parallel
 from megaprune.planner.actor_memory import MicroBatch, actor_parts, rank_elements
 from megaprune.planner.hardware import HardwareSpec
 from megaprune.planner.request import ModelShape
@@ -92,7 +92,7 @@ def bytes_held(actor: Actor, before: int, samples: list[Sample]) -> dict:
         device.synchronize()
         peaks.append(device.peak_bytes() - before - resident)
     model, tokens = actor.model, len(samples[0].tokens)
-    (elements,) = rank_elements(model, Parallel(), 1, 0, True)
+    (elements,) = rank_elements(model, Parallel(), 1, Frozen(), True)
     planned = actor_parts(elements, 1, "bfloat16", True)
     found = {
         "built_GB": built / GB,

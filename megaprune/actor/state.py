@@ -103,7 +103,7 @@ def _state_of_none(single: DistributedOptimizer, steps: Any) -> State:
     return {"optimizer": {**common, "param_groups": groups}}
 
 
-def _complete_untrained(optimizer: Any, kept: State, steps: Any) -> None:
+def _complete_untrained(optimizer: Any, kept: Any, steps: Any) -> None:
     """Make what is kept of optimizers without parameters what is common to all ranks."""
     singles = single_optimizers(optimizer)
     for number, single in enumerate(singles):
