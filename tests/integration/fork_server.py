@@ -56,7 +56,7 @@ def import_everything() -> None:
     prepare_process()
     for module in pkgutil.walk_packages(megaprune.__path__, "megaprune."):
         # Those begin what they are for, or want NeMo-Run.
-        if not module.name.endswith(("__main__", "grading.worker", "launch.nemo")):
+        if not module.name.endswith(("__main__", "grading.worker", "launch.nemo", "nemo_study")):
             importlib.import_module(module.name)
     installed = importlib.util.find_spec("vllm") is not None
     for name in (*OTHERS, *(OF_VLLM if installed else ())):
