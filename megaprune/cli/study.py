@@ -145,6 +145,7 @@ def _run_jobs(options: argparse.Namespace, jobs: Mapping[int, Job]) -> int:
         import gc
 
         with importing():
+            from megaprune.distributed import world
             from megaprune.evaluation.run import evaluate
             from megaprune.trainer.loop import train
 
@@ -153,6 +154,7 @@ def _run_jobs(options: argparse.Namespace, jobs: Mapping[int, Job]) -> int:
                 train(each.config)
             else:
                 evaluate(each.config)
+            world.say_when_interrupted(None)  # what it said was of this job
             gc.collect()  # both engines' memory, before the next job's are built
 
     words = ["study", *options.fields, "--index", ",".join(map(str, jobs))]
