@@ -181,7 +181,8 @@ def _show(jobs: Mapping[int, Job]) -> None:
 
     from megaprune.foreign_text import terminal
 
-    table = Table("index", "job", "state", "folder", box=None, pad_edge=False)
+    table = Table("index", "job", "state", box=None, pad_edge=False)
+    table.add_column("folder", overflow="fold")  # a path is to be copied
     for number, job in jobs.items():
         table.add_row(str(number), job.name, job.state, job.config.out)
     terminal(highlight=False, soft_wrap=True).print(table)
