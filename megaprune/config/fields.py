@@ -254,7 +254,7 @@ def unknown(key: str, known: Collection[str]) -> InputError:
 def type_words(annotation: Any) -> str:
     """What values of a type are, as in "a whole number or null"."""
     inner = _plain_type(annotation)
-    optional = "" if inner is annotation else " or null"
+    optional = "" if inner == annotation else " or null"
     if get_origin(inner) in (Union, types.UnionType):
         return f"{' or '.join(type_words(kind) for kind in get_args(inner))}{optional}"
     if get_origin(inner) in (list, tuple):

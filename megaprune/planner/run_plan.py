@@ -128,8 +128,8 @@ def notes_on(config: PlanConfig, hardware: HardwareSpec) -> list[str]:
         )
     if rounds := config.algorithm.max_resample_rounds:
         notes.append(
-            f"algorithm.filter.max_resample_rounds={rounds}: what is drawn again takes more time "
-            f"than is said here, up to {1 + rounds} times that to generate"
+            f"with max_resample_rounds={rounds}, generation can take up to {1 + rounds} times as "
+            f"long as here"
         )
     return notes
 
