@@ -14,6 +14,7 @@ MAPPED = {
     "megaprune.converters": "converters",
     "megaprune.recipes": "recipes",
     "megaprune.recipes.overthinker": "recipes/overthinker",
+    "megaprune.recipes.reasoner": "recipes/reasoner",
 }
 
 # What a run needs besides the engines.

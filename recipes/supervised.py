@@ -47,28 +47,30 @@ SHAPE: dict[str, Any] = {
 
 def train(
     about: str,
-    texts: Iterable[str],
+    write_start: Callable[[Path], object],
     lessons: Iterator[tuple[str, str]],
     write_problems: Callable[[Path], None],
+    steps: int = 1000,
+    lr: float = 3e-3,
 ) -> None:
     """Train on this rank, with the options of the command line; rank 0 writes model and problems.
 
     Args:
         about: the first line says in `--help` what the command does.
-        texts: what the tokenizer is made of.
+        write_start: writes the model to begin with, and its tokenizer, to a folder.
         lessons: questions and responses to train with, without end; alike on all ranks.
         write_problems: writes the sets of problems to a folder.
+        steps, lr: unless the command line says otherwise.
     """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=lr)
     options = parser.parse_args()
     work = Path(broadcast_from_rank0(tempfile.mkdtemp() if dist.get_rank() == 0 else ""))
     if dist.get_rank() == 0:
-        tokenizer = make_tokenizer(work, texts)
-        make_model(work, len(tokenizer), tokenizer.eos_token_id)
+        write_start(work)
     dist.barrier()
     from transformers import AutoTokenizer
 
@@ -87,6 +89,12 @@ def train(
             seconds = time.perf_counter() - start
             print(f"step {step}: loss {done.loss:.4f} nats/token, {seconds:.0f} s", flush=True)
     save(actor, options.steps, work, options.out, write_problems)
+
+
+def write_untrained(folder: Path, texts: Iterable[str]) -> None:
+    """Write an untrained model, and a tokenizer that is made of some texts."""
+    tokenizer = make_tokenizer(folder, texts)
+    make_model(folder, len(tokenizer), tokenizer.eos_token_id)
 
 
 def make_tokenizer(folder: Path, texts: Iterable[str]) -> Any:

@@ -13,15 +13,16 @@ from itertools import islice
 
 from megaprune.distributed import world
 from megaprune.recipes.overthinker.problems import drawn, lessons, response, write_problems
-from megaprune.recipes.supervised import train
+from megaprune.recipes.supervised import train, write_untrained
 
 
 def main() -> None:
     """Train on this rank; rank 0 writes the model."""
     of_texts, of_lessons = random.Random(0), random.Random(3)
+    texts = (p.question + response(p, of_texts) for p in islice(drawn(1), 2000))
     train(
         str(__doc__),
-        (p.question + response(p, of_texts) for p in islice(drawn(1), 2000)),
+        lambda folder: write_untrained(folder, texts),
         ((p.question, response(p, of_lessons)) for p in lessons()),
         write_problems,
     )
