@@ -50,6 +50,24 @@ def add_parser(commands: Any) -> None:
         metavar="N[,N...]",
         help="tokens, said in the prompt",
     )
+    _add_budget(command)
+    prompt = command.add_mutually_exclusive_group()
+    prompt.add_argument(
+        "--family",
+        choices=templates.TEMPLATES,
+        help="of models, whose prompt is used (default plain)",
+    )
+    prompt.add_argument("--template", metavar="FILE", help="a prompt of your own, in YAML")
+    _add_own(command.add_argument_group("a source without a set's name, or in columns of its own"))
+    _add_overlap(command.add_argument_group("problems that are in evaluation sets too"))
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace problem sets that are there already"
+    )
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    command.set_defaults(run=run_data)
+
+
+def _add_budget(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--budget",
         type=_range,
@@ -66,14 +84,9 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="of the budgets (default 0)"
     )
-    prompt = command.add_mutually_exclusive_group()
-    prompt.add_argument(
-        "--family",
-        choices=templates.TEMPLATES,
-        help="of models, whose prompt is used (default plain)",
-    )
-    prompt.add_argument("--template", metavar="FILE", help="a prompt of your own, in YAML")
-    own = command.add_argument_group("a source without a set's name, or in columns of its own")
+
+
+def _add_own(own: Any) -> None:
     own.add_argument("--source", metavar="NAME", help="its data_source")
     own.add_argument("--problem-column", metavar="COLUMN", help="COLUMN.FIELD for a field of it")
     own.add_argument("--answer-column", metavar="COLUMN", help="the same for the answer")
@@ -88,12 +101,6 @@ def add_parser(commands: Any) -> None:
             help=f"{doc} (default {chosen})",
         )
     own.add_argument("--split", metavar="WORD", help="train or test, say (default: the set's)")
-    _add_overlap(command.add_argument_group("problems that are in evaluation sets too"))
-    command.add_argument(
-        "--overwrite", action="store_true", help="replace problem sets that are there already"
-    )
-    command.add_argument("--json", action="store_true", help="print the report as JSON")
-    command.set_defaults(run=run_data)
 
 
 def _add_overlap(group: Any) -> None:
@@ -173,10 +180,9 @@ def run_data(options: argparse.Namespace) -> int:
         "overlap": {"near": options.near, "pairs": {o.name: o.counts() for o in overlaps}},
     }
     split = options.split or (known.split if known else "train")
-    budgets = None
-    if options.budget:
-        low, high = options.budget
-        budgets = make.Budgets(low, high, options.seed, options.budget_as)
+    budgets = options.budget and make.Budgets(
+        *options.budget, seed=options.seed, kind=options.budget_as
+    )
     for limit, out in outs.items():
         make.write(out, ours, split, template, limit, about, budgets)
     pairs = [pair for overlap in overlaps for pair in overlap.as_json()]
