@@ -16,6 +16,7 @@ from megaprune.errors import InputError
 from megaprune.files import check_output
 
 if TYPE_CHECKING:
+    from megaprune.data.make import Budgets
     from megaprune.data.sources import SourceFiles
 
 
@@ -180,9 +181,7 @@ def run_data(options: argparse.Namespace) -> int:
         "overlap": {"near": options.near, "pairs": {o.name: o.counts() for o in overlaps}},
     }
     split = options.split or (known.split if known else "train")
-    budgets = options.budget and make.Budgets(
-        *options.budget, seed=options.seed, kind=options.budget_as
-    )
+    budgets = _budgets(options)
     for limit, out in outs.items():
         make.write(out, ours, split, template, limit, about, budgets)
     pairs = [pair for overlap in overlaps for pair in overlap.as_json()]
@@ -192,6 +191,16 @@ def run_data(options: argparse.Namespace) -> int:
     else:
         show.print_report(about, pairs, [str(out) for out in outs.values()])
     return 0
+
+
+def _budgets(options: argparse.Namespace) -> Budgets | None:
+    """The tokens that prompts ask for, if they do."""
+    from megaprune.data.make import Budgets
+
+    if not options.budget:
+        return None
+    low, high = options.budget
+    return Budgets(low, high, options.seed, options.budget_as)
 
 
 def _known(options: argparse.Namespace) -> ProblemSet | None:
