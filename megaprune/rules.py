@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from megaprune.algorithms.advantages import GroupStd
 from megaprune.algorithms.algorithm import Algorithm
-from megaprune.algorithms.registry import name_of
+from megaprune.algorithms.registry import is_own, name_of
 from megaprune.config.limits import training_limits
 from megaprune.config.run import Config, EngineConfig, GradingConfig
 from megaprune.data.instructions import BOX
@@ -65,6 +65,14 @@ def learning_problems(config: Config) -> Iterator[str]:
             "algorithm.length=thought with grading.thought=none: no mark tells where a thought "
             "ends; expected the model's family as grading.thought, or algorithm.length=response"
         )
+    keeps = getattr(algorithm.filter, "keeps", None)
+    if algorithm.unit > 1 and not is_own("filter", algorithm.filter) and keeps != algorithm.unit:
+        yield (
+            f"algorithm.loss.name={name_of('loss', algorithm.loss)} takes {algorithm.unit} "
+            f"responses of each group, and algorithm.filter.name="
+            f"{name_of('filter', algorithm.filter)} keeps another number of them; expected "
+            f"algorithm.filter.name=right_pair"
+        )
     advantage = algorithm.advantage
     if config.rollout.n == 1 and getattr(advantage, "within_group", False):
         yield (
@@ -113,7 +121,9 @@ def training_problems(config: Config) -> Iterator[str]:
     longest = config.data.max_prompt_length + max(training_limits(config))
     prompt = config.data.max_prompt_length
     what = f"data.max_prompt_length={prompt} and the length limit"
-    yield from sample_problems(actor.max_tokens, longest, what)
+    if (unit := config.algorithm.unit) > 1:
+        what += f", of {unit} samples that algorithm.loss takes together"
+    yield from sample_problems(actor.max_tokens, longest * unit, what)
 
 
 def sample_problems(max_tokens: int, longest: int, what: str) -> Iterator[str]:

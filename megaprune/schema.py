@@ -348,6 +348,20 @@ MISMATCH_KL = _metric(
     "mean over learned tokens(exp(d) - d - 1), d = log p_actor - log p_engine",
     "The same as an estimate of the KL divergence of the engine from the actor.",
 )
+PAIR_MARGIN = _metric(
+    "pair/margin",
+    "1",
+    "mean over pairs(the sigmoid's argument)",
+    "How far preferred responses are ahead of the others; only with a loss of pairs.",
+    of_loss=True,
+)
+PAIR_ACCURACY = _metric(
+    "pair/accuracy",
+    "1",
+    "pairs with a margin above 0 / pairs",
+    "The share of pairs in which the preferred response is ahead.",
+    of_loss=True,
+)
 IMPORTANCE_CAPPED = _metric(
     "importance_capped",
     "1",

@@ -193,6 +193,7 @@ class Actor:
         loss: Loss,
         *,
         info: BatchInfo | None = None,
+        unit: int = 1,
         temperature: float = 1.0,
         lr: float | None = None,
     ) -> Step:
@@ -201,6 +202,7 @@ class Actor:
         Args:
             loss: see `Loss`.
             info: totals of the whole batch, if it has more samples than those given, or a limit.
+            unit: so many samples, one behind the other, are in one micro-batch.
             temperature: of the log-probs that `loss` gets.
             lr: the learning rate of this step; the configured one if None.
 
@@ -208,7 +210,9 @@ class Actor:
             FloatingPointError: on all ranks, if the loss or a gradient is not finite. In the first
                 case nothing was changed; in the second the weights are not to be used any more.
         """
-        shares, count = self.accumulate(samples, loss, info=info, temperature=temperature)
+        shares, count = self.accumulate(
+            samples, loss, info=info, unit=unit, temperature=temperature
+        )
         total, metrics = combine(shares)
         for group in self._optimizer.param_groups:
             group["lr"] = self.optimizer.lr if lr is None else lr
@@ -231,12 +235,13 @@ class Actor:
         loss: Loss,
         *,
         info: BatchInfo | None = None,
+        unit: int = 1,
         temperature: float = 1.0,
     ) -> tuple[tuple[Share, ...], int]:
         """Gradients of a batch, without a step.
 
         Args:
-            samples, loss, info, temperature: as `step` takes them.
+            samples, loss, info, unit, temperature: as `step` takes them.
 
         Returns:
             What every micro-batch of every replica contributed to loss and metrics, and how many
@@ -264,7 +269,7 @@ class Actor:
             # Megatron-core averages over micro-batches, then replicas; a share is to be summed.
             return value * (count * replicas), to_host(output)
 
-        shares, batches = self._run(samples, temperature, share, forward_only=False)
+        shares, batches = self._run(samples, temperature, share, forward_only=False, unit=unit)
         every_rank = all_gather_object(shares)
         return tuple(share for rank in every_rank for share in rank), len(batches)
 
@@ -274,6 +279,7 @@ class Actor:
         temperature: float,
         use: Callable[[LogProbs, Packed, int], tuple[torch.Tensor, Any]],
         forward_only: bool,
+        unit: int = 1,
     ) -> tuple[list[Any], MicroBatches]:
         """Run this replica's micro-batches through all stages.
 
@@ -285,7 +291,7 @@ class Actor:
             What was collected of each micro-batch (one rank of the last stage has it; the others
             have nothing), and the numbers of the samples in each.
         """
-        batches = self._micro_batches(samples)
+        batches = self._micro_batches(samples, unit)
         # Sequence parallelism divides the stream among ranks.
         parts = self.parallel.tp if self.parallel.sequence else 1
         lengths = [sum(len(samples[i].tokens) for i in numbers) or 1 for numbers in batches]
@@ -327,14 +333,14 @@ class Actor:
             )
         return collected, batches
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> MicroBatches:
+    def _micro_batches(self, samples: Sequence[Sample], unit: int) -> MicroBatches:
         """Numbers of the samples in each of this replica's micro-batches."""
         pipeline = self.parallel.pipeline
         # An interleaved pipeline takes micro-batches by the number of its stages.
         multiple = pipeline.stages if pipeline.chunks > 1 else 1
         replicas = parallel_state.get_data_parallel_world_size()
         lengths = tuple(len(sample.tokens) for sample in samples)
-        by_replica = micro_batches(lengths, self.config.max_tokens, replicas, multiple)
+        by_replica = micro_batches(lengths, self.config.max_tokens, replicas, multiple, unit)
         return by_replica[parallel_state.get_data_parallel_rank()]
 
     def _log_probs(

@@ -116,7 +116,7 @@ def pack(samples: Sequence[Sample], device: torch.device, multiple: int = 1) -> 
 
 @lru_cache(maxsize=8)
 def micro_batches(
-    lengths: tuple[int, ...], max_tokens: int, dp: int, multiple: int = 1
+    lengths: tuple[int, ...], max_tokens: int, dp: int, multiple: int = 1, unit: int = 1
 ) -> tuple[MicroBatches, ...]:
     """Divide samples into micro-batches of at most `max_tokens`, alike on every rank.
 
@@ -129,24 +129,28 @@ def micro_batches(
         dp: number of data-parallel ranks.
         multiple: the number of micro-batches of a rank is a multiple of this, as an interleaved
             pipeline wants it.
+        unit: so many samples, one behind the other, stay together in their order.
 
     Returns:
         For each rank, for each of its micro-batches, numbers of samples. A micro-batch is empty
         where there are fewer samples than micro-batches.
 
     Raises:
-        InputError: a sample is longer than `max_tokens`.
+        InputError: a sample, or a unit of them, is longer than `max_tokens`.
+        ValueError: the samples are not whole units.
     """
+    if unit > 1:
+        return _of_units(lengths, max_tokens, dp, multiple, unit)
     if lengths and max(lengths) > max_tokens:
         raise InputError(
             f"a sample has {max(lengths)} tokens, which is more than a micro-batch may have "
             f"({max_tokens}); set max_tokens to at least that"
         )
-    unit = dp * multiple
-    count = max(1, -(-sum(lengths) // (max_tokens * unit))) * unit
+    step = dp * multiple
+    count = max(1, -(-sum(lengths) // (max_tokens * step))) * step
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while (bins := _balanced(lengths, longest_first, count, max_tokens)) is None:
-        count += unit
+        count += step
     # The fullest with the emptiest: ranks get about the same.
     bins.sort(key=lambda b: -sum(lengths[i] for i in b))
     ranks: list[list[list[int]]] = [[] for _ in range(dp)]
@@ -155,6 +159,25 @@ def micro_batches(
         for rank, group in enumerate(some if row // dp % 2 == 0 else reversed(some)):
             ranks[rank].append(group)
     return tuple(tuple(map(tuple, of_rank)) for of_rank in ranks)
+
+
+def _of_units(
+    lengths: tuple[int, ...], max_tokens: int, dp: int, multiple: int, unit: int
+) -> tuple[MicroBatches, ...]:
+    """Divide units as if each were one sample."""
+    if len(lengths) % unit:
+        raise ValueError(f"{len(lengths)} samples; expected whole units of {unit}")
+    starts = range(0, len(lengths), unit)
+    totals = tuple(sum(lengths[i : i + unit]) for i in starts)
+    if totals and max(totals) > max_tokens:
+        raise InputError(
+            f"{unit} samples that the loss takes together have {max(totals)} tokens, which is more "
+            f"than a micro-batch may have ({max_tokens}); set max_tokens to at least that"
+        )
+    return tuple(
+        tuple(tuple(i * unit + k for i in units for k in range(unit)) for units in of_rank)
+        for of_rank in micro_batches(totals, max_tokens, dp, multiple)
+    )
 
 
 def _balanced(

@@ -108,16 +108,23 @@ class Algorithm:
         for where, entry in zip(_reward_fields(len(self.rewards)), self.rewards, strict=True):
             if not math.isfinite(entry.weight):
                 raise InputError(f"{where}.weight={entry.weight}; expected a finite number")
-        if unknown := self._loss_needs() - LOG_PROBS:
-            raise InputError(
-                f"algorithm.loss: its `needs` has {', '.join(sorted(unknown))}; expected some of "
-                f"{', '.join(sorted(LOG_PROBS))}"
-            )
+        self._check_loss()
         if self.kl_in_reward and "parts" in getattr(self.advantage, "arguments", ()):
             name = registry.name_of("advantage", self.advantage)
             raise InputError(
                 f"algorithm.loss.kl_in=reward with algorithm.advantage.name={name}, which takes "
                 f"each reward by itself; expected kl_in=loss, or another advantage"
+            )
+
+    def _check_loss(self) -> None:
+        if unknown := self._loss_needs() - LOG_PROBS:
+            raise InputError(
+                f"algorithm.loss: its `needs` has {', '.join(sorted(unknown))}; expected some of "
+                f"{', '.join(sorted(LOG_PROBS))}"
+            )
+        if not isinstance(self.unit, int) or self.unit < 1:
+            raise InputError(
+                f"algorithm.loss: its `unit` is {self.unit!r}; expected a whole number, 1 or more"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -197,6 +204,12 @@ class Algorithm:
     def needs_all(self) -> bool:
         """Whether samples with advantage 0 count in the loss."""
         return bool(getattr(self.loss, "needs_all", True))
+
+    @property
+    def unit(self) -> int:
+        """How many responses of a group the loss takes together, in one micro-batch: 2 of pairs."""
+        unit: int = getattr(self.loss, "unit", 1)
+        return unit
 
     @property
     def by_advantage(self) -> bool:

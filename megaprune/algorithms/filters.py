@@ -86,12 +86,82 @@ class KeepShortest:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def keeps(self) -> int:
+        """How many responses of a group are kept."""
+        return self.k
+
     def __call__(self, group: Group, rewards: Vector, /) -> NDArray[np.bool_]:
         """[K], of which k are True."""
         tokens = np.maximum(group.length, 1)
         cost = tokens if self.by == "length" else -rewards / tokens
         kept: NDArray[np.bool_] = np.zeros(len(rewards), np.bool_)
         kept[np.argsort(cost, kind="stable")[: self.k]] = True
+        return kept
+
+
+@dataclass(frozen=True)
+class ShortestRight:
+    """The m shortest right responses of a group are learned from, if there are any.
+
+    With the loss `sft` this is the fine-tuning that O1-Pruner (2501.12570) is compared with. Of
+    equals the earlier ones are kept.
+    """
+
+    name: ClassVar[str] = "shortest_right"
+
+    m: Annotated[int, Field(ge=1, description="responses of a group; all if there are no more")] = 2
+    max_resample_rounds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="how many times data.train_batch_size more problems may be drawn to "
+            "replace groups without a right response",
+        ),
+    ] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, group: Group, rewards: Vector, /) -> NDArray[np.bool_]:
+        """[K], of which m are True, or as many as are right."""
+        kept: NDArray[np.bool_] = np.zeros(len(rewards), np.bool_)
+        kept[_right_by_length(group)[: self.m]] = True
+        return kept
+
+
+@dataclass(frozen=True)
+class RightPair:
+    """The shortest and the longest right response of a group are learned from, as a pair.
+
+    A group that has no two right responses of different lengths is left out. With a loss of pairs,
+    `dpo` or `simpo`, and a reward that falls with the length of right responses, this is the
+    preference that O1-Pruner (2501.12570) is compared with. Of equals the earlier ones are kept.
+    """
+
+    name: ClassVar[str] = "right_pair"
+    keeps: ClassVar[int] = 2
+
+    max_resample_rounds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="how many times data.train_batch_size more problems may be drawn to "
+            "replace groups without such a pair",
+        ),
+    ] = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, group: Group, rewards: Vector, /) -> NDArray[np.bool_]:
+        """[K], of which two are True, or none."""
+        kept: NDArray[np.bool_] = np.zeros(len(rewards), np.bool_)
+        right = _right_by_length(group)
+        if not len(right) or group.length[right[0]] == group.length[right[-1]]:
+            return kept
+        longest = right[np.argmax(group.length[right])]
+        kept[[right[0], longest]] = True
         return kept
 
 
@@ -159,3 +229,9 @@ class PassRateBand:
     def _is_kept(self, name: str) -> bool:
         digest = hashlib.sha256(name.encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.keep_easy * 2**64
+
+
+def _right_by_length(group: Group) -> NDArray[np.intp]:
+    """The numbers of a group's right responses, the shortest first, of equals the earlier one."""
+    right = np.flatnonzero(group.correct)
+    return right[np.argsort(group.length[right], kind="stable")]

@@ -94,6 +94,27 @@ PRESETS: Mapping[str, Preset] = {
             "num_minibatches": 1,
         },
     ),
+    "sft": Preset(
+        "fine-tuning on the two shortest right responses to each problem, which O1-Pruner "
+        "(2501.12570) is compared with",
+        {
+            "rewards": [{"name": "correct"}],
+            "advantage": {"name": "group_mean"},
+            "filter": {"name": "shortest_right"},
+            "loss": {"name": "sft"},
+            "num_minibatches": 1,
+        },
+    ),
+    "dpo": Preset(
+        "DPO (2305.18290) on the shortest and the longest right response to each problem, likewise",
+        {
+            "rewards": [{"name": "minmax"}],
+            "advantage": {"name": "group_mean"},
+            "filter": {"name": "right_pair"},
+            "loss": {"name": "dpo"},
+            "num_minibatches": 1,
+        },
+    ),
     "alp": Preset(
         "ALP (2506.05256): a token costs more the more of a group's answers are right; advantages "
         "are not divided by a deviation, which would take the strength out of it",

@@ -28,12 +28,12 @@ from megaprune.config.fields import nearest
 from megaprune.errors import InputError
 
 _MODULES = {
-    "reward": "megaprune.algorithms.rewards",
-    "advantage": "megaprune.algorithms.advantages",
-    "filter": "megaprune.algorithms.filters",
-    "loss": "megaprune.algorithms.losses",
+    "reward": ("megaprune.algorithms.rewards",),
+    "advantage": ("megaprune.algorithms.advantages",),
+    "filter": ("megaprune.algorithms.filters",),
+    "loss": ("megaprune.algorithms.losses", "megaprune.algorithms.pair_losses"),
 }
-"""Where the components of each kind are: in this module, or in those of this package."""
+"""Where the components of each kind are: in these modules, or in those of these packages."""
 
 CALLS = {
     "reward": ("group",),
@@ -59,7 +59,8 @@ def components(kind: str) -> Mapping[str, type]:
     """The components of a kind that come with megaprune, by name."""
     return {
         cls.__dict__["name"]: cls
-        for module in _modules(importlib.import_module(_MODULES[kind]))
+        for name in _MODULES[kind]
+        for module in _modules(importlib.import_module(name))
         for cls in vars(module).values()
         if isinstance(cls, type) and cls.__module__ == module.__name__
         if is_dataclass(cls) and "name" in cls.__dict__

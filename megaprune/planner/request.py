@@ -36,8 +36,8 @@ class PlanConfig(PruneConfig):
 
     @property
     def longest_trained(self) -> int:
-        """Tokens of the longest sequence that is learned from."""
-        return self.data.max_prompt_length + max(self.rounds)
+        """Tokens of the longest sequence that is learned from, or of those that stay together."""
+        return self.algorithm.unit * (self.data.max_prompt_length + max(self.rounds))
 
 
 def read_plan_config(arguments: Sequence[str]) -> PlanConfig:

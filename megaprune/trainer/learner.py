@@ -62,6 +62,7 @@ class Learner:
         # those of the policy that drew them.
         stale = any(r.policy_version != step for r in batch.learned_rollouts)
         in_reward = self.algorithm.kl_in_reward
+        batch = _of_whole_units(batch, self.algorithm.unit)
         samples = self._with_log_probs(_samples(batch, every=in_reward), stale)
         if in_reward:
             samples = self._with_kl_in_rewards(batch, samples)
@@ -69,10 +70,12 @@ class Learner:
         with_signal = any(sample.values["advantage"].any() for sample in samples)
         self._by_advantage = self.algorithm.by_advantage and with_signal
         lr = learning_rate(self._config.optimizer, step, self._config.steps)
-        count = self.algorithm.num_minibatches
+        unit = self.algorithm.unit if with_signal else 1
+        units = np.arange(len(samples)).reshape(-1, unit)
+        count = min(self.algorithm.num_minibatches, len(units))
         updates = [
-            self._update([samples[i] for i in part], lr, stale)
-            for part in np.array_split(np.arange(len(samples)), count)
+            self._update([samples[i] for i in part.ravel()], lr, stale, unit)
+            for part in np.array_split(units, count)
         ]
         _, metrics = combine(share for update in updates for share in update.shares)
         for name, value in metrics.items():
@@ -87,7 +90,7 @@ class Learner:
             **metrics,
         }
 
-    def _update(self, samples: Sequence[Sample], lr: float, stale: bool) -> Step:
+    def _update(self, samples: Sequence[Sample], lr: float, stale: bool, unit: int) -> Step:
         info = BatchInfo(
             total_tokens=sum(sample.scored for sample in samples),
             total_sequences=len(samples),
@@ -99,6 +102,7 @@ class Learner:
                 samples if self.algorithm.needs_all else _with_signal(samples),
                 self._loss,
                 info=info,
+                unit=unit,
                 temperature=self._config.rollout.temperature,
                 lr=lr,
             )
@@ -207,6 +211,31 @@ def _samples(batch: RolloutBatch, every: bool = False) -> list[Sample]:
             tokens = np.concatenate([prompt, rollout.tokens])
             samples.append(Sample(tokens, len(prompt), values))
     return samples
+
+
+def _of_whole_units(batch: RolloutBatch, unit: int) -> RolloutBatch:
+    """The groups of a batch that have a unit of responses to be learned from.
+
+    Where none has, the batch as it is: then all advantages are 0, and nothing is learned.
+
+    Raises:
+        InputError: a group has more or fewer responses that are learned from.
+    """
+    if unit == 1:
+        return batch
+    places = [i for i, group in enumerate(batch.groups) if group.kept and batch.advantages[i].any()]
+    for group in (batch.groups[i] for i in places):
+        if len(group.learned) != unit:
+            raise InputError(
+                f"{len(group.learned)} responses to {group.problem.name} are to be learned from, "
+                f"and algorithm.loss takes {unit} of each group; expected an algorithm.filter that "
+                f"keeps so many, as right_pair does of pairs"
+            )
+    if not places:
+        return batch
+    return replace(
+        batch, groups=[batch.groups[i] for i in places], advantages=batch.advantages[places]
+    )
 
 
 def _with_signal(samples: Sequence[Sample]) -> Sequence[Sample]:

@@ -60,6 +60,31 @@ def test_micro_batches_hold_every_sample_once_within_the_budget(lengths, budget,
     assert len(ranks[0]) <= 2 * needed + multiple
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 25), st.integers(1, 25)), max_size=20),
+    st.integers(50, 120),
+    st.integers(1, 5),
+    st.integers(1, 4),
+)
+def test_pairs_stay_together_in_their_order(pairs, budget, dp, multiple):
+    lengths = tuple(length for pair in pairs for length in pair)
+    ranks = micro_batches(lengths, budget, dp, multiple, 2)
+    assert len({len(r) for r in ranks}) == 1
+    assert len(ranks[0]) % multiple == 0
+    assert sorted(i for r in ranks for b in r for i in b) == list(range(len(lengths)))
+    for batch in (b for r in ranks for b in r):
+        assert sum(lengths[i] for i in batch) <= budget
+        assert all(first % 2 == 0 for first in batch[::2])
+        assert [i + 1 for i in batch[::2]] == list(batch[1::2])
+
+
+def test_units_that_cannot_be():
+    with pytest.raises(ValueError, match="3 samples; expected whole units of 2"):
+        micro_batches((5, 5, 5), 100, 1, 1, 2)
+    with pytest.raises(InputError, match="2 samples .* together have 101 tokens.*max_tokens"):
+        micro_batches((5, 5, 50, 51), 100, 2, 1, 2)
+
+
 def test_ranks_get_about_the_same():
     rng = np.random.default_rng(0)
     lengths = rng.lognormal(7, 0.8, 512).astype(int).clip(50, 8000)

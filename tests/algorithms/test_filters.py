@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from megaprune.algorithms.filters import DropCutOff, KeepAll, KeepShortest, NoSignal, PassRateBand
+from megaprune.algorithms.filters import (
+    DropCutOff,
+    KeepAll,
+    KeepShortest,
+    NoSignal,
+    PassRateBand,
+    RightPair,
+    ShortestRight,
+)
 from megaprune.algorithms.records import Group
 from megaprune.errors import InputError
 
@@ -54,6 +62,23 @@ def test_the_shortest_are_kept():
     assert KeepShortest(k=2)(ties, np.ones(3)).tolist() == [True, True, False]
 
 
+def test_the_shortest_right_ones_are_kept():
+    some = group([1, 0, 1, 1], [30, 5, 20, 10])
+    rewards = np.zeros(4)
+    assert ShortestRight(m=1)(some, rewards).tolist() == [False, False, False, True]
+    assert ShortestRight()(some, rewards).tolist() == [False, False, True, True]
+    assert ShortestRight(m=9)(some, rewards).tolist() == [True, False, True, True]
+
+
+def test_a_pair_is_the_shortest_and_the_longest_right_one():
+    some = group([1, 0, 1, 1, 0], [20, 5, 30, 10, 40])
+    assert RightPair()(some, np.zeros(5)).tolist() == [False, False, True, True, False]
+    # The earlier ones of equals.
+    ties = group([1, 1, 1, 1], [5, 9, 9, 5])
+    assert RightPair()(ties, np.zeros(4)).tolist() == [True, True, False, False]
+    assert not RightPair()(group([1, 1, 0], [5, 5, 9]), np.zeros(3)).any()
+
+
 # Groups of one, all right, all wrong, of one length, with one cut off, and with ties; all kept, or
 # none, or a list.
 EDGES = (
@@ -68,6 +93,8 @@ EDGES = (
         (KeepAll(), (1, 1, 1, 1, 1, 1)),
         (NoSignal(), (1, 0, 0, 1, 0, 0)),
         (KeepShortest(k=2), (1, 1, 1, 1, 1, [0, 1, 1])),
+        (ShortestRight(), (1, 1, 0, [1, 0], 1, [0, 1, 1])),
+        (RightPair(), (0, 1, 0, 0, 1, [1, 1, 0])),
         (DropCutOff(), (1, 1, 1, 1, [0, 1], 1)),
         (PassRateBand(), (0, 0, 0, 1, 0, 0)),
     ],

@@ -23,12 +23,14 @@ from megaprune.actor.actor import Actor
 from megaprune.actor.packing import Sample
 from megaprune.actor.state import single_optimizers
 from megaprune.algorithms.loss_metrics import (
+    combine,
     maximum,
     mean_by_sequence,
     mean_by_token,
     percentiles,
     sum_of,
 )
+from megaprune.algorithms.pair_losses import DpoLoss
 from megaprune.algorithms.records import LossOutput
 from megaprune.config.run import CheckpointConfig
 from megaprune.distributed import world
@@ -64,6 +66,21 @@ def samples_of(saved: list[dict]) -> list[Sample]:
     return [Sample(s["tokens"].numpy(), s["prompt"], {"w": s["w"].numpy()}) for s in saved]
 
 
+def pairs_of(saved: list[dict]) -> list[Sample]:
+    """The samples again, two of which are a pair."""
+    return [
+        Sample(
+            s["tokens"].numpy(),
+            s["prompt"],
+            {
+                "advantage": np.full(len(s["w"]), s["advantage"], np.float32),
+                "reference": s["reference"].numpy(),
+            },
+        )
+        for s in saved
+    ]
+
+
 def loss(batch):
     """What expected_of in test_actor.py computes, sample by sample; and a metric of each kind."""
     weights = batch.values["w"]
@@ -89,6 +106,9 @@ def check(root: Path, name: str, case: Parallel) -> None:
         seen = torch.from_numpy(np.concatenate(said))
         actor.accumulate(samples, loss, temperature=TEMPERATURE)
         gradient = compared(actor, actor.gradients(), expected["gradients"])
+        pairs = pairs_of(expected["samples"])
+        shares, _ = actor.accumulate(pairs, DpoLoss(beta=0.1), unit=2, temperature=TEMPERATURE)
+        of_pairs = compared(actor, actor.gradients(), expected["pair_gradients"])
         step = actor.step(samples, loss, temperature=TEMPERATURE, lr=None)
         other = make(distributed=True)
         other.step(samples, loss, temperature=TEMPERATURE, lr=None)
@@ -103,6 +123,8 @@ def check(root: Path, name: str, case: Parallel) -> None:
                 "loss": abs(step.loss / expected["loss"] - 1),
                 "grad_norm": abs(step.grad_norm / expected["grad_norm"] - 1),
                 "gradient": max(gradient.values()), "compared": len(gradient),
+                "pair_loss": abs(combine(shares)[0] / expected["pair_loss"] - 1),
+                "pair_gradient": max(of_pairs.values()),
                 "weights": weights[0], "weights_distributed": weights[1],
                 "metrics": step.metrics, "micro_batches": step.micro_batches,
             }  # fmt: skip

@@ -9,7 +9,7 @@ from launch import launch
 from megaprune.recipes.tiny_models import make_tiny
 from reference import ROTATED_MODELS
 
-LENGTHS = (5, 17, 9, 30, 12, 3, 25, 2)
+LENGTHS = (30, 2, 5, 25, 17, 9, 12, 3)  # pairs fit the smallest budget
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,26 @@ def expected_of(folder, seed):
                 "tokens": torch.from_numpy(rng.integers(0, 509, length)),
                 "prompt": prompt,
                 "w": torch.from_numpy(rng.normal(size=length - prompt).astype(np.float32)),
+                "reference": torch.from_numpy(-rng.exponential(3, length - prompt)).float(),
+                "advantage": float(rng.choice([-1, 1])) if len(samples) % 2 == 0 else None,
             }
         )
+        samples[-1]["advantage"] = samples[-1]["advantage"] or -samples[-2]["advantage"]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    total, log_probs = torch.zeros(()), []
+    total, log_probs, scores = torch.zeros(()), [], []
     for sample in samples:
         prompt, tokens = sample["prompt"], sample["tokens"]
         logits = model(tokens[None]).logits[0, prompt - 1 : -1]
         p = (logits / TEMPERATURE).log_softmax(-1)
         chosen = p.gather(1, tokens[prompt:, None])[:, 0]
         log_probs.append(chosen.detach())
+        scores.append(sample["advantage"] * (chosen - sample["reference"]).sum())
         total = total - (chosen * sample["w"]).sum() / 50 - (p.exp() * p).sum() * 1e-3
+    # Log-odds that the preferred responses of pairs are preferred, at a tenth of their differences.
+    pairs = -torch.stack(scores).reshape(-1, 2).sum(1).mul(0.1).sigmoid().log().mean()
+    pairs.backward(retain_graph=True)
+    of_pairs = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
     total.backward()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -53,6 +62,7 @@ def expected_of(folder, seed):
     return {
         "samples": samples, "log_probs": torch.cat(log_probs), "loss": total.item(),
         "gradients": gradients, "grad_norm": norm.item(),
+        "pair_loss": pairs.item(), "pair_gradients": of_pairs,
         "weights": {name: p.detach() for name, p in model.named_parameters()},
     }  # fmt: skip
 
@@ -94,6 +104,8 @@ def test_equals_transformers_in_every_division(root, results, model, ranks):
         assert line["loss"] <= 1e-5
         assert line["grad_norm"] <= 1e-5
         assert line["gradient"] <= 1e-5
+        assert line["pair_loss"] <= 1e-5
+        assert line["pair_gradient"] <= 1e-5
         assert line["compared"] > 4 * 6
         assert line["weights"] <= 1e-2
         assert line["weights_distributed"] <= 1e-2

@@ -94,6 +94,17 @@ def test_groups_without_signal_are_tokens_of_the_mean_and_no_more(learner, recor
     assert metrics[schema.LOSS] == pytest.approx(expected, abs=1e-6)
 
 
+SIMPO = ["algorithm.loss.name=simpo"]
+
+ALL_RIGHT = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class AllRight:
+    def __call__(self, group, rewards):
+        return group.correct.copy()
+"""
+
 RECIPES = {
     "plain": [],
     "held to a reference": ["algorithm.loss.kl_coef=1e-9"],
@@ -150,6 +161,62 @@ def test_supervised_fine_tuning_learns_from_all(learner, recorded_batch):
             batch.advantages[1] = 0
         told.append(learns.learn(0, batch)[schema.ENTROPY])
     assert told[0] == pytest.approx(told[1])
+
+
+def pair_of(group):
+    """Numbers of the shortest and the longest right response."""
+    right = [n for n, rollout in enumerate(group.rollouts) if rollout.verdict.match]
+    by_length = [min, max]
+    return [choose(right, key=lambda n: group.rollouts[n].length) for choose in by_length]
+
+
+@pytest.mark.parametrize("fields", [["algorithm=dpo"], ["algorithm=dpo", *SIMPO]], ids=str)
+def test_pairs_are_learned_from(learner, recorded_batch, fields):
+    """The same in any micro-batches; the shortest right response gains on the longest."""
+    results = []
+    for tokens in (280, 10_000):
+        learns, actor = learner(f"actor.max_tokens={tokens}", "optimizer.lr=1e-4", *fields)
+        batch = recorded_batch(learns.algorithm)
+        metrics = learns.learn(0, batch)
+        results.append((metrics, actor.weights()))
+    (few, one), (many, other) = results
+    assert few == pytest.approx(many, rel=1e-4, abs=1e-6)
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=0, atol=2e-6)
+    pairs = [(g, *pair_of(g)) for g in batch.groups if g.kept]
+    assert 0 < len(pairs) < len(batch.groups)  # some have no pair
+    assert few[schema.LEARNED_TOKENS] == sum(
+        g.rollouts[n].length for g, *numbers in pairs for n in numbers
+    )
+    if SIMPO[0] not in fields:  # the policy is the reference
+        assert few[schema.LOSS] == pytest.approx(np.log(2), abs=1e-6)
+        assert few[schema.PAIR_MARGIN] == pytest.approx(0, abs=1e-6)
+    again = [learns.learn(step, batch) for step in (1, 2, 3)]
+    assert again[-1][schema.PAIR_MARGIN] > again[0][schema.PAIR_MARGIN] > few[schema.PAIR_MARGIN]
+    assert again[-1][schema.LOSS] < few[schema.LOSS]
+
+
+def test_a_batch_without_a_pair_teaches_nothing(learner, recorded_batch):
+    learns, actor = learner("algorithm=dpo")
+    before = actor.weights()
+    batch = recorded_batch(learns.algorithm, 2)
+    batch.advantages[:] = 0
+    metrics = learns.learn(0, batch)
+    assert (metrics[schema.LOSS], metrics[schema.GRAD_NORM]) == (0, 0)
+    assert all(weight.equal(actor.parameters()[name]) for name, weight in before.items())
+
+
+def test_responses_that_are_no_pairs_are_refused(learner, recorded_batch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(ALL_RIGHT)
+    learns, _ = learner("algorithm=dpo", "algorithm.filter.name=own.py:AllRight")
+    with pytest.raises(
+        InputError, match=r"responses to .* learned from.*takes 2 of each.*right_pair"
+    ):
+        learns.learn(0, recorded_batch(learns.algorithm))
+    learns, _ = learner("algorithm=dpo", "algorithm.reward.name=correct")
+    with pytest.raises(InputError, match="same advantage"):
+        learns.learn(0, recorded_batch(learns.algorithm))
 
 
 def test_nothing_to_learn_from_moves_nothing(learner, recorded_batch):
