@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from megaprune.config.run import Config, read_config
     from megaprune.errors import InputError
     from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.harmonizing.config import HarmonizeConfig
     from megaprune.library import Run, convert, evaluate, prune, train
     from megaprune.planner import plan
     from megaprune.pruning.config import PruneConfig
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "EvaluateConfig",
+    "HarmonizeConfig",
     "InputError",
     "PruneConfig",
     "Run",
@@ -34,6 +36,7 @@ __all__ = [
 _MODULES = {
     "Config": "megaprune.config.run",
     "EvaluateConfig": "megaprune.evaluation.config",
+    "HarmonizeConfig": "megaprune.harmonizing.config",
     "InputError": "megaprune.errors",
     "PruneConfig": "megaprune.pruning.config",
     "Run": "megaprune.library",

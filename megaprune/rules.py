@@ -29,6 +29,7 @@ from megaprune.weights.model import Model
 
 if TYPE_CHECKING:
     from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.harmonizing.config import HarmonizeConfig
     from megaprune.pruning.config import PruneConfig
 
 
@@ -49,12 +50,11 @@ def run_problems(config: Config) -> Iterator[str]:
 
 def learning_problems(config: Config) -> Iterator[str]:
     """Yield what is wrong with the fields that say what is learned."""
+    yield from update_problems(config)
+    if config.data.weights is not None:
+        yield from weight_problems(config)
+        return
     algorithm = config.algorithm
-    if config.data.train_batch_size % algorithm.num_minibatches:
-        yield (
-            f"algorithm.num_minibatches={algorithm.num_minibatches} does not divide "
-            f"data.train_batch_size={config.data.train_batch_size}"
-        )
     if (name := algorithm.needs_reference) and config.data.references is None:
         yield (
             f"reward {name} compares with responses of the reference model; expected "
@@ -78,6 +78,27 @@ def learning_problems(config: Config) -> Iterator[str]:
         yield (
             f"rollout.n=1 with algorithm.advantage.name={name_of('advantage', advantage)}; "
             f"expected n=2 or more: a response that is alone has no group to be better than"
+        )
+
+
+def update_problems(config: Config) -> Iterator[str]:
+    """A batch that cannot be divided among the updates of a step."""
+    count, size = config.algorithm.num_minibatches, config.data.train_batch_size
+    if size % count:
+        yield f"algorithm.num_minibatches={count} does not divide data.train_batch_size={size}"
+
+
+def weight_problems(config: Config) -> Iterator[str]:
+    """Fields that mean nothing where responses have weights."""
+    if config.data.rollouts is None:
+        yield (
+            f"data.weights={config.data.weights} without data.rollouts; expected the folder with "
+            f"the responses that are weighed"
+        )
+    if config.algorithm.kl_in_reward:
+        yield (
+            "algorithm.loss.kl_in=reward with weights of responses, which are no rewards; expected "
+            "algorithm.loss.kl_in=loss"
         )
 
 
@@ -159,6 +180,42 @@ def prune_problems(config: PruneConfig) -> Iterator[str]:
         )
     if not config.checkpoint.keep_best:
         yield "each round's best model is taken; leave checkpoint.keep_best=true"
+
+
+def harmonize_problems(config: HarmonizeConfig) -> Iterator[str]:
+    """Yield what is wrong with the fields of a harmonizing together."""
+    data, drawn, chosen = config.data, config.presample.n, config.harmonize.responses
+    for name in ("rollouts", "weights", "references"):
+        if getattr(data, name) is not None:
+            yield (
+                f"data.{name}={getattr(data, name)} is not a harmonizing's to set; "
+                f"presample.folder takes responses that are there"
+            )
+    if chosen != "all" and chosen > drawn:
+        yield (
+            f"harmonize.responses={chosen} with presample.n={drawn}; expected "
+            f"presample.n={chosen} or more: they are chosen from the responses to a problem"
+        )
+    elif drawn == 1 and config.method == "o1_pruner":
+        yield (
+            "presample.n=1; expected presample.n=2 or more: a response that is alone has no others "
+            "to be shorter than"
+        )
+    if drawn == 1 and config.method in ("dpo", "simpo"):
+        yield f"presample.n=1 with method={config.method}; expected 2 or more, which make a pair"
+    if config.choose == "best" and not (data.validation and config.validation.every):
+        yield (
+            "choose=best without a validation; give data.validation=FILE.parquet (not what the "
+            "model will be tested on) and validation.every=STEPS, or choose=last"
+        )
+    if config.choose == "best" and not config.checkpoint.keep_best:
+        yield "choose=best with checkpoint.keep_best=false; leave checkpoint.keep_best=true"
+    if any(budget < 1 for budget in config.test.budgets):
+        yield f"test.budgets={config.test.budgets}; expected numbers of tokens above 0"
+    if config.algorithm.kl_in_reward:
+        yield "algorithm.loss.kl_in=reward: weights are no rewards; expected kl_in=loss"
+    yield from update_problems(config)
+    yield from training_problems(config)
 
 
 def evaluate_problems(config: EvaluateConfig) -> Iterator[str]:

@@ -25,6 +25,7 @@ LAYERS = [
     ["actor", "generation"],
     ["trainer"],
     ["evaluation", "pruning"],
+    ["harmonizing"],
     ["rules"],
     ["planner"],
     ["validate"],

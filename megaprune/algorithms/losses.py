@@ -30,6 +30,12 @@ MAX_KL = 10.0
 trainer does. (It also cuts at -10, which k3 >= 0 never reaches.)"""
 
 
+_ClipLow = Annotated[
+    float, Field(ge=0, lt=1, description="the ratio counts from 1 - clip_ratio_low")
+]
+_ClipHigh = Annotated[float, Field(ge=0, description="the ratio counts up to 1 + clip_ratio_high")]
+
+
 class Loss(Protocol):
     """What is minimised, micro-batch by micro-batch."""
 
@@ -64,12 +70,8 @@ class GrpoLoss:
     name: ClassVar[str] = "grpo"
     by_advantage: ClassVar[bool] = True
 
-    clip_ratio_low: Annotated[
-        float, Field(ge=0, lt=1, description="the ratio counts from 1 - clip_ratio_low")
-    ] = 0.2
-    clip_ratio_high: Annotated[
-        float, Field(ge=0, description="the ratio counts up to 1 + clip_ratio_high")
-    ] = 0.2
+    clip_ratio_low: _ClipLow = 0.2
+    clip_ratio_high: _ClipHigh = 0.2
     kl_coef: Annotated[
         float,
         Field(
@@ -294,12 +296,8 @@ class GspoLoss(GrpoLoss):
 
     name: ClassVar[str] = "gspo"
 
-    clip_ratio_low: Annotated[
-        float, Field(ge=0, lt=1, description="the ratio counts from 1 - clip_ratio_low")
-    ] = 3e-4
-    clip_ratio_high: Annotated[
-        float, Field(ge=0, description="the ratio counts up to 1 + clip_ratio_high")
-    ] = 4e-4
+    clip_ratio_low: _ClipLow = 3e-4
+    clip_ratio_high: _ClipHigh = 4e-4
     aggregate: Annotated[
         Literal["token", "sequence"],
         Field(description="the mean over all tokens, or over sequences, as published"),
@@ -308,6 +306,27 @@ class GspoLoss(GrpoLoss):
     def _ratio(self, batch: LossBatch) -> torch.Tensor:
         mean = batch.to_tokens(batch.mean_by_sequence(self._apart(batch).detach()))
         return _ratio(mean + batch.log_probs - batch.log_probs.detach())
+
+
+@dataclass(frozen=True)
+class O1PrunerLoss(GspoLoss):
+    """O1-Pruner (2501.12570): as `gspo`, with the ratio to the reference model, clipped at 0.2.
+
+    The advantage of a response is its weight. At the reference model the loss is minus the mean
+    weight, and the gradient by each of a response's L log-probs is -weight / L over their number.
+    """
+
+    name: ClassVar[str] = "o1_pruner"
+
+    clip_ratio_low: _ClipLow = 0.2
+    clip_ratio_high: _ClipHigh = 0.2
+    ratio_to: Annotated[
+        Literal["old", "reference"],
+        Field(
+            description="the policy that the ratio compares with: the model that the run began "
+            "with, as published, or the one that drew the response"
+        ),
+    ] = "reference"
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ def add_parser(commands: Any) -> None:
 def run_docs(_: argparse.Namespace) -> int:
     """Print docs/fields.md."""
     from megaprune.config.field_docs import markdown
-    from megaprune.config.harmonize import HarmonizeConfig
     from megaprune.config.run import Config
     from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.harmonizing.config import HarmonizeConfig
     from megaprune.pruning.config import PruneConfig
     from megaprune.study.config import StudyConfig
 

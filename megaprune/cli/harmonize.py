@@ -35,20 +35,34 @@ def add_parser(commands: Any) -> None:
 
 
 def run_harmonize(options: argparse.Namespace) -> int:
-    """Print a line of JSON for each problem, in the input's order."""
+    """Weigh the responses of a file; or show the fields of a harmonizing."""
     from megaprune.config.field_docs import show_fields
-    from megaprune.config.harmonize import HarmonizeConfig
-    from megaprune.config.read import read_fields, to_yaml
+    from megaprune.config.read import to_yaml
+    from megaprune.harmonizing.config import HarmonizeConfig, read_harmonize_config
+    from megaprune.rules import harmonize_problems, refuse
 
     if options.help_fields is not None:
         show_fields(HarmonizeConfig, options.help_fields)
         return 0
-    config = read_fields(HarmonizeConfig, options.fields)
+    if options.weights is not None:
+        return _show_weights(options)
+    config = read_harmonize_config(options.fields)
+    refuse(harmonize_problems(config))
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    if options.weights is None:
-        raise InputError("no responses are given; expected --weights FILE.jsonl")
+    raise InputError("no responses are given; expected --weights FILE.jsonl")
+
+
+def _show_weights(options: argparse.Namespace) -> int:
+    """Print a line of JSON for each problem, in the input's order."""
+    from megaprune.config.read import read_fields, to_yaml
+    from megaprune.config.weights import WeightsConfig
+
+    config = read_fields(WeightsConfig, options.fields)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
     for line in _weigh_file(config.harmonize, options.weights):
         print(json.dumps(line))
     return 0

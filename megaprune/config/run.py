@@ -36,6 +36,11 @@ class DataConfig:
         doc="Folder of an evaluation or a run whose responses are learned from. Null: new ones are "
         "drawn.",
     )
+    weights: str | None = field(
+        default=None,
+        doc="Folder of a harmonizing's round, whose chosen responses are learned from by their "
+        "weights; data.rollouts has them. A batch is then of that many of them.",
+    )
     references: str | None = field(
         default=None,
         doc="Folder of the reference model's evaluation on data.train, for rewards that compare "

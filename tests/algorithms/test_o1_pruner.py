@@ -1,4 +1,4 @@
-"""O1-Pruner's loss: `gspo` with a ratio to the reference; by hand, and from weights to gradients."""
+"""O1-Pruner's loss: one clipped ratio to the reference a response; by hand, and from weights to gradients."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,7 @@ from megaprune.algorithms import Algorithm
 from megaprune.algorithms.records import BatchInfo, LossBatch
 from megaprune.algorithms.sample_weights import ProblemResponses, SampleWeights
 
-LOSS = Algorithm.from_spec(
-    {
-        "loss": {
-            "name": "gspo", "ratio_to": "reference", "clip_ratio_low": 0.2, "clip_ratio_high": 0.2,
-        }
-    }
-)  # fmt: skip
+LOSS = Algorithm.from_spec({"loss": {"name": "o1_pruner"}})
 
 LOG_PROBS = [[-0.5, -1.0, -0.3], [-2.0, -0.1]]
 REFERENCE = [[-0.9, -1.1, -0.7], [-1.0, -0.5]]

@@ -7,9 +7,9 @@ import pytest
 from megaprune.cli.main import main
 from megaprune.config.field_docs import chapters
 from megaprune.config.fields import describe
-from megaprune.config.harmonize import HarmonizeConfig
 from megaprune.config.run import Config
 from megaprune.evaluation.config import EvaluateConfig
+from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.planner.request import PlanConfig
 from megaprune.pruning.config import PruneConfig
 from megaprune.study.config import StudyConfig

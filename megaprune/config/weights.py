@@ -1,4 +1,4 @@
-"""The configuration of `megaprune harmonize`."""
+"""The configuration of `megaprune harmonize --weights`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megaprune.config.fields import field, section
 
 
 @section()
-class HarmonizeConfig:
+class WeightsConfig:
     """Weights of pre-sampled responses (O1-Pruner, 2501.12570)."""
 
     harmonize: InstanceOf[SampleWeights] = field(

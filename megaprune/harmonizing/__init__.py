@@ -1,0 +1,1 @@
+"""Length-harmonizing fine-tuning: learning from weighed responses of the model itself."""
