@@ -69,6 +69,7 @@ setup(
     package_data={
         "megaprune": ["py.typed", "data/templates/*.yaml"],
         "megaprune.recipes.overthinker": ["model/*", "data/*"],
+        "megaprune.recipes.reasoner": ["model/*", "data/*", "template.yaml"],
     },
     # What plans, checks and launches; whatever holds weights needs torch too.
     install_requires=["numpy", "rich>=13", "omegaconf>=2.3", "pydantic>=2.7", "pyyaml"],

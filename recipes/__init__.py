@@ -30,6 +30,8 @@ RECIPES = {
     "tiny_overthinker": "megaprune.recipes.tiny:config",
     "tiny_overthinker_rounds": "megaprune.recipes.tiny:rounds",
     "tiny_overthinker_test": "megaprune.recipes.tiny:test",
+    "tiny_reasoner": "megaprune.recipes.tiny:reasoner",
+    "tiny_reasoner_test": "megaprune.recipes.tiny:reasoner_test",
     **{name: f"megaprune.recipes.reasoning_models:{name}" for name in _OF_RELEASED_MODELS},
 }
 """Functions that return the fields of a run, a pruning or an evaluation, by the name that `recipe=`

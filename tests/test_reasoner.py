@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from itertools import islice, pairwise
 
+import pyarrow.parquet as pq
 import pytest
 
 from megaprune.grading.markers import count_markers
@@ -18,6 +19,7 @@ from megaprune.recipes.reasoner.problems import (
     response,
     sets,
 )
+from megaprune.recipes.tiny import REASONER
 
 QUESTION = re.compile(r"What is (\d+) \+ (\d+)\?")
 COLUMN = re.compile(r"(\d)\+(\d)(\+1)?=(\d+)")
@@ -120,3 +122,13 @@ def test_each_check_is_one_marker():
     for problem in islice(drawn(5), 300):
         text = response(problem, rng)
         assert count_markers(text)["re-checks"] == len(passes_of(text)[0]) - 1
+
+
+def test_the_written_sets_are_those_of_the_generator():
+    for name, problems in sets().items():
+        rows = pq.read_table(REASONER / "data" / f"{name}.parquet").to_pylist()
+        assert [row["prompt"][0]["content"] for row in rows] == [p.question for p in problems]
+        for row, problem in zip(rows, problems, strict=True):
+            assert row["reward_model"]["ground_truth"] == str(solve(problem.question))
+            assert row["extra_info"]["difficulty"] == problem.difficulty
+            assert row["data_source"] == f"sums_of_{DIGITS[problem.difficulty]}_digits"
