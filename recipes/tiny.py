@@ -109,7 +109,7 @@ def reasoner() -> Config:
 
 
 def reasoner_test() -> EvaluateConfig:
-    """Evaluate on sums of two, three and four digits, each a set, and where thoughts are cut short."""
+    """Evaluate on sums of two, three and four digits, each a set of its own."""
     return replace(
         test(),
         model=str(REASONER / "model"),
