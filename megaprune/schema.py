@@ -39,6 +39,18 @@ CHOSEN_FOLDER = "chosen"
 SUMMARY_FILE = "summary.json"
 PART_FILES = "part_*_*.parquet"
 
+# Of a harmonizing
+HARMONIZE_FILE = "harmonize.json"
+HARMONIZE_ROUNDS = "round_*"
+PRESAMPLE_FOLDER = "presample"
+WEIGHTS_FILE = "weights.parquet"
+STATISTICS_FILE = "statistics.json"
+REFERENCE_FOLDER = "reference"
+REFERENCE_FILES = "part_*.parquet"
+TRAIN_FOLDER = "train"
+BEFORE_FOLDER = "before"
+AFTER_FOLDER = "after"
+
 # Of a study, besides the runs
 STUDY_FILE = "study.json"
 RUNS_FOLDER = "runs"
@@ -67,6 +79,15 @@ FILES = {
     f"RUN/{LEASE_FILE}": "which process writes in the folder, while one does",
     f"PRUNING/{ROUNDS_FILE}": "what was chosen in each round, and why the last one ended",
     "PRUNING/round_1_limit_4000/": "the run of a round",
+    f"HARMONIZING/{HARMONIZE_FILE}": "what came of each round, and of the test before and after",
+    f"HARMONIZING/round_1/{PRESAMPLE_FOLDER}/": "the evaluation whose responses are weighed",
+    f"HARMONIZING/round_1/{WEIGHTS_FILE}": "what each response weighs, and which are chosen",
+    f"HARMONIZING/round_1/{STATISTICS_FILE}": "numbers of the responses and of their weights",
+    f"HARMONIZING/round_1/{REFERENCE_FOLDER}/part_000000.parquet": "the reference model's "
+    "log-probs of chosen responses",
+    f"HARMONIZING/round_1/{TRAIN_FOLDER}/": "the run of a round",
+    f"HARMONIZING/{BEFORE_FOLDER}/": "the evaluation of the model as it was, on the test's sets",
+    f"HARMONIZING/{AFTER_FOLDER}/": "that of the model that came out",
     f"EVALUATION/{SUMMARY_FILE}": "numbers of each set, and their average",
     f"EVALUATION/{SAMPLES_FOLDER}/SET/part_0_000001.parquet": "responses, engine by engine",
     f"STUDY/{STUDY_FILE}": "which runs there are, and where",
@@ -194,6 +215,10 @@ TEXT_COLUMNS = ("number", "prompt", "response", "gold", "extracted", "why")
 @functools.cache
 def samples_schema() -> pa.Schema:
     """The pyarrow schema of all tables of responses."""
+    return _pyarrow_schema(SAMPLE_COLUMNS)
+
+
+def _pyarrow_schema(columns: Sequence[Column]) -> pa.Schema:
     import pyarrow as pa
 
     types = {
@@ -204,7 +229,47 @@ def samples_schema() -> pa.Schema:
         "list<int32>": pa.list_(pa.int32()),
         "list<float>": pa.list_(pa.float32()),
     }
-    return pa.schema({column.name: types[column.type] for column in SAMPLE_COLUMNS})
+    return pa.schema({column.name: types[column.type] for column in columns})
+
+
+# Tables of weights -------------------------------------------------------------------------------
+WEIGHT_COLUMNS = (
+    Column("problem", "string", "the problem's name"),
+    Column("number", "int64", "number of the response among those to this problem, from 0"),
+    Column("length", "int64", "tokens that count (see `harmonize.end_token`)"),
+    Column("correct", "bool", "whether it is right"),
+    Column("answered", "bool", "whether it ended by itself, with an answer that can be read"),
+    Column("raw", "double", "the weight before it is clipped and normalised"),
+    Column("weight", "double", "what its advantage is in training"),
+    Column("selected", "bool", "whether it is learned from"),
+    Column("group", "int64", "responses that are learned from together; null if it is not"),
+)
+
+
+@functools.cache
+def weights_schema() -> pa.Schema:
+    """The pyarrow schema of a harmonizing's table of weights."""
+    return _pyarrow_schema(WEIGHT_COLUMNS)
+
+
+@functools.cache
+def reference_schema() -> pa.Schema:
+    """The pyarrow schema of files with the reference model's log-probs."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {"problem": pa.string(), "number": pa.int64(), "log_probs": pa.list_(pa.float32())}
+    )
+
+
+def reference_file(number: int) -> str:
+    """The name of a file with the reference model's log-probs of some responses."""
+    return f"part_{number:06}.parquet"
+
+
+def harmonize_round(number: int) -> str:
+    """The name of a round's folder in that of its harmonizing."""
+    return f"round_{number}"
 
 
 # Metrics -----------------------------------------------------------------------------------------

@@ -9,7 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megaprune.schema import FILES, METRICS, METRICS_FILE, OLD_METRICS, SAMPLE_COLUMNS
+from megaprune.schema import (
+    FILES,
+    METRICS,
+    METRICS_FILE,
+    OLD_METRICS,
+    SAMPLE_COLUMNS,
+    WEIGHT_COLUMNS,
+    WEIGHTS_FILE,
+)
 
 
 def metrics_page() -> str:
@@ -17,6 +25,7 @@ def metrics_page() -> str:
     metrics = [(f"`{m.name}`", m.unit, _code(m.formula), m.doc) for m in METRICS]
     old = [(f"`{name}`", f"`{new}`") for name, new in OLD_METRICS.items()]
     columns = [(f"`{column.name}`", column.type, column.doc) for column in SAMPLE_COLUMNS]
+    weights = [(f"`{column.name}`", column.type, column.doc) for column in WEIGHT_COLUMNS]
     files = [(f"`{path}`", doc) for path, doc in FILES.items()]
     return "\n".join(
         (
@@ -47,6 +56,10 @@ def metrics_page() -> str:
             "All are parquet, with the same columns in runs and evaluations.",
             "",
             *_table(("column", "type", "what it holds"), columns),
+            "",
+            f"A harmonizing's `{WEIGHTS_FILE}` has a row for each response:",
+            "",
+            *_table(("column", "type", "what it holds"), weights),
             "",
             "## Files",
             "",

@@ -26,6 +26,7 @@ from megaprune.engine_versions import ENGINES, VLLM, check_engines
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.foreign_text import for_people
 from megaprune.grading import GRADERS, Pool
+from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
 from megaprune.planner.request import ModelShape, PlanConfig
 from megaprune.planner.total_memory import memory_problems
@@ -39,6 +40,7 @@ from megaprune.rules import (
     evaluate_problems,
     format_problems,
     frozen_problems,
+    harmonize_problems,
     length_problems,
     parallelism_problems,
     prune_problems,
@@ -51,6 +53,7 @@ from megaprune.rules import (
 from megaprune.trainer.offline import read_references, read_rollouts
 from megaprune.trainer.run_lock import check_folder
 from megaprune.trainer.trackers import check_trackers
+from megaprune.trainer.weighted import make_weighted_source
 from megaprune.weights.files.folder import Folder
 from megaprune.weights.files.hf_folder import HfFolder
 from megaprune.weights.files.kind import is_checkpoint
@@ -85,6 +88,19 @@ def check_pruning(config: PruneConfig, processes: int) -> None:
     for number in range(1, len(config.limits) + 1):
         # Later rounds begin with a model of the same shape and tokenizer, which is not there yet.
         _check_files(rounds.config(number, config.model), processes)
+
+
+def check_harmonizing(config: HarmonizeConfig, processes: int) -> None:
+    """Check a harmonizing and its test, as `check_run` does a run."""
+    from megaprune.harmonizing.rounds import test_configs
+
+    refuse(harmonize_problems(config))
+    check_engines(*ENGINES)
+    check_folder(Path(config.out), config)
+    _check_files(config, processes)
+    if config.test.data:
+        before, _ = test_configs(config, config.model)
+        check_evaluation(before, processes)
 
 
 def check_evaluation(config: EvaluateConfig, processes: int) -> None:
@@ -183,10 +199,14 @@ def _check_data(config: Config) -> None:
             _warn(format_problems(name, checked.asked_formats, config.grading))
             _warn(thought_problems(name, checked.problems[0].prompt, config.grading))
             problems = problems or checked.problems  # those of data.train
-    _warn(shaping_problems(config.algorithm))
-    _warn(batch_problems(config, len(problems)))
     if data.references is not None:
         read_references(Path(data.references), problems)
+    if data.weights is not None:
+        make_weighted_source(config, problems, config.algorithm)
+        return
+    if not isinstance(config, HarmonizeConfig):
+        _warn(shaping_problems(config.algorithm))
+        _warn(batch_problems(config, len(problems)))
     if data.rollouts is not None:
         problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
         longest = max(

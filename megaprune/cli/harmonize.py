@@ -1,4 +1,4 @@
-"""`megaprune harmonize`: what O1-Pruner makes of responses that are given as numbers."""
+"""`megaprune harmonize`: start it; or show what O1-Pruner makes of responses given as numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from megaprune.cli.json_lines import lists_of_responses, objects_of, open_input
-from megaprune.cli.train import add_field_arguments
+from megaprune.cli.train import add_fields, processes_of, with_found_model
+from megaprune.distributed.process import importing
 from megaprune.errors import InputError
 
 if TYPE_CHECKING:
     from megaprune.algorithms.sample_weights import ProblemResponses, SampleWeights
+    from megaprune.harmonizing.config import HarmonizeConfig
 
 _LISTS = {"correct": bool, "length": int, "finished": bool, "answered": bool}
 """What a line may say of each of its K responses."""
@@ -22,15 +24,18 @@ def add_parser(commands: Any) -> None:
     """Add `harmonize`."""
     job = commands.add_parser(
         "harmonize",
-        help="show how O1-Pruner weighs responses by their length and their correctness",
-        description="Read the reference model's responses to problems as JSON lines, each "
+        help="learn from weighed responses of the model itself (O1-Pruner), or weigh some",
+        description="Draw responses to the training problems, weigh them by their length and their "
+        "correctness, learn from them, and measure the model before and after. The same command "
+        "again goes on where it was. With --weights, nothing is trained: read a reference model's "
+        "responses to problems as JSON lines, each "
         '{"problem": "a", "length": [800, 1000], "correct": [true, false]} with a list of K '
         "entries, and print a line with the weights of each: `raw`, before clipping, and `weight`, "
         "as it is learned from. All lines are one data set, and all K responses count in its mean. "
         "A line may also have the lists `finished` and `answered`.",
     )
     job.add_argument("--weights", metavar="FILE", help="JSON lines; - is stdin")
-    add_field_arguments(job)
+    add_fields(job)
     job.set_defaults(run=run_harmonize)
 
 
@@ -51,7 +56,35 @@ def run_harmonize(options: argparse.Namespace) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    raise InputError("no responses are given; expected --weights FILE.jsonl")
+    return _start(config, options)
+
+
+def _start(config: HarmonizeConfig, options: argparse.Namespace) -> int:
+    """Harmonize, on the processes that there are or on new ones."""
+    from megaprune.launch.torchrun import start
+
+    config, words = with_found_model(config, options.fields)
+
+    # torch takes seconds to import: a wrong field is refused before.
+    def check(processes: int) -> None:
+        from megaprune.validate import check_harmonizing
+
+        check_harmonizing(config, processes)
+
+    def job() -> None:
+        with importing():
+            from megaprune.harmonizing.run import harmonize
+
+        harmonize(config)
+
+    return start(
+        ["harmonize", *words],
+        lambda: processes_of(config),
+        check,
+        job,
+        options.check,
+        config.deterministic,
+    )
 
 
 def _show_weights(options: argparse.Namespace) -> int:

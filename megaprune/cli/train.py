@@ -12,9 +12,10 @@ from megaprune.distributed.process import importing
 if TYPE_CHECKING:
     from megaprune.config.run import Config
     from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.harmonizing.config import HarmonizeConfig
     from megaprune.pruning.config import PruneConfig
 
-AnyConfig = TypeVar("AnyConfig", "Config", "PruneConfig", "EvaluateConfig")
+AnyConfig = TypeVar("AnyConfig", "Config", "PruneConfig", "EvaluateConfig", "HarmonizeConfig")
 
 _TORCHRUN = (
     "The same command again goes on where a run was. Under torchrun (torchrun ... -m megaprune.cli "

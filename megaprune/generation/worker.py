@@ -63,6 +63,8 @@ class Rollout:
         policy_version: optimizer steps that the weights had seen which drew the response.
         thought_length: tokens of the thought, the mark that closes it included; those of the
             response if it is not closed. None where nobody counted them.
+        reference_log_probs: [L] float32, of the tokens by the reference model; None where they were
+            not computed before.
     """
 
     request: int
@@ -74,6 +76,7 @@ class Rollout:
     verdict: Verdict
     policy_version: int = 0
     thought_length: int | None = None
+    reference_log_probs: np.ndarray | None = None
 
     @property
     def length(self) -> int:

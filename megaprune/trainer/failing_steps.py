@@ -10,7 +10,7 @@ from megaprune.errors import counted
 from megaprune.generation.worker import Rollout
 from megaprune.grading.verdict import WHY
 
-_REMEDIES = {
+REMEDIES = {
     "wrong": "look at what was extracted, and at the gold answers: are they of these problems, and "
     "does grading.default take them?",
     "cut off": "raise rollout.max_response_length",
@@ -42,18 +42,18 @@ class FailingSteps:
         self._count = 0
         for line in history:
             if schema.REWARD in line:
-                self._add(next((w for w in _REMEDIES if line.get(schema.verdict_of(w)) == 1), None))
+                self._add(next((w for w in REMEDIES if line.get(schema.verdict_of(w)) == 1), None))
 
     def see(self, rollouts: Sequence[Rollout]) -> str | None:
         """Take a step's responses; returns a warning if they all fail for one reason."""
         reasons = {rollout.verdict.why for rollout in rollouts}
         only = reasons.pop() if len(reasons) == 1 else None
-        self._add(only if only in _REMEDIES else None)
+        self._add(only if only in REMEDIES else None)
         if self._why is None:
             return None
         return (
             f"all {counted(len(rollouts), 'response')} of the step have the verdict {self._why!r} "
-            f"({WHY[self._why]}), so that nothing can be learned from them: {_REMEDIES[self._why]}"
+            f"({WHY[self._why]}), so that nothing can be learned from them: {REMEDIES[self._why]}"
         )
 
     @property
@@ -66,7 +66,7 @@ class FailingSteps:
             return None
         return (
             f"{counted(self._count, 'step')} in a row had no response with another verdict than "
-            f"{self._why!r}: {_REMEDIES[self._why or '']}. With max_failed_steps=null the run goes "
+            f"{self._why!r}: {REMEDIES[self._why or '']}. With max_failed_steps=null the run goes "
             f"on all the same"
         )
 

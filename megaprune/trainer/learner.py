@@ -40,7 +40,8 @@ class Learner:
         self._config, self._actor = config, actor
         self.algorithm = config.algorithm
         self._by_advantage = self.algorithm.by_advantage
-        needed = "reference" in self.algorithm.needs
+        # Responses with weights bring the reference's log-probs along.
+        needed = "reference" in self.algorithm.needs and config.data.weights is None
         self._reference = actor.weights() if needed else None
         """In the host's memory: it is used once a step."""
 
@@ -208,6 +209,8 @@ def _samples(batch: RolloutBatch, every: bool = False) -> list[Sample]:
                 "advantage": np.full(rollout.length, advantages[number], np.float32),
                 "rollout": rollout.log_probs,
             }
+            if rollout.reference_log_probs is not None:
+                values["reference"] = rollout.reference_log_probs
             tokens = np.concatenate([prompt, rollout.tokens])
             samples.append(Sample(tokens, len(prompt), values))
     return samples

@@ -19,10 +19,10 @@ from megaprune.generation.worker import Rollout
 from megaprune.grading import Verdict
 from megaprune.grading.verdict import WHY
 
-_COLUMNS = [
+ROLLOUT_COLUMNS = (
     "problem", "number", "exit_at", "prompt", "response", "gold", "finish", "match", "extracted",
     "why", "detail", "policy_version", "tokens", "log_probs", "thought_length",
-]  # fmt: skip
+)  # fmt: skip
 _REFERENCE_COLUMNS = ("problem", "exit_at", "prompt", "match")
 _LENGTH_COLUMNS = {"response": "length", "thought": "thought_length"}
 _NEEDED = ("number", "response", "finish", "match", "why", "tokens")
@@ -48,8 +48,8 @@ def read_rollouts(
     """
     places = {problem.name: place for place, problem in enumerate(problems)}
     rollouts: dict[str, dict[int, Rollout]] = {}
-    for where, row in _answers("data.rollouts", folder, problems, _COLUMNS):
-        rollouts.setdefault(row["problem"], {}).setdefault(row["number"], _rollout(row, where))
+    for where, row in stored_responses("data.rollouts", folder, problems, ROLLOUT_COLUMNS):
+        rollouts.setdefault(row["problem"], {}).setdefault(row["number"], rollout_of(row, where))
     complete = {
         name: [numbers[i] for i in sorted(numbers)[:n]]
         for name, numbers in rollouts.items()
@@ -83,7 +83,7 @@ def read_references(
     references: dict[str, dict[str, list[Any]]] = {}
     column = _LENGTH_COLUMNS[measured]
     columns = (*_REFERENCE_COLUMNS, column)
-    for where, row in _answers("data.references", folder, problems, columns):
+    for where, row in stored_responses("data.references", folder, problems, columns):
         if row.get(column) is None and measured == "thought":
             raise InputError(
                 f"data.references={folder}: {where} has no thought_length, which "
@@ -103,7 +103,7 @@ def read_references(
     return references
 
 
-def _answers(
+def stored_responses(
     field: str, folder: Path, problems: Sequence[Problem], columns: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The stored responses to problems, without early exits: where each stands, and its row."""
@@ -129,7 +129,7 @@ def _answers(
             yield where, row
 
 
-def _columns_of(found: pa.Schema, path: Path, wanted: Sequence[str] = tuple(_COLUMNS)) -> list[str]:
+def _columns_of(found: pa.Schema, path: Path, wanted: Sequence[str] = ROLLOUT_COLUMNS) -> list[str]:
     """Return the columns that are read; they have the types that the program gives them."""
     stored = schema.stored_columns(wanted, found.names)
     missing = sorted(set(wanted) - set(stored) - set(schema.OPTIONAL_COLUMNS))
@@ -145,7 +145,15 @@ def _columns_of(found: pa.Schema, path: Path, wanted: Sequence[str] = tuple(_COL
     return [*stored.values()]
 
 
-def _rollout(row: Mapping[str, Any], where: str) -> Rollout:
+def rollout_of(row: Mapping[str, Any], where: str) -> Rollout:
+    """The rollout in a row that has `ROLLOUT_COLUMNS`.
+
+    Args:
+        where: the row stands.
+
+    Raises:
+        InputError: it has no log-probs, or lacks something else.
+    """
     if row.get("log_probs") is None:
         raise InputError(
             f"the responses to {row['problem']} have no log-probs; draw them again with "

@@ -3,7 +3,8 @@
 `OnPolicySource` draws responses with the current weights. **A batch is the first N groups with
 signal, in the order of the data**, on any number of engines. Engines run ahead in that order, by as
 many groups as the share of groups with signal asks for, so that replacements do not wait for the
-slowest response of a first draw. `OfflineSource` gives responses that were drawn before.
+slowest response of a first draw. `OfflineSource` gives responses that were drawn before, and
+`weighted.WeightedSource` some of them that have weights.
 
 A source's state is saved with each checkpoint: a run that goes on gets the same batches.
 """
@@ -29,6 +30,7 @@ from megaprune.grading import Verdict
 from megaprune.trainer.batch import References, RolloutBatch, RolloutGroup, Scorer, make_batch
 from megaprune.trainer.metrics import Clock
 from megaprune.trainer.offline import read_references, read_rollouts
+from megaprune.trainer.weighted import make_weighted_source
 
 
 class Source(Protocol):
@@ -58,8 +60,8 @@ def make_source(
     """The source that a run's configuration asks for.
 
     Args:
-        config: of the run: `data.order`, `data.rollouts` for rollouts that are there, and
-            `data.references`.
+        config: of the run: `data.order`, `data.rollouts` for rollouts that are there,
+            `data.weights` for what they weigh, and `data.references`.
         problems: to train on.
         worker, algorithm, clock, on_graded: see the sources.
 
@@ -67,6 +69,8 @@ def make_source(
         InputError: the order or the rollouts cannot be used.
     """
     data = config.data
+    if data.weights is not None:
+        return make_weighted_source(config, problems, algorithm)
     references = None
     if data.references:
         references = read_references(Path(data.references), problems, algorithm.length)
