@@ -14,6 +14,7 @@ from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from torch.optim import Optimizer
 
 from megaprune.distributed.device import random_numbers_kept
@@ -105,16 +106,26 @@ def _state_of_none(single: DistributedOptimizer, steps: Any) -> State:
 
 def _complete_untrained(optimizer: Any, kept: Any, steps: Any) -> None:
     """Make what is kept of optimizers without parameters what is common to all ranks."""
-    singles = single_optimizers(optimizer)
-    for number, single in enumerate(singles):
-        if _has_parameters(single):
-            continue
-        state = kept if len(singles) == 1 else kept[number]
+    for single, state in _untrained_states(optimizer, kept):
         if isinstance(single, DistributedOptimizer):
             if not state["param_state"]:
                 del state["param_state"]  # or it counts as common to all ranks
-        elif steps is not None:
+            continue
+        state.pop(_MASTERS, None)  # an empty list does not go with those of other ranks
+        if steps is not None:
             state.get("optimizer", state)["state"]["common_step"] = steps
+
+
+def _untrained_states(optimizer: Any, kept: Any) -> Iterator[tuple[Any, Any]]:
+    """The optimizers without parameters, each with what is kept of it."""
+    singles = single_optimizers(optimizer)
+    for number, single in enumerate(singles):
+        if not _has_parameters(single):
+            yield single, kept if len(singles) == 1 else kept[number]
+
+
+_MASTERS = "fp32_from_fp16_params"
+"""Where Megatron-core's bf16 optimizer, if it is not distributed, keeps its fp32 parameters."""
 
 
 def _placed_after(frozen_layers: int, entry: Any) -> Any:
@@ -143,6 +154,9 @@ def _placed_after(frozen_layers: int, entry: Any) -> Any:
 
 def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any]) -> None:
     """Take over what was loaded into `sharded(..., loading=True)`."""
+    for single, kept in _untrained_states(optimizer, state["optimizer"]):
+        if isinstance(single, Float16OptimizerWithFloat16Params):
+            kept.setdefault(_MASTERS, [])
     distributed = _distributed_over_torch_adam(optimizer)
     # Transformer Engine's Adam would hold its state twice, which may be more than a GPU has.
     inner = [s.optimizer for s in single_optimizers(optimizer) if s.optimizer is not None]
@@ -155,9 +169,9 @@ def restore(chunks: torch.nn.ModuleList, optimizer: Any, state: Mapping[str, Any
         chunk.load_state_dict(state[f"model{number}"])
     for single in _distributed(optimizer):
         # Megatron-core gives all parameters one and the same counter, and each would count on it.
-        for kept in single.optimizer.state.values():
-            if "step" in kept:
-                kept["step"] = kept["step"].clone()
+        for values in single.optimizer.state.values():
+            if "step" in values:
+                values["step"] = values["step"].clone()
 
 
 def single_optimizers(optimizer: Any) -> list[Any]:

@@ -45,7 +45,7 @@ class FailingSteps:
                 self._add(next((w for w in REMEDIES if line.get(schema.verdict_of(w)) == 1), None))
 
     def see(self, rollouts: Sequence[Rollout]) -> str | None:
-        """Take a step's responses; returns a warning if they all fail for one reason."""
+        """Take a step's responses; returns what is wrong if they all fail for one reason."""
         reasons = {rollout.verdict.why for rollout in rollouts}
         only = reasons.pop() if len(reasons) == 1 else None
         self._add(only if only in REMEDIES else None)
@@ -55,6 +55,11 @@ class FailingSteps:
             f"all {counted(len(rollouts), 'response')} of the step have the verdict {self._why!r} "
             f"({WHY[self._why]}), so that nothing can be learned from them: {REMEDIES[self._why]}"
         )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the step before did not fail for that reason."""
+        return self._count == 1
 
     @property
     def too_many(self) -> str | None:

@@ -316,8 +316,8 @@ class TrainingRun:
             ) from error
 
     def _check_verdicts(self, batch: RolloutBatch) -> None:
-        """Warn of a step whose responses all fail for one reason; stop after several."""
-        if warning := self._failing.see(batch.drawn_rollouts):
+        """Warn of the first step whose responses all fail for one reason; stop after several."""
+        if (warning := self._failing.see(batch.drawn_rollouts)) and self._failing.is_new:
             self._reporter.warn(f"step {self.step}: {warning}")
         if reason := self._failing.too_many:
             self._dir.wait()

@@ -198,10 +198,14 @@ def frozen(root: Path, name: str) -> None:
             (Parallel(2), {"frozen_layers": 1, "distributed": False}),
             (Parallel(1, Pipeline(2)), {"frozen_layers": 1, "recompute": "full"}),
             (Parallel(1, Pipeline(2)), {"trainable_layers": 1, "distributed": False}),
+            # The fp32 masters are then kept apart from the moments.
+            (Parallel(1, Pipeline(2)), {"trainable_layers": 1, "distributed": False, "bf16": True}),
         )
     ):
+        fields = {k: v for k, v in options.items() if k != "bf16"}
+        dtype = torch.bfloat16 if "bf16" in options else torch.float32
         make = partial(
-            build_actor, root / name, case, max_tokens=32, lr=LR, clip_grad=0.0, **options
+            build_actor, root / name, case, dtype, max_tokens=32, lr=LR, clip_grad=0.0, **fields
         )
         actor = make()
         before = {n: p.clone() for n, p in actor.parameters().items()}

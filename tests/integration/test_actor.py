@@ -121,15 +121,21 @@ def test_a_loss_that_is_not_a_number_ends_the_step_on_all_ranks(results):
 @pytest.mark.parametrize("model", ["llama", "qwen2-tied"])
 def test_what_is_frozen_stays_and_has_no_state(results, model):
     lines = [r for r in results if "frozen" in r and r["model"] == model]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
-        assert line["loss"] <= 1e-5
-        assert line["gradient"] <= 1e-5
+        assert line["loss"] <= (2e-2 if "bf16" in line["frozen"] else 1e-5)
+        assert line["gradient"] <= (5e-2 if "bf16" in line["frozen"] else 1e-5)
         for rank in line["ranks"]:
-            assert rank["trained"] == rank["moved"]
+            if "bf16" in line["frozen"]:  # one such step is nothing to a norm's weights
+                assert set(rank["moved"]) <= set(rank["trained"])
+                assert bool(rank["moved"]) == bool(rank["trained"])
+            else:
+                assert rank["moved"] == rank["trained"]
             assert rank["state_bytes"] == 8 * rank["elements"]  # Adam's two moments, in fp32
             assert rank["resumed"]
-    pipeline, tensor, recomputed, last = ([r["trained"] for r in line["ranks"]] for line in lines)
+    pipeline, tensor, recomputed, last, rounded = (
+        [r["trained"] for r in line["ranks"]] for line in lines
+    )
     assert pipeline[0] == []
     assert len(pipeline[1]) > 2 * 6
     for trained in tensor:
@@ -142,6 +148,7 @@ def test_what_is_frozen_stays_and_has_no_state(results, model):
     assert last[0] == []
     assert last[1]
     assert all("decoder.layers.1." in n for n in last[1])
+    assert rounded == last
 
 
 def test_fewer_samples_than_micro_batches_and_nothing_to_learn(results):

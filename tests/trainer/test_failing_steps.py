@@ -32,6 +32,7 @@ def test_three_in_a_row_are_too_many(why):
         warning = steps.see(rollouts(why, why, why))
         assert warning.startswith(f"all 3 responses of the step have the verdict {why!r} (")
         assert WHY[why] in warning
+        assert steps.is_new == (count == 1)  # of which a run warns
         assert (steps.too_many is not None) == (count == 3)
     assert steps.too_many.startswith("3 steps in a row had no response with another verdict")
     assert "With max_failed_steps=null the run goes on all the same" in steps.too_many
@@ -46,6 +47,9 @@ def test_a_step_between_that_is_another(between):
         for reasons in (["no answer"], ["no answer"], between):
             steps.see(rollouts(*reasons))
             assert steps.too_many is None
+        assert steps.is_new == (between == ["crash"])
+    steps.see(rollouts("no answer"))
+    assert steps.is_new
 
 
 def test_what_is_no_failure():
