@@ -223,6 +223,11 @@ def evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
     if not config.data:
         yield "data must be given, as data=FILE.parquet,...; make some: megaprune data"
     limit = config.max_response_length
+    if config.temperature == 0 and (config.n or 1) > 1:
+        yield (
+            f"n={config.n} with temperature=0: all responses to a problem would be the same; "
+            f"expected n=1, or null"
+        )
     if any(budget < 1 for budget in config.budgets):
         yield f"budgets={config.budgets}; expected numbers of tokens above 0"
     if any(not 0 < exit_at < limit for exit_at in config.exit_at):

@@ -98,6 +98,14 @@ def test_an_evaluations_fields():
     assert list(evaluate_problems(config))[0].startswith("data must be given")
 
 
+def test_greedy_responses_are_one_of_each_problem():
+    fields = ["model=x", "out=x", "data=[x]", "temperature=0"]
+    assert not [*evaluate_problems(read_evaluate_config([*fields, "n=1"]))]
+    assert not [*evaluate_problems(read_evaluate_config(fields))]
+    (words,) = evaluate_problems(read_evaluate_config([*fields, "n=4"]))
+    assert words.startswith("n=4 with temperature=0: all responses to a problem would be the same")
+
+
 def test_a_model():
     config = read_config([*TINY, "actor.frozen_layers=64"])
     (words,) = frozen_problems(config, QWQ)

@@ -232,6 +232,11 @@ def _set(name: str) -> ProblemSet:
 
 def _on_the_hub(known: ProblemSet | None) -> str:
     assert known is not None, "a source of one's own has an input"
+    if not known.on_hub:
+        raise InputError(
+            f"{known.name} is {known.files} in {known.place}, which is not fetched; get it, and "
+            f"give --input FILE (in --against: {known.name}=FILE)"
+        )
     return f"{sources.HUB}{known.repository}:{known.files}"
 
 

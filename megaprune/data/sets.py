@@ -14,7 +14,7 @@ SourceRow = Mapping[str, Any]
 """A problem as its source has it: columns and values."""
 
 PROBLEM_COLUMNS = ("problem", "question", "extra_info.problem", "prompt", "messages")
-ANSWER_COLUMNS = ("answer", "final_answer", "reward_model", "solution")
+ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth_answer", "reward_model", "solution")
 """Where problems and answers stand in copies of a set: the first that a row has, in any case of
 letters; a dot is for a field of a column. A prompt is its last user message; a reward_model is its
 ground_truth; of a solution, and of anything with a box in it, the last box is the answer."""
@@ -26,7 +26,7 @@ class ProblemSet:
 
     Args:
         name: also its data_source.
-        repository: where it is on the Hugging Face hub.
+        repository: where it is on the Hugging Face hub, or on GitHub.
         files: shell pattern of its files there.
         training: to train on; otherwise to measure with.
         samples: of each problem when a model is measured on it, if nobody says how many.
@@ -37,6 +37,7 @@ class ProblemSet:
             not say.
         suffix: taken from the end of problems: an instruction that is not theirs.
         gold: the answer for the set's grader, where it takes more than the row's answer.
+        on_hub: whether the repository is on the hub, where files are fetched from.
     """
 
     name: str
@@ -50,6 +51,12 @@ class ProblemSet:
     wanted: Callable[[SourceRow], bool] | None = None
     suffix: str = ""
     gold: Callable[[SourceRow, str], str] | None = None
+    on_hub: bool = True
+
+    @property
+    def place(self) -> str:
+        """Where the repository is, in words."""
+        return self.repository if self.on_hub else f"github.com/{self.repository}"
 
     @property
     def split(self) -> str:
@@ -252,6 +259,16 @@ _ALL = (
         grader="olympiad",
         keep=("subfield", "answer_type"),
         gold=olympiad_gold,
+    ),
+    ProblemSet(
+        # O1-Pruner's MATH: 458 problems, all of them in MATH-500.
+        "math_o1_pruner",
+        "StarDewXXX/O1-Pruner",
+        "data/dataset/math_test.json",
+        training=False,
+        samples=16,
+        licence="MIT",
+        on_hub=False,
     ),
     ProblemSet(
         # O1-Pruner's (arXiv 2501.12570). As many problems as need few samples each.

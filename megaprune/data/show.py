@@ -25,7 +25,7 @@ def print_sets() -> None:
     for known in SETS.values():
         use = "train" if known.training else "evaluate"
         samples = str(known.samples)
-        table.add_row(known.name, use, samples, known.grader, known.repository, known.licence)
+        table.add_row(known.name, use, samples, known.grader, known.place, known.licence)
     _console().print(table)
 
 

@@ -117,11 +117,18 @@ def read_evaluation_problems(
                     f"{file} has a problem named {problem.name}, and so has a file before it; "
                     f"give each set once"
                 )
-            known = SETS.get(problem.data_source)
-            problems[problem.name] = EvaluationProblem(
-                problem, config.n or (known.samples if known else 16)
-            )
+            problems[problem.name] = EvaluationProblem(problem, _samples(config, problem))
     return list(problems.values())
+
+
+def _samples(config: EvaluateConfig, problem: Problem) -> int:
+    """How many responses to a problem are drawn."""
+    if config.n is not None:
+        return config.n
+    if config.temperature == 0:
+        return 1
+    known = SETS.get(problem.data_source)
+    return known.samples if known else 16
 
 
 class EvaluationRun:

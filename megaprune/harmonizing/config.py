@@ -72,7 +72,7 @@ class HeldOutConfig:
         gt=0,
         unit="responses",
         doc="Responses to each problem. Null for the set's own number (`megaprune data --list`), "
-        "or 16.",
+        "or 16; with temperature 0 for one.",
     )
     max_response_length: int = field(
         default=32000, gt=0, unit="tokens", doc="Length limit of a response."

@@ -22,12 +22,14 @@ NAMES = {
     "aime24": "aime24", "aime25": "aime25", "aime_1983_2021_train": "aime_1983_2021",
     "aime_2022_2024_90": "aime22_23", "amc23_40": "amc23", "amc_2022_2023_83": "amc23",
     "gaokao2023en_383": "gaokao2023", "gsm8k_test": "gsm8k", "math500": "math500",
-    "math_train_7.5k": "math_train", "olympiadbench_675": "olympiadbench",
+    "math_train_7.5k": "math_train", "o1pruner_math_test": "math_o1_pruner",
+    "olympiadbench_675": "olympiadbench",
 }  # fmt: skip
 """Files that are a set with a name, or hold one."""
 
 SIZES = {
     "aime22_23": 60, "aime24": 30, "aime25": 30, "amc23": 40, "math500": 500, "olympiadbench": 675,
+    "math_o1_pruner": 458, "gsm8k": 1319, "gaokao2023": 383,
 }  # fmt: skip
 
 pytestmark = pytest.mark.skipif(

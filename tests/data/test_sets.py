@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from megaprune.cli.main import main
+from megaprune.data.parquet import read_parquet
 from megaprune.data.sets import SETS, graders, olympiad_gold, year_of
 from megaprune.errors import InputError
 from megaprune.grading import GRADERS
@@ -12,7 +14,7 @@ from megaprune.grading import GRADERS
 def test_the_table():
     assert set(SETS) == {
         "numina_amc_aime", "aime_1983_2021", "aime22_23", "aime24", "aime25", "amc23", "math500",
-        "math_train", "gsm8k", "gsm8k_train", "olympiadbench", "gaokao2023",
+        "math_train", "gsm8k", "gsm8k_train", "olympiadbench", "gaokao2023", "math_o1_pruner",
     }  # fmt: skip
     for name, each in SETS.items():
         assert each.name == name
@@ -28,6 +30,28 @@ def test_samples_are_thinkprunes():
     """Arxiv 2504.01296: 64 for the small sets, 16 for the others."""
     thinkprune = {"aime24": 64, "amc23": 64, "math500": 16, "olympiadbench": 16, "aime22_23": 16}
     assert {name: SETS[name].samples for name in thinkprune} == thinkprune
+
+
+def test_o1_pruners_sets_and_the_one_that_is_not_on_the_hub(tmp_path, capsys):
+    """Arxiv 2501.12570; rows as its repository has them."""
+    three = ("math_o1_pruner", "gsm8k", "gaokao2023")
+    assert [SETS[name].samples for name in three] == [16, 4, 16]
+    assert [SETS[name].on_hub for name in three] == [False, True, True]
+    out = tmp_path / "math.parquet"
+    assert main(["data", "math_o1_pruner", "--out", str(out)]) == 1
+    assert "is data/dataset/math_test.json in github.com/StarDewXXX/O1-Pruner" in (
+        capsys.readouterr().err
+    )
+    rows = [
+        {"problem": "1+1?", "ground_truth_solution": "It is 2.", "ground_truth_answer": "2"},
+        {"problem": "What?", "ground_truth_solution": "", "ground_truth_answer": "\\frac{1}{2}"},
+    ]
+    source = tmp_path / "math_test.json"
+    source.write_text(json.dumps(rows))
+    assert main(["data", "math_o1_pruner", "--input", str(source), "--out", str(out)]) == 0
+    assert [(row.data_source, row.gold) for _, row in read_parquet(out)] == [
+        ("math_o1_pruner", "2"), ("math_o1_pruner", "\\frac{1}{2}"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
