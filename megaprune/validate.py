@@ -106,6 +106,7 @@ def check_harmonizing(config: HarmonizeConfig, processes: int) -> None:
 def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     """Check an evaluation, as `check_run` does a run."""
     from megaprune.evaluation.early_exit import EarlyExit
+    from megaprune.evaluation.frontier import read_frontiers
     from megaprune.evaluation.run import read_baseline, read_evaluation_problems
 
     refuse(evaluate_problems(config))
@@ -114,6 +115,8 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     check_trackers(config.wandb, config.tensorboard)
     check_folder(Path(config.out), config)
     read_baseline(config)
+    if config.frontier:
+        read_frontiers(config.frontier)
     path = Path(config.model)
     folder = MegatronFolder(path) if is_checkpoint(path) else HfFolder(path)
     check_supported(folder.config, trained=False)

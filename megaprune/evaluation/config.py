@@ -70,6 +70,12 @@ class EvaluateConfig:
     baseline: str | None = field(
         default=None, may_change=True, doc="Folder of another evaluation, to compare with."
     )
+    frontier: str | None = field(
+        default=None,
+        may_change=True,
+        doc="YAML file with the best accuracy that is known by the tokens of a response, for each "
+        "set, as {aime24: {1000: 0.1, 2000: 0.25}}: the efficiency gap (REG) is measured from it.",
+    )
     write_seconds: float = field(
         default=20.0,
         ge=0,

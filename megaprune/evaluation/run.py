@@ -30,6 +30,7 @@ from megaprune.errors import InputError
 from megaprune.evaluation import samples, summary
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.evaluation.early_exit import EarlyExit
+from megaprune.evaluation.frontier import read_frontiers
 from megaprune.files import replace_text, writing
 from megaprune.foreign_text import terminal
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
@@ -306,12 +307,15 @@ def _export(config: EvaluateConfig) -> None:
 def _sum_up(config: EvaluateConfig) -> None:
     """Write summary.json, print the table."""
     folder, baseline = Path(config.out), read_baseline(config)
+    frontiers = read_frontiers(config.frontier) if config.frontier else {}
     sets: dict[str, dict[str, Any]] = {}
     for path in sorted(
         path for path in (folder / schema.SAMPLES_FOLDER).iterdir() if path.is_dir()
     ):
         rows = list(samples.read(path, *summary.COLUMNS))
-        sets[path.name] = summary.summarise(rows, config.budgets)
+        sets[path.name] = summary.summarise(
+            rows, config.budgets, frontiers.get(path.name), config.max_response_length
+        )
         if config.baseline is not None:
             before = samples.read(
                 Path(config.baseline) / schema.SAMPLES_FOLDER / path.name, *summary.COLUMNS

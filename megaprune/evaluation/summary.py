@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from megaprune import schema
 from megaprune.evaluation import metrics
+from megaprune.evaluation.frontier import (
+    Frontier,
+    accuracy_within,
+    efficiency_gap,
+    frontier_within,
+)
 from megaprune.grading.forms import normal_forms
 from megaprune.grading.verdict import FAILURES
 
@@ -50,12 +56,19 @@ class _Samples:
         return float(metrics.problem_means(flags).mean())
 
 
-def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
+def summarise(
+    rows: Iterable[Row],
+    budgets: Sequence[int],
+    frontier: Frontier | None = None,
+    limit: int = 0,
+) -> dict[str, Any]:
     """Summarise one set.
 
     Args:
         rows: all rows of the set.
         budgets: numbers of tokens, for "at_budget".
+        frontier: of the set, for "efficiency_gap"; None for none.
+        limit: tokens of the longest response, up to which the gap is measured.
 
     Returns:
         As JSON takes it; the functions of `metrics` say what the fields mean. Shares, lengths and
@@ -75,6 +88,7 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
         **means,
         "ock_score": metrics.ock_score(means["accuracy"], means["length"]),
         "budget_area": metrics.area_under_budgets({b: a for b, (a, _) in at_budget.items()}),
+        **_gap(right, lengths, frontier, limit),
         "right_length": metrics.right_length_by_difficulty(right, lengths),
         "pass_at": {str(k): metrics.pass_at_k(right, k) for k in powers},
         "majority_at": {str(k): metrics.majority_at_k(answers, right, k) for k in powers},
@@ -91,6 +105,15 @@ def summarise(rows: Iterable[Row], budgets: Sequence[int]) -> dict[str, Any]:
             for exit_at, early_rows in sorted(by_exit.items(), key=lambda item: item[0] or 0)
         },
     }
+
+
+def _gap(
+    right: metrics.Right, lengths: list[list[int]], frontier: Frontier | None, limit: int
+) -> dict[str, float]:
+    if frontier is None:
+        return {}
+    own = accuracy_within(right, lengths, limit)
+    return {"efficiency_gap": efficiency_gap(frontier_within(frontier, limit), own)}
 
 
 def headline(rows: Iterable[Row]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class SetRecord:
         pass_at, majority_at: by the number of samples k, where they are known.
         at_budget: (accuracy, mean tokens) by budget.
         exit_at: accuracy by the number of tokens at which thoughts were closed.
+        efficiency_gap: REG, in tokens; None without a frontier of the set.
         against: the change from the baseline; None without a baseline, or if it has none of the
             problems.
     """
@@ -64,6 +65,7 @@ class SetRecord:
     majority_at: dict[int, float]
     at_budget: dict[int, tuple[float, float]]
     exit_at: dict[int, Estimate]
+    efficiency_gap: float | None
     against: BaselineChange | None
 
 
@@ -151,6 +153,7 @@ def _read_set(path: Path, name: str, summary: Mapping[str, Any]) -> SetRecord:
             for at, means in numbers["at_budget"].items()
         },
         exit_at={int(at): _estimate(early, "accuracy") for at, early in numbers["exit_at"].items()},
+        efficiency_gap=numbers.get("efficiency_gap"),
         against=_read_change(numbers["against"]) if numbers.get("against") else None,
     )
 

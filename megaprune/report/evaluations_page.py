@@ -52,6 +52,10 @@ EFFICIENCY = (
     "area is the mean accuracy over budgets, if responses were cut there, each doubling of the "
     "budget weighing the same."
 )
+GAP = (
+    " REG, the reasoning efficiency gap (2506.07104), is the area between the best accuracy that "
+    "is known within each number of tokens and a model's own, in tokens."
+)
 AES = (
     " AES, the accuracy-efficiency score, is the share of tokens saved plus 3 times the relative "
     "change of accuracy if that is a gain, and less 5 times if it is a loss. Below it, absolute: "
@@ -190,7 +194,9 @@ def _table(comparison: EvaluationComparison) -> str:
                     compared,
                 )
             )
-    explanation = f"{_cut_off_words(comparison)} {WORDS}{EFFICIENCY}" + AES * compared
+    sets = [m for evaluation in comparison.evaluations for m in evaluation.sets.values()]
+    gaps = any(measured.efficiency_gap is not None for measured in sets)
+    explanation = f"{_cut_off_words(comparison)} {WORDS}{EFFICIENCY}" + GAP * gaps + AES * compared
     return f'{table(head, rows, "Every model on every set")}<p class="soft">{explanation}</p>'
 
 
@@ -211,12 +217,14 @@ def _row(
 
 
 def _efficiency(sets: Sequence[SetRecord]) -> str:
-    """OckScore, and below it the area under accuracy over budgets; their means over sets."""
+    """OckScore; below it the area under accuracy over budgets, and REG; their means over sets."""
     scores = [ock_score(m.accuracy.value, m.tokens.value) for m in sets]
     areas = [area_under_budgets({b: a for b, (a, _) in m.at_budget.items()}) for m in sets]
     known = [area for area in areas if area is not None]
     area = f"<small>{percent(float(np.mean(known)))}</small>" if len(known) == len(sets) else ""
-    return f"{float(np.mean(scores)):.1f}{area}"
+    gaps = [m.efficiency_gap for m in sets if m.efficiency_gap is not None]
+    gap = f"<small>REG {float(np.mean(gaps)):,.1f}</small>" if len(gaps) == len(sets) else ""
+    return f"{float(np.mean(scores)):.1f}{area}{gap}"
 
 
 def _compared(against: BaselineChange | None) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from megaprune import schema
 from megaprune.algorithms.rewards.history import DIFFICULTIES, difficulty
+from megaprune.evaluation.frontier import accuracy_within, efficiency_gap
 from megaprune.evaluation.metrics import (
     accuracy_at_budget,
     aes,
@@ -86,6 +87,18 @@ def groups_of(start: Measured | None, measured: Sequence[Measured]) -> dict[Prob
     if start is None:
         return {}
     return {key: difficulty(right) for key, right in zip(start.problems, start.right, strict=True)}
+
+
+def gaps_of(models: Sequence[Sequence[Measured]], limit: int) -> list[list[float]]:
+    """REG of every run, from the frontier of all models together: the best mean accuracy of any.
+
+    Args:
+        models: the runs of each model.
+        limit: tokens of the longest response.
+    """
+    curves = [[accuracy_within(run.right, run.lengths, limit) for run in runs] for runs in models]
+    frontier = np.max([np.mean(of_model, axis=0) for of_model in curves], axis=0)
+    return [[efficiency_gap(frontier, own) for own in of_model] for of_model in curves]
 
 
 def group_order(group: str) -> tuple[int, str]:

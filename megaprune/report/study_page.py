@@ -17,7 +17,7 @@ from megaprune import schema
 from megaprune.config.fields import shown
 from megaprune.errors import counted
 from megaprune.report import page
-from megaprune.report.evaluations_page import AES, EFFICIENCY
+from megaprune.report.evaluations_page import AES, EFFICIENCY, GAP
 from megaprune.report.markup import (
     escape,
     interval,
@@ -44,6 +44,7 @@ METHOD = (
     "bootstrap, Owen 2007), or problems alone where there is one seed. With few seeds they say "
     "little of seeds. Changes are from the start model, on the same problems."
 )
+OWN_FRONTIER = " Here the best is that of all models of this study."
 FRONT = "\u25c6"
 """Marks the models of the Pareto front in a table."""
 
@@ -60,7 +61,7 @@ def study_page(path: Path, analyses: Sequence[Path]) -> page.Page:
         page.notes(_notes(record)),
         page.figures("Accuracy and length", comparison),
         f"<h2>Results</h2>{_results(record, order)}",
-        f'<p class="soft">{(EFFICIENCY + AES).strip()}</p>',
+        f'<p class="soft">{(EFFICIENCY + GAP + OWN_FRONTIER + AES).strip()}</p>',
         page.figures("By set" if record.by_set else "By difficulty", grouped),
         _group_table(record, order),
         _budget_table(record, order),
@@ -135,7 +136,7 @@ def _named(record: StudyRecord, order: Sequence[StudyVariant], model: StudyVaria
 
 def _results(record: StudyRecord, order: Sequence[StudyVariant]) -> str:
     head = ["variant", "accuracy", "tokens", "change of accuracy", "change of tokens"]
-    head += ["AES", "OckScore", "budget area", "cut off"]
+    head += ["AES", "OckScore", "budget area", "REG", "cut off"]
     rows = []
     for model in order:
         means, is_start = model.means, model is record.start
@@ -152,6 +153,7 @@ def _results(record: StudyRecord, order: Sequence[StudyVariant]) -> str:
                 else f"{_number(means['aes_signed'], score)}<small>{absolute} absolute</small>",
                 _number(means["ock_score"], plain),
                 _number(means["budget_area"], percent),
+                _number(means["efficiency_gap"], plain),
                 _number(means[schema.TRUNCATED], percent),
             ]
         )

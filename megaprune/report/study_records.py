@@ -32,6 +32,7 @@ from megaprune.report.study_measures import (
     Measured,
     by_group_of,
     each_left_out,
+    gaps_of,
     group_columns,
     group_order,
     groups_of,
@@ -161,6 +162,7 @@ def read_study(path: Path) -> StudyRecord:
         by_variant[row.numbers["variant"]].append(row)
     if start is not None:
         by_variant = {START: [_start_run(start, groups, budgets)], **by_variant}
+    _add_gaps(by_variant)
     models = with_front([_variant(name, rows, start, budgets) for name, rows in by_variant.items()])
     limits = {run.validation_limit for run in runs}
     config = path / schema.CONFIG_FILE
@@ -227,6 +229,15 @@ def _start_run(start: Measured, groups: Groups, budgets: Sequence[int]) -> Study
         by_group = by_group_of(*each_left_out(start))
         return StudyRun(start, by_group, run.numbers | group_columns(by_group))
     return run
+
+
+def _add_gaps(by_variant: Mapping[str, Sequence[StudyRun]]) -> None:
+    """Give every run its distance from the frontier of all models of the study."""
+    measured = [[run.measured for run in runs] for runs in by_variant.values()]
+    longest = max(max(map(max, one.lengths)) for runs in measured for one in runs)
+    for runs, gaps in zip(by_variant.values(), gaps_of(measured, longest), strict=True):
+        for run, gap in zip(runs, gaps, strict=True):
+            run.numbers["efficiency_gap"] = gap
 
 
 def _costs(run: RunRecord) -> dict[str, Any]:

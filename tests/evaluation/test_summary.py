@@ -95,6 +95,14 @@ def test_summary():
     assert majority == {"1": 3 / 8, "2": pytest.approx(((3 + 2 / 2) / 6 + 3 / 6) / 2), "4": 1.0}
 
 
+def test_the_gap_is_there_with_a_frontier():
+    # Right: 100, 200 (a), 600 (b) tokens, of four each. Of 1..1000: 901, 801 and 401 of them.
+    found = summary.summarise(ROWS, [], {1000: 0.5}, 1000)
+    frontier = sum(0.5 * at / 1000 for at in range(1, 1001))
+    assert found["efficiency_gap"] == pytest.approx(frontier - (901 + 801 + 401) / 8)
+    assert "efficiency_gap" not in summary.summarise(ROWS, [])
+
+
 def test_right_answers_are_one_vote_however_they_are_written():
     texts = ["1+1", "2", r"\frac{4}{2}", "7", "7.0"]
     rows = [row("a", n, n < 3, 1, extracted=text) for n, text in enumerate(texts)]

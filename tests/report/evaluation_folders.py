@@ -49,7 +49,9 @@ def samples_of(name, answers, exit_at=None):
     return [sample(name, *key, *value, exit_at=exit_at) for key, value in answers.items()]
 
 
-def write_evaluation(folder, rows, budgets=(400, 800), baseline=None, config=CONFIG, **settings):
+def write_evaluation(
+    folder, rows, budgets=(400, 800), baseline=None, config=CONFIG, frontier=None, **settings
+):
     """Of all sets' rows, in two files for each set as two engines would; with the summary."""
     sets = {}
     for name in dict.fromkeys(one["set"] for one in rows):
@@ -58,7 +60,7 @@ def write_evaluation(folder, rows, budgets=(400, 800), baseline=None, config=CON
             path = folder / f"samples/{name}/part_{engine}_000001.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(some[engine::2], samples_schema()), path)
-        sets[name] = summarise(some, budgets)
+        sets[name] = summarise(some, budgets, frontier, SETTINGS["max_response_length"])
         before = baseline and [*(baseline / f"samples/{name}").glob("*.parquet")]
         if before and (change := against(some, [r for f in before for r in read(f)])):
             sets[name]["against"] = change

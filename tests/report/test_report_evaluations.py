@@ -44,6 +44,19 @@ def rows_of_table(page):
     return rows
 
 
+def test_the_gap_is_shown_where_a_frontier_was_given(tmp_path, base):
+    assert "REG" not in text_of(write_report(base, out=tmp_path / "without"))
+    rows = samples_of("sums", BEFORE)
+    folder = write_evaluation(tmp_path / "gap", rows, frontier={1000: 1.0})
+    measured = read_evaluation(folder).sets["sums"]
+    # From 0 to 1 over 1,000 tokens, less the tokens at which each of 8 right samples counts.
+    expected = 500.5 - sum(1001 - length for length, right in BEFORE.values() if right) / 8
+    assert measured.efficiency_gap == pytest.approx(expected)
+    text = text_of(write_report(folder, out=tmp_path / "with"))
+    assert f"REG {expected:,.1f}" in text
+    assert "the area between the best accuracy that is known" in text
+
+
 def test_the_change_by_hand(base, pruned, tmp_path):
     """500 to 300 tokens saves 0.4; 62.5 to 75 % right is a fifth more: AES 0.4 + 3 x 0.2 = 1."""
     page = write_report(base, pruned, baseline=base, out=tmp_path / "out")

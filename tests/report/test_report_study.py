@@ -10,6 +10,7 @@ import pytest
 from study_folders import START, write_listing, write_run, write_start
 
 from megaprune.errors import InputError
+from megaprune.evaluation.metrics import accuracy_at_budget
 from megaprune.report import write_report
 from megaprune.report.study_records import read_study
 
@@ -56,6 +57,26 @@ def test_numbers_of_a_variant(study):
     )
     worse = by_name["worse"].at_budget
     assert worse[100] == pytest.approx((1 / 3, 100))
+
+
+def test_the_gap_is_from_the_best_mean_of_any_model(study):
+    record, by_name = variants(study)
+    longest = max(n for m in record.models for r in m.runs for ns in r.measured.lengths for n in ns)
+
+    def within(runs):
+        """The mean over runs of the accuracy within 1, 2, ... tokens."""
+        curves = [
+            accuracy_at_budget(run.measured.right, run.measured.lengths, range(1, longest + 1))
+            for run in runs
+        ]
+        return [np.mean([curve[at][0] for curve in curves]) for at in range(1, longest + 1)]
+
+    own = {name: within(model.runs) for name, model in by_name.items()}
+    best = [max(values) for values in zip(*own.values(), strict=True)]
+    for name, model in by_name.items():
+        expected = sum(best) - sum(own[name])
+        assert model.means["efficiency_gap"] == pytest.approx(expected)
+    assert by_name["worse"].means["efficiency_gap"] > 0
 
 
 def test_the_front_is_of_those_that_no_other_beats(study):
