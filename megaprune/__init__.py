@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from megaprune.errors import InputError
     from megaprune.evaluation.config import EvaluateConfig
     from megaprune.harmonizing.config import HarmonizeConfig
-    from megaprune.library import Run, convert, evaluate, prune, train
+    from megaprune.library import Run, convert, evaluate, harmonize, prune, train
     from megaprune.planner import plan
     from megaprune.pruning.config import PruneConfig
 
@@ -26,6 +26,7 @@ __all__ = [
     "Run",
     "convert",
     "evaluate",
+    "harmonize",
     "plan",
     "prune",
     "read_config",
@@ -42,6 +43,7 @@ _MODULES = {
     "Run": "megaprune.library",
     "convert": "megaprune.library",
     "evaluate": "megaprune.library",
+    "harmonize": "megaprune.library",
     "plan": "megaprune.planner",
     "prune": "megaprune.library",
     "read_config": "megaprune.config.run",

@@ -26,14 +26,15 @@ from megaprune.distributed import world
 from megaprune.distributed.settings import set_up_determinism
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
+from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.hub import find_model
 from megaprune.pruning.config import PruneConfig
 from megaprune.trainer import loop
-from megaprune.validate import check_evaluation, check_pruning, check_run
+from megaprune.validate import check_evaluation, check_harmonizing, check_pruning, check_run
 from megaprune.weights.convert import Conversion, hf_to_megatron, megatron_to_hf
 from megaprune.weights.files.kind import is_checkpoint
 
-AnyConfig = TypeVar("AnyConfig", Config, PruneConfig, EvaluateConfig)
+AnyConfig = TypeVar("AnyConfig", Config, PruneConfig, EvaluateConfig, HarmonizeConfig)
 
 
 class Run(loop.TrainingRun):
@@ -81,6 +82,20 @@ def prune(config: PruneConfig, out: str | Path | None = None) -> dict[str, Any]:
     _start(lambda processes: check_pruning(config, processes), config.deterministic)
     prune_in_rounds(config)
     return _read_json(Path(config.out) / schema.ROUNDS_FILE)
+
+
+def harmonize(config: HarmonizeConfig, out: str | Path | None = None) -> dict[str, Any]:
+    """Learn from weighed responses of a model itself, as `megaprune harmonize` does.
+
+    Returns:
+        What came of each round and of the test: the content of harmonize.json.
+    """
+    from megaprune.harmonizing.run import harmonize as harmonize_model
+
+    config = _with_out(config, out)
+    _start(lambda processes: check_harmonizing(config, processes), config.deterministic)
+    harmonize_model(config)
+    return _read_json(Path(config.out) / schema.HARMONIZE_FILE)
 
 
 def evaluate(config: EvaluateConfig, out: str | Path | None = None) -> dict[str, Any]:

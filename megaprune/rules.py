@@ -321,6 +321,28 @@ def thought_problems(name: str, prompt: str, grading: GradingConfig) -> Iterator
         )
 
 
+def mark_problems(model: str, known: Iterable[str], grading: GradingConfig) -> Iterator[str]:
+    """A family of models that likely does not write the thoughts that graders wait for.
+
+    Args:
+        model: its folder.
+        known: texts that may have a mark in them: tokens of its vocabulary, its chat template, a
+            prompt.
+        grading: the graders.
+    """
+    chosen = THOUGHTS[grading.thought]
+    if grading.default not in ("strict", "olympiad") or grading.thought not in ("think", "qwen3"):
+        return
+    marks = (chosen.opens, chosen.closes)
+    if chosen.required and not any(mark in text for text in known for mark in marks):
+        yield (
+            f"model={model}: neither its vocabulary nor its prompts have {chosen.closes!r}, "
+            f"which grading.thought={grading.thought} waits for: where a family never writes it, "
+            f"all answers count as wrong; expected grading.thought=none, or that of the family "
+            f"({', '.join(THOUGHTS)})"
+        )
+
+
 # Fields and a model.
 
 

@@ -37,6 +37,7 @@ CHOSEN_FOLDER = "chosen"
 
 # Of an evaluation
 SUMMARY_FILE = "summary.json"
+IDENTITY_FILE = "identity.json"
 PART_FILES = "part_*_*.parquet"
 
 # Of a harmonizing
@@ -89,6 +90,7 @@ FILES = {
     f"HARMONIZING/{BEFORE_FOLDER}/": "the evaluation of the model as it was, on the test's sets",
     f"HARMONIZING/{AFTER_FOLDER}/": "that of the model that came out",
     f"EVALUATION/{SUMMARY_FILE}": "numbers of each set, and their average",
+    f"EVALUATION/{IDENTITY_FILE}": "digests of the model that drew the responses",
     f"EVALUATION/{SAMPLES_FOLDER}/SET/part_0_000001.parquet": "responses, engine by engine",
     f"STUDY/{STUDY_FILE}": "which runs there are, and where",
     f"STUDY/{START_FOLDER}/": "the evaluation of the model that all runs begin with",

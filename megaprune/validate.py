@@ -42,6 +42,7 @@ from megaprune.rules import (
     frozen_problems,
     harmonize_problems,
     length_problems,
+    mark_problems,
     parallelism_problems,
     prune_problems,
     refuse,
@@ -92,12 +93,14 @@ def check_pruning(config: PruneConfig, processes: int) -> None:
 
 def check_harmonizing(config: HarmonizeConfig, processes: int) -> None:
     """Check a harmonizing and its test, as `check_run` does a run."""
+    from megaprune.harmonizing.presampled import check_presampled
     from megaprune.harmonizing.rounds import test_configs
 
     refuse(harmonize_problems(config))
     check_engines(*ENGINES)
     check_folder(Path(config.out), config)
-    _check_files(config, processes)
+    problems = _check_files(config, processes)[: config.presample.problems]
+    check_presampled(config, load_tokenizer(Path(config.model)), problems)
     if config.test.data:
         before, _ = test_configs(config, config.model)
         check_evaluation(before, processes)
@@ -157,8 +160,12 @@ def check_evaluation(config: EvaluateConfig, processes: int) -> None:
     _check_graders(config.grading)
 
 
-def _check_files(config: Config, processes: int) -> None:
-    """All of `check_run` but for the folder of the run and what fields say alone."""
+def _check_files(config: Config, processes: int) -> Sequence[Problem]:
+    """All of `check_run` but for the folder of the run and what fields say alone.
+
+    Returns:
+        The problems of data.train.
+    """
     check_gpus()
     check_trackers(config.wandb, config.tensorboard)
     folder = HfFolder(Path(config.model))
@@ -174,12 +181,13 @@ def _check_files(config: Config, processes: int) -> None:
             *cache_problems(config.rollout, folder.model, config.dtype, longest),
         ]
     )
-    _check_data(config)
+    problems = _check_data(config)
     _check_graders(config.grading)
     lacking = [*_memory_problems(config, folder, processes), *_disk_problems(config, folder)]
     if config.strict:
         refuse(f"strict=true, and {problem}" for problem in lacking)
     _warn(f"{problem} (strict=true refuses it)" for problem in lacking)
+    return problems
 
 
 def _warn(problems: Iterable[str]) -> None:
@@ -187,8 +195,12 @@ def _warn(problems: Iterable[str]) -> None:
         print(f"megaprune: warning: {for_people(problem)}", file=sys.stderr)
 
 
-def _check_data(config: Config) -> None:
-    """The problems, their order, and stored responses if those are learned from."""
+def _check_data(config: Config) -> Sequence[Problem]:
+    """The problems, their order, and stored responses if those are learned from.
+
+    Returns:
+        The problems of data.train.
+    """
     data, tokenizer = config.data, load_tokenizer(Path(config.model))
     problems: Sequence[Problem] = ()
     for field, file in (("train", data.train), ("validation", data.validation)):
@@ -202,23 +214,27 @@ def _check_data(config: Config) -> None:
             _warn(format_problems(name, checked.asked_formats, config.grading))
             _warn(thought_problems(name, checked.problems[0].prompt, config.grading))
             problems = problems or checked.problems  # those of data.train
+    known = [*tokenizer.get_vocab(), str(tokenizer.chat_template), problems[0].prompt]
+    _warn(mark_problems(config.model, known, config.grading))
     if data.references is not None:
         read_references(Path(data.references), problems)
     if data.weights is not None:
         make_weighted_source(config, problems, config.algorithm)
-        return
+        return problems
     if not isinstance(config, HarmonizeConfig):
         _warn(shaping_problems(config.algorithm))
         _warn(batch_problems(config, len(problems)))
+    trained = problems
     if data.rollouts is not None:
-        problems, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
+        trained, rollouts = read_rollouts(Path(data.rollouts), problems, config.rollout.n)
         longest = max(
             len(problem.tokens) + rollout.length
-            for problem in problems
+            for problem in trained
             for rollout in rollouts[problem.name]
         )
         refuse(sample_problems(config.actor.max_tokens, longest, "a response in data.rollouts"))
-    make_order(data.order, len(problems), config.seed)
+    make_order(data.order, len(trained), config.seed)
+    return problems
 
 
 def _quantization_problems(folder: Folder) -> Iterator[str]:

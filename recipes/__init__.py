@@ -29,13 +29,14 @@ _OF_RELEASED_MODELS = (
 RECIPES = {
     "tiny_overthinker": "megaprune.recipes.tiny:config",
     "tiny_overthinker_rounds": "megaprune.recipes.tiny:rounds",
+    "tiny_overthinker_harmonize": "megaprune.recipes.tiny:harmonize",
     "tiny_overthinker_test": "megaprune.recipes.tiny:test",
     "tiny_reasoner": "megaprune.recipes.tiny:reasoner",
     "tiny_reasoner_test": "megaprune.recipes.tiny:reasoner_test",
     **{name: f"megaprune.recipes.reasoning_models:{name}" for name in _OF_RELEASED_MODELS},
 }
-"""Functions that return the fields of a run, a pruning or an evaluation, by the name that `recipe=`
-takes."""
+"""Functions that return the fields of a run, a pruning, a harmonizing or an evaluation, by the name
+that `recipe=` takes."""
 
 RENAMED = {
     "r1_distill_qwen_1_5b_recommended": "r1_distill_qwen_1_5b",

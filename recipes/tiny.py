@@ -22,6 +22,7 @@ from megaprune.config.run import (
     ValidationConfig,
 )
 from megaprune.evaluation.config import EvaluateConfig
+from megaprune.harmonizing.config import HarmonizeConfig, HeldOutConfig, PresampleConfig
 from megaprune.pruning.config import PruneConfig
 
 FOLDER = Path(__file__).parent / "overthinker"
@@ -67,6 +68,28 @@ def rounds() -> PruneConfig:
         },
         limits=[120, 72, 56],
     )
+
+
+def harmonize() -> HarmonizeConfig:
+    """Harmonize lengths: 8 responses each to 256 problems are drawn, weighed, and learned from."""
+    single = config()
+    return HarmonizeConfig(
+        model=single.model,
+        out="runs/tiny_harmonize",
+        dtype=single.dtype,
+        processes=single.processes,
+        data=replace(single.data, validation=None, train_batch_size=64),
+        rollout=single.rollout,
+        grading=single.grading,
+        optimizer=replace(single.optimizer, schedule="cosine", clip_grad=10.0),
+        actor=single.actor,
+        epochs=2.0,
+        presample=PresampleConfig(problems=256, n=8, max_response_length=512),
+        test=HeldOutConfig(
+            data=test().data, n=1, max_response_length=512, temperature=1.0, top_p=1.0,
+            budgets=test().budgets,
+        ),
+    )  # fmt: skip
 
 
 def test() -> EvaluateConfig:

@@ -163,7 +163,7 @@ def test_all_commands_are_well_formed(name, written, capsys):
 
     written(PAGES[name])
     for command in commands(PAGES[name], "megaprune"):
-        if command[0] in ("train", "prune", "evaluate", "study"):
+        if command[0] in ("train", "prune", "evaluate", "harmonize", "study"):
             short = [word for word in command if not word.startswith("--check")]
             short = [word for word in short if not word.isdigit()]
             assert main([*short, "--print-config"]) == 0, command
@@ -264,11 +264,13 @@ def test_fields_are_those_of_configurations():
     from megaprune.config.fields import describe, sections
     from megaprune.config.run import Config
     from megaprune.evaluation.config import EvaluateConfig
+    from megaprune.harmonizing.config import HarmonizeConfig
     from megaprune.pruning.config import PruneConfig
 
-    known = {doc.name for kind in (Config, PruneConfig, EvaluateConfig) for doc in describe(kind)}
+    kinds = (Config, PruneConfig, EvaluateConfig, HarmonizeConfig)
+    known = {doc.name for kind in kinds for doc in describe(kind)}
     known |= {doc.name for doc in (*describe_fields(), *SampleWeights.describe_fields())}
-    names = "|".join(["algorithm", "harmonize", *sections(Config)])
+    names = "|".join(["algorithm", "harmonize", *sections(HarmonizeConfig)])
     field = re.compile(rf"(?<![\w./-])(?:{names})(?:\.[a-z_]+)+(?![\w(/]|\.\w)")
     for name, page in PAGES.items():
         code = re.findall(r"`[^`\n]+`", page) + re.findall(r"^    .*$", page, re.MULTILINE)

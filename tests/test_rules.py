@@ -11,6 +11,7 @@ from megaprune.rules import (
     context_problems,
     evaluate_problems,
     frozen_problems,
+    mark_problems,
     node_problems,
     parallelism_problems,
     refuse,
@@ -138,3 +139,22 @@ def test_ranks():
     assert list(node_problems(8, 8)) == []
     (words,) = node_problems(16, 8)
     assert words == "rollout.tp=16 is more than the 8 GPUs of a node; choose 1, 2, 4 or 8"
+
+
+@pytest.mark.parametrize(
+    ("fields", "known", "is_wrong"),
+    [
+        ([], ["<Thought>", "hello"], True),
+        ([], ["hello", "</think>"], False),
+        ([], ["{{ x.split('</think>') }}"], False),
+        ([], ["Reason within <think></think> tags."], False),
+        (["grading.thought=none"], ["hello"], False),
+        (["grading.thought=qwen3"], ["hello"], False),
+        (["grading.default=last_box"], ["hello"], False),
+    ],
+)
+def test_a_family_that_never_ends_a_thought(fields, known, is_wrong):
+    config = read_config([*TINY, *fields])
+    problems = list(mark_problems("some/model", known, config.grading))
+    assert len(problems) == is_wrong
+    assert not is_wrong or "expected grading.thought=none, or that of the family" in problems[0]

@@ -248,7 +248,7 @@ THINKING = {
     "<think>\\n": {"think": None, "qwen3": "think", "marco": "think", "none": "think"},
     "<think>\\n\\n</think>\\n\\n": {"think": "none", "qwen3": None, "none": None, "s1": "none"},
     "<Thought>": {"marco": None, "think": "marco"},
-    "": {"think": None, "none": None, "s1": None},
+    "": {"think": "none", "none": None, "s1": None},
 }
 
 

@@ -24,6 +24,12 @@ class EvaluateConfig:
     data: list[str] = field(
         default=[], doc="Parquet files or folders with verl's columns; each data_source is a set."
     )
+    problems: int | None = field(
+        default=None,
+        gt=0,
+        unit="problems",
+        doc="How many problems of each file to take, the first ones. Null for all.",
+    )
     n: int | None = field(
         default=None,
         gt=0,

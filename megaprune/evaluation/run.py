@@ -31,6 +31,7 @@ from megaprune.evaluation import samples, summary
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.evaluation.early_exit import EarlyExit
 from megaprune.evaluation.frontier import read_frontiers
+from megaprune.evaluation.identity import model_identity, record_identity
 from megaprune.files import replace_text, writing
 from megaprune.foreign_text import terminal
 from megaprune.generation.generator import Generator, Progress, SamplingOptions
@@ -73,6 +74,7 @@ def evaluate(config: EvaluateConfig) -> None:
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0:
                 _export(config)
+                _record_identity(config)
         run = EvaluationRun(config)
         world.say_when_interrupted(lambda: f"the same command goes on from what {config.out} has")
     with world.phase("generate"):
@@ -112,7 +114,7 @@ def read_evaluation_problems(
         problems_of_file = read(Path(file), tokenizer, config.max_prompt_length)
         if too_long := problems_of_file.too_long:
             world.say(f"{file}: {too_long} prompts dropped as too long (max_prompt_length)")
-        for problem in problems_of_file.problems:
+        for problem in problems_of_file.problems[: config.problems]:
             if problem.name in problems:
                 raise InputError(
                     f"{file} has a problem named {problem.name}, and so has a file before it; "
@@ -302,6 +304,12 @@ def _export(config: EvaluateConfig) -> None:
     folder = model_folder(config)
     if folder != Path(config.model) and not folder.is_dir():
         export(Path(config.model), folder)
+
+
+def _record_identity(config: EvaluateConfig) -> None:
+    model = model_folder(config)
+    with writing(Path(config.out)):
+        record_identity(Path(config.out), model_identity(model, load_tokenizer(model)))
 
 
 def _sum_up(config: EvaluateConfig) -> None:

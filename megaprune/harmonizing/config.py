@@ -28,6 +28,13 @@ class PresampleConfig:
         doc="Folder of an evaluation of the same model on data.train, whose responses are taken "
         "(in the first round). Null: they are drawn.",
     )
+    problems: int | None = field(
+        default=None,
+        gt=0,
+        unit="problems",
+        doc="How many problems of data.train to draw responses to and to learn from, the first "
+        "ones. Null for all (published: 5000).",
+    )
     n: int = field(
         default=16,
         gt=0,

@@ -56,6 +56,7 @@ class Round:
             model=self.model,
             out=str(self.folder / schema.PRESAMPLE_FOLDER),
             data=[config.data.train],
+            problems=drawn.problems,
             n=drawn.n,
             max_response_length=drawn.max_response_length,
             temperature=drawn.temperature,

@@ -34,6 +34,7 @@ from megaprune.errors import InputError
 from megaprune.evaluation.run import evaluate
 from megaprune.files import replace_link, replace_text, writing
 from megaprune.harmonizing.config import HarmonizeConfig
+from megaprune.harmonizing.presampled import drawn_as_trained, read_presampled_config
 from megaprune.harmonizing.reference import write_reference
 from megaprune.harmonizing.rounds import Round, test_configs
 from megaprune.harmonizing.table import write_weights
@@ -86,6 +87,7 @@ def _do_round(config: HarmonizeConfig, current: Round) -> Config:
         data = config.data
         settings = data.max_prompt_length, data.duplicates, data.enable_thinking
         problems = read_problems_on_node(Path(data.train), tokenizer, *settings).problems
+        problems = problems[: config.presample.problems]
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0 and not current.weights.is_file():
                 write_weights(
@@ -102,8 +104,8 @@ def _do_round(config: HarmonizeConfig, current: Round) -> Config:
         run = current.run(len({response.group for response in chosen}))
     if "reference" in run.algorithm.needs:
         with world.phase("reference"):
-            drawn = config.presample
-            write_reference(run, chosen, comparable=drawn.temperature == 1 and drawn.top_p == 1)
+            drawn = read_presampled_config(current.rollouts)
+            write_reference(run, chosen, comparable=drawn_as_trained(drawn))
     del chosen
     train(run)
     gc.collect()

@@ -182,10 +182,12 @@ class Reporter:
         measured = "no validation"
         if validation_limit is not None:
             measured = f"validation with at most {validation_limit} tokens"
+        size = str(config.data.train_batch_size)
+        size += f" x {config.rollout.n}" if config.data.weights is None else " of the chosen"
         self.say(
             f"{config.model} -> {config.out}: "
             f"{counted(len(problems.problems), 'problem')}{dropped}, "
-            f"{config.data.train_batch_size} x {config.rollout.n} responses of at most "
+            f"{size} responses of at most "
             f"{config.rollout.max_response_length} tokens a step, {measured}; "
             f"processes: {dist.get_world_size()}" + (f"; goes on after step {done}" if done else "")
         )
