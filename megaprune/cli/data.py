@@ -59,6 +59,11 @@ def add_parser(commands: Any) -> None:
         help="of models, whose prompt is used (default plain)",
     )
     prompt.add_argument("--template", metavar="FILE", help="a prompt of your own, in YAML")
+    command.add_argument(
+        "--fast",
+        action="store_true",
+        help="ask for short thoughts: the fast-solving prompt that O1-Pruner is compared with",
+    )
     _add_own(command.add_argument_group("a source without a set's name, or in columns of its own"))
     _add_overlap(command.add_argument_group("problems that are in evaluation sets too"))
     command.add_argument(
@@ -146,6 +151,8 @@ def run_data(options: argparse.Namespace) -> int:
     known = _known(options)
     outs = _outs(options)
     template = templates.load_template(options.template or options.family or "plain")
+    if options.fast:
+        template = template.asking_for_speed()
     source = sources.open_source(options.input or _on_the_hub(known), options.revision)
     others = _others(options.against)
     inputs = [source, *(other for other, _ in others.values())]

@@ -1,12 +1,13 @@
 r"""The prompt of a family of models, the same in training and evaluation.
 
-A template is a YAML file of these keys, all of them but for `budget`:
+A template is a YAML file of these keys, all of them but for `budget` and `fast`:
 
     system: text or null             # the system message; null: there is none
     problem: "{problem}\n\n..."      # the user message
     limit: " ... {limit} tokens ..." # put behind the system text, or the user's without one, when
                                      # there is a limit
     budget: " ... {budget} tokens ..." # the same, where each problem has a budget to be met
+    fast: "\n\nBe quick ..."          # put behind the user's message where thoughts are to be short
     thought: {open: "<think>", close: "</think>"}  # null: thoughts have no tags
     early_exit: "\n\n**Answer:** "   # behind the tag of a thought that is closed for the model
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "problem": (),
     "limit": (),
     "budget": (),
+    "fast": (),
     "thought": ("open", "close"),
     "early_exit": (),
 }
 _MAY_BE_EMPTY = ("early_exit",)
-_MAY_BE_MISSING = ("budget",)
+_MAY_BE_MISSING = ("budget", "fast")
 _PLACES = ("problem", "limit", "budget")
 _MAY_BE_NULL = ("system", "thought")
 _ESCAPED = re.compile(r"\\[{}]")
@@ -64,6 +66,17 @@ class Template:
     thought: ThoughtTags | None
     early_exit: str
     budget: str = ""
+    fast: str = ""
+
+    def asking_for_speed(self) -> Template:
+        """The same, with the words that ask for a short thought.
+
+        Raises:
+            InputError: it has none.
+        """
+        if not self.fast:
+            raise InputError("the template has no key fast; add the text that asks for speed")
+        return replace(self, problem=self.problem + self.fast)
 
     @property
     def end_of_thought(self) -> str:

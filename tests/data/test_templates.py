@@ -84,6 +84,24 @@ def test_what_a_family_is_asked_to_write_is_what_its_grading_reads(family, thoug
     assert asked_format(prompt) == BOX
 
 
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_a_prompt_that_asks_for_speed(family):
+    """The words alone come behind the user's message (arXiv 2501.12570)."""
+    template = load_template(family)
+    usual, fast = (t.messages(PROBLEM, 4000) for t in (template, template.asking_for_speed()))
+    assert fast[:-1] == usual[:-1]
+    notice = "" if template.system else template.limit.replace("{limit}", "4000")
+    asked = usual[-1]["content"].removesuffix(notice) + template.fast + notice
+    assert fast[-1] == {"role": "user", "content": asked}
+
+
+def test_a_template_without_words_for_speed(tmp_path):
+    with pytest.raises(InputError, match="no key fast; add the text that asks for speed"):
+        load_template(write(tmp_path)).asking_for_speed()
+    own = load_template(write(tmp_path, {"fast": "\nQuick!"})).asking_for_speed()
+    assert own.messages("1+1?", None)[0]["content"].endswith("\\{1\\}.\nQuick!")
+
+
 def test_a_template_of_ones_own(tmp_path):
     (message,) = load_template(write(tmp_path)).messages("{limit}?", 7)
     assert message["content"] == (
