@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from megaprune.distributed.settings import set_up_cuda
 
@@ -46,19 +46,42 @@ def importing() -> Iterator[None]:
     """Import the engines quickly: without what takes seconds and is not used.
 
     The garbage collector would look through each new module for cycles, and Megatron-core would
-    import wandb, where it is installed, for metrics that it is not asked for.
+    import wandb, where it is installed, for metrics that it is not asked for. On a CPU nothing is
+    compiled while it runs, and the compiler need not be imported for functions that are marked for
+    it.
     """
-    enabled, hidden = gc.isenabled(), "wandb" not in sys.modules
+    enabled = gc.isenabled()
+    torch: Any = sys.modules.get("torch")
+    compiles = None if torch is None or torch.cuda.is_available() else torch.compile
     gc.disable()
-    if hidden:
-        sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it is an ImportError
+    if compiles is not None:
+        torch.compile = _as_it_is
+    try:
+        with hidden("wandb"):
+            yield
+    finally:
+        if compiles is not None:
+            torch.compile = compiles
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def hidden(module: str) -> Iterator[None]:
+    """Have importing a module raise an ImportError, unless it was imported before."""
+    absent = module not in sys.modules
+    if absent:
+        sys.modules[module] = None  # type: ignore[assignment]  # as the import system has it
     try:
         yield
     finally:
-        if hidden:
-            del sys.modules["wandb"]
-        if enabled:
-            gc.enable()
+        if absent:
+            del sys.modules[module]
+
+
+def _as_it_is(function: Any = None, **_: Any) -> Any:
+    """Stand in for `torch.compile`, as a decorator with options and without."""
+    return (lambda function: function) if function is None else function
 
 
 def be_alone() -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from megaprune.distributed.device import device, random_numbers_kept
 from megaprune.distributed.objects import broadcast_from_rank0
-from megaprune.distributed.process import importing
+from megaprune.distributed.process import hidden, importing
 
 _KEPT_VARIABLES = ("LOCAL_WORLD_SIZE", "LD_PRELOAD", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
@@ -29,7 +29,8 @@ def prepare() -> None:
     # seconds.
     gc.collect()
     with importing():
-        _import()
+        import_engine()
+        _name_shared_memory()
         gc.freeze()
 
 
@@ -39,7 +40,8 @@ def release() -> None:
     gc.unfreeze()
 
 
-def _import() -> None:
+def import_engine() -> None:
+    """Import vLLM as engines here want it; nothing is started. May be called again."""
     # The engine's own loop in this process, where its parameters can be written in place.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of what is chosen here
@@ -52,13 +54,19 @@ def _import() -> None:
         # vLLM would compile one small function of its sampler: seconds at each start, and a C++
         # compiler, which is not everywhere.
         _dynamo.config.disable = True
+        # vLLM would import the compiler, only to tell it of its own operators.
+        with hidden("torch._inductor.lowering"):
+            import vllm.env_override
         import vllm._custom_ops
         import vllm.model_executor.layers.utils
 
         # Packed into opaque handles, weights could not be written any more.
         vllm._custom_ops._supports_onednn = False
         vllm.model_executor.layers.utils.check_cpu_sgl_kernel = lambda *_: False
-    import vllm.entrypoints.llm
+    import vllm.entrypoints.llm  # noqa: F401 (so that it is there)
+
+
+def _name_shared_memory() -> None:
     from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
     # vLLM names its shared memory after the end of this address, which nobody connects to. Its own

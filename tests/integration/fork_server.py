@@ -34,6 +34,7 @@ HERE = Path(__file__).parent
 ENDS_SECONDS = 10.0
 
 
+NOT_IMPORTED = ("__main__", "grading.worker", "launch.nemo", "nemo_study")
 OTHERS = (
     "pyarrow.parquet", "pyarrow.dataset", "transformers.models.qwen2.tokenization_qwen2",
     "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_svg",
@@ -51,16 +52,21 @@ OF_VLLM = (
 
 def import_everything() -> None:
     """What a run needs, as far as it can be imported without starting anything."""
-    from megaprune.distributed.process import prepare_process
+    from megaprune.distributed.process import importing, prepare_process
 
     prepare_process()
-    for module in pkgutil.walk_packages(megaprune.__path__, "megaprune."):
-        # Those begin what they are for, or want NeMo-Run.
-        if not module.name.endswith(("__main__", "grading.worker", "launch.nemo", "nemo_study")):
-            importlib.import_module(module.name)
     installed = importlib.util.find_spec("vllm") is not None
-    for name in (*OTHERS, *(OF_VLLM if installed else ())):
-        importlib.import_module(name)
+    with importing():
+        if installed:
+            from megaprune.generation.process import import_engine
+
+            import_engine()
+        for module in pkgutil.walk_packages(megaprune.__path__, "megaprune."):
+            # Those begin what they are for, or want NeMo-Run.
+            if not module.name.endswith(NOT_IMPORTED):
+                importlib.import_module(module.name)
+        for name in (*OTHERS, *(OF_VLLM if installed else ())):
+            importlib.import_module(name)
 
 
 def begin(program: list[str]) -> int:
