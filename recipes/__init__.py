@@ -26,6 +26,12 @@ _OF_RELEASED_MODELS = (
     "qwen3_32b_test",
 )
 
+_HARMONIZED = (
+    "marco_o1_7b_harmonize",
+    "qwq_32b_preview_harmonize",
+    "r1_distill_qwen_1_5b_harmonize",
+)
+
 RECIPES = {
     "tiny_overthinker": "megaprune.recipes.tiny:config",
     "tiny_overthinker_rounds": "megaprune.recipes.tiny:rounds",
@@ -34,6 +40,7 @@ RECIPES = {
     "tiny_reasoner": "megaprune.recipes.tiny:reasoner",
     "tiny_reasoner_test": "megaprune.recipes.tiny:reasoner_test",
     **{name: f"megaprune.recipes.reasoning_models:{name}" for name in _OF_RELEASED_MODELS},
+    **{name: f"megaprune.recipes.length_harmonizing:{name}" for name in _HARMONIZED},
 }
 """Functions that return the fields of a run, a pruning, a harmonizing or an evaluation, by the name
 that `recipe=` takes."""

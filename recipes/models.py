@@ -20,6 +20,17 @@ _QWEN2_32B: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+_QWEN2_7B: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+
 _QWEN2_1_5B: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
     "hidden_size": 1536,
@@ -34,16 +45,9 @@ _QWEN2_1_5B: dict[str, Any] = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "QwQ-32B": _QWEN2_32B,
     "DeepSeek-R1-Distill-Qwen-32B": _QWEN2_32B,
-    "DeepSeek-R1-Distill-Qwen-7B": {
-        "architectures": ["Qwen2ForCausalLM"],
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-        "tie_word_embeddings": False,
-    },
+    "QwQ-32B-Preview": _QWEN2_32B,
+    "DeepSeek-R1-Distill-Qwen-7B": _QWEN2_7B,
+    "Marco-o1": _QWEN2_7B,
     "DeepSeek-R1-Distill-Qwen-1.5B": _QWEN2_1_5B,
     "DeepScaleR-1.5B-Preview": _QWEN2_1_5B,
     "Qwen3-8B": {

@@ -1,6 +1,7 @@
 """Recipes hold the published settings, and divide the GPUs that they are for."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +11,14 @@ from megaprune.config.fields import leaves
 from megaprune.config.run import read_config
 from megaprune.errors import InputError
 from megaprune.evaluation.config import read_evaluate_config
+from megaprune.harmonizing.config import METHODS, read_harmonize_config
 from megaprune.parallelism import Parallel
 from megaprune.pruning.config import read_prune_config
 from megaprune.recipes import RECIPES
+from megaprune.recipes.length_harmonizing import GPUS as HARMONIZING_GPUS
 from megaprune.recipes.models import CONFIGS
 from megaprune.recipes.reasoning_models import GPUS
+from megaprune.rules import harmonize_problems
 from megaprune.weights.layouts import Pipeline, vllm_layout
 from megaprune.weights.model import Model
 
@@ -136,6 +140,69 @@ def test_training_takes_a_round_of_it(name):
     config = read_config([f"recipe={name}"])
     assert "{limit}" not in config.data.train
     assert not {f.name for f in fields(config)} & {"limits", "max_drop"}
+
+
+# arXiv 2501.12570 and its released code: K, lambda, learning rate, trained layers, model.
+HARMONIZED = {
+    "marco_o1_7b_harmonize": (16, 2.0, 2e-7, None, "Marco-o1"),
+    "qwq_32b_preview_harmonize": (12, 5.0, 2e-6, 48, "QwQ-32B-Preview"),
+}
+OF_O1_PRUNER = {
+    "method": "o1_pruner",
+    "rounds": 1,
+    "epochs": 1.0,
+    "warmup_ratio": 0.1,
+    "presample.temperature": 0.5,
+    "presample.top_p": 0.8,
+    "presample.max_response_length": 8192,
+    "rollout.temperature": 1.0,
+    "data.train_batch_size": 32,
+    "algorithm.loss.name": "o1_pruner",
+    "algorithm.loss.clip_ratio_low": 0.2,
+    "algorithm.loss.clip_ratio_high": 0.2,
+    "algorithm.loss.kl_coef": 0.0,
+    "algorithm.loss.entropy_coef": 0.0,
+    "harmonize.clip_low": -2.0,
+    "harmonize.clip_high": 4.0,
+    "harmonize.baseline": "all",
+    "harmonize.normalize": "data_set",
+    "harmonize.shortness": "all",
+    "harmonize.all_wrong": "keep",
+    "harmonize.responses": 2,
+    "harmonize.end_token": False,
+    "optimizer.schedule": "cosine",
+    "optimizer.weight_decay": 0.0,
+    "optimizer.clip_grad": 10.0,
+    "test.temperature": 0.0,
+    "test.max_response_length": 8192,
+}
+
+
+@pytest.mark.parametrize("name", HARMONIZED)
+def test_published_settings_of_o1_pruner(name):
+    found = dict(leaves(read_harmonize_config([f"recipe={name}"])))
+    n, lam, lr, trainable, shapes = HARMONIZED[name]
+    expected = OF_O1_PRUNER | {
+        "presample.n": n, "harmonize.lam": lam, "optimizer.lr": lr,
+        "actor.trainable_layers": trainable, "model": f"models/{shapes}",
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
+    sets = ("math_o1_pruner", "gsm8k", "gaokao2023")
+    for file, name_of_set in zip(found["test.data"], sets, strict=True):
+        assert Path(file).name.startswith(f"{name_of_set}_")
+
+
+@pytest.mark.parametrize("name", [*HARMONIZED, "r1_distill_qwen_1_5b_harmonize"])
+@pytest.mark.parametrize("method", METHODS)
+def test_harmonizings_and_their_baselines_obey_the_rules(name, method):
+    fields = [f"recipe={name}", f"method={method}"]
+    if method in ("dpo", "simpo"):  # both of a pair are in one micro-batch
+        fields.append("actor.max_tokens=34048")
+    config = read_harmonize_config(fields)
+    assert [*harmonize_problems(config)] == []
+    model = Model.from_config(CONFIGS[Path(config.model).name])
+    Parallel.of(config.actor).layout(model, HARMONIZING_GPUS[name], "te")
+    vllm_layout(model, config.rollout.tp, HARMONIZING_GPUS[name] // config.rollout.tp)
 
 
 @pytest.mark.parametrize("name", MODELS)
