@@ -11,6 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from megaprune.report.figures import GREY
 from megaprune.report.run_records import Array
 
 Line: TypeAlias = Sequence[tuple[float, float]]
@@ -25,12 +26,17 @@ _PLACES = [
 """Of a point's name: points of 1/72 inch to the right and up, and which corner of it is there."""
 
 
+_NEAR = 10
+"""In points: a name that is farther away has a line to its point."""
+
+
 def label_points(
     axes: Axes, points: Sequence[tuple[str, float, float]], lines: Sequence[Line]
 ) -> list[Annotation]:
     """Write names at points, each where it meets no line, no point and no other name, if it can.
 
-    What cannot be helped a white rim keeps readable.
+    What cannot be helped a white rim keeps readable. A thin line joins a name to its point where
+    it is farther away.
 
     Args:
         axes: the axes, with their final limits.
@@ -54,10 +60,21 @@ def label_points(
             _move(text, place)
             box = text.get_window_extent()
             costs.append((_meetings(box, axes.bbox, taken, segments), order))
-        _move(text, _PLACES[min(costs)[1]])
+        place = _PLACES[min(costs)[1]]
+        _move(text, place)
+        if abs(place[0]) > _NEAR:
+            _lead(axes, (x, y), place)
         taken.append(text.get_window_extent())
         labels.append(text)
     return labels
+
+
+def _lead(axes: Axes, point: tuple[float, float], place: tuple[int, int, str, str]) -> None:
+    """Draw a thin line from a name to its point."""
+    axes.annotate(
+        "", point, xytext=place[:2], textcoords="offset points", zorder=1.5,
+        arrowprops={"arrowstyle": "-", "lw": 0.7, "color": GREY, "shrinkA": 0, "shrinkB": 3},
+    ).set_in_layout(False)  # fmt: skip
 
 
 def _move(text: Annotation, place: tuple[int, int, str, str]) -> None:
