@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from slurm_cluster import Cluster, missing
 
 from launch import few_problems
+from megaprune.cli.main import main
 
 REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.executable).parents[1]
@@ -207,6 +209,33 @@ def test_a_pruning_and_then_an_evaluation(cluster, tmp_path):
     assert cluster.ended(job)["JobState"] == "COMPLETED", log(tmp_path)
     assert cluster.ended(after)["JobState"] == "COMPLETED", log(tmp_path)
     assert (tmp_path / "test" / "summary.json").is_file()
+
+
+def test_the_arrays_of_a_study(cluster, tmp_path, capsys):
+    words = [
+        "study", f"out={tmp_path / 'study'}", "evaluate.recipe=tiny_overthinker_test",
+        f"evaluate.data={few_problems()}", "evaluate.n=1", "evaluate.max_response_length=24",
+        "evaluate.budgets=10", *(f"run.{word}" for word in SMALL if "validation" not in word),
+        "run.steps=1", "run.processes=1", "grid.algorithm.reward.name=truncate",
+    ]  # fmt: skip
+
+    def array(indices, *options):
+        job = submit(
+            cluster, tmp_path, *words, options=["--nodes=1", f"--array={indices}", *options]
+        )
+        first, _, last = indices.partition("%")[0].partition("-")
+        return job, [f"{job}_{index}" for index in range(int(first), int(last) + 1)]
+
+    before, (start,) = array("0-0")
+    _, runs = array("1-1%1", f"--dependency=afterok:{before}", "--kill-on-invalid-dep=yes")
+    for task in (start, *runs):
+        assert cluster.ended(task)["JobState"] == "COMPLETED", log(tmp_path)
+    assert not (tmp_path / "study" / "report").exists()
+    assert main(words) == 0  # nothing is left but the page
+    assert "2 jobs, 2 of them done" in capsys.readouterr().out
+    rows = pq.read_table(tmp_path / "study" / "report" / "runs.parquet").to_pylist()
+    assert [row["name"] for row in rows] == ["start", "truncate_seed_0"]
+    assert {row["problems"] for row in rows} == {64}
 
 
 def refused(cluster, folder, *words, seconds=90, **variables):
