@@ -94,7 +94,7 @@ def check_pruning(config: PruneConfig, processes: int) -> None:
 def check_harmonizing(config: HarmonizeConfig, processes: int) -> None:
     """Check a harmonizing and its test, as `check_run` does a run."""
     from megaprune.harmonizing.presampled import check_presampled
-    from megaprune.harmonizing.rounds import test_configs
+    from megaprune.harmonizing.rounds import evaluations_of_test
 
     refuse(harmonize_problems(config))
     check_engines(*ENGINES)
@@ -102,7 +102,7 @@ def check_harmonizing(config: HarmonizeConfig, processes: int) -> None:
     problems = _check_files(config, processes)[: config.presample.problems]
     check_presampled(config, load_tokenizer(Path(config.model)), problems)
     if config.test.data:
-        before, _ = test_configs(config, config.model)
+        before, _ = evaluations_of_test(config, config.model)
         check_evaluation(before, processes)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from megaprune import schema
 
 
 def add_parser(commands: Any) -> None:
@@ -52,28 +55,34 @@ def run_docs(_: argparse.Namespace) -> int:
     return 0
 
 
+def _configs_inside(run: Path) -> Iterator[Path]:
+    """The config.yaml files of the jobs of a pruning or a harmonizing."""
+    for pattern in ("round_*", "round_*/*", schema.BEFORE_FOLDER, schema.AFTER_FOLDER):
+        yield from run.glob(f"{pattern}/{schema.CONFIG_FILE}")
+
+
 def run_upgrade(options: argparse.Namespace) -> int:
     """Write config.yaml files anew; say what changed."""
     from yaml import YAMLError
 
-    from megaprune import schema
     from megaprune.config.run import Config
     from megaprune.config.upgrade import upgraded
     from megaprune.errors import InputError
     from megaprune.evaluation.config import EvaluateConfig
     from megaprune.files import replace_text, writing
+    from megaprune.harmonizing.config import HarmonizeConfig
     from megaprune.lease import Lease
     from megaprune.pruning.config import PruneConfig
 
     run: Path = options.folder
     if not (run / "config.yaml").is_file():
         raise InputError(f"{run} has no config.yaml; expected the folder of a run")
-    for folder in (run, *sorted(path.parent for path in run.glob("round_*/config.yaml"))):
+    for folder in (run, *sorted(path.parent for path in _configs_inside(run))):
         path = folder / "config.yaml"
         lease = Lease(folder / schema.LEASE_FILE, folder)
         try:
             text = path.read_text(encoding="utf-8")
-            new, changes = upgraded(text, (Config, PruneConfig, EvaluateConfig))
+            new, changes = upgraded(text, (Config, PruneConfig, EvaluateConfig, HarmonizeConfig))
             with writing(path):
                 replace_text(path, new)
         except (YAMLError, InputError, UnicodeDecodeError) as error:

@@ -120,7 +120,9 @@ def steps_of(config: HarmonizeConfig, groups: int) -> int:
     return min(steps, config.steps)
 
 
-def test_configs(config: HarmonizeConfig, model: str) -> tuple[EvaluateConfig, EvaluateConfig]:
+def evaluations_of_test(
+    config: HarmonizeConfig, model: str
+) -> tuple[EvaluateConfig, EvaluateConfig]:
     """The evaluations of the test: of the model as it was, and of what came out.
 
     Args:

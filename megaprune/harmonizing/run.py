@@ -36,7 +36,7 @@ from megaprune.files import replace_link, replace_text, writing
 from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.harmonizing.presampled import drawn_as_trained, read_presampled_config
 from megaprune.harmonizing.reference import write_reference
-from megaprune.harmonizing.rounds import Round, test_configs
+from megaprune.harmonizing.rounds import Round, evaluations_of_test
 from megaprune.harmonizing.table import write_weights
 from megaprune.trainer.checkpoint import export
 from megaprune.trainer.checkpoint_files import best_whole, checkpoint_path
@@ -66,7 +66,7 @@ def harmonize(config: HarmonizeConfig) -> None:
         if world.stop_requested():
             raise world.Stopped(f"round {number} of {config.rounds} has ended")
     if config.test.data:
-        for evaluation in test_configs(config, record.model):
+        for evaluation in evaluations_of_test(config, record.model):
             world.say(f"test of {evaluation.model}")
             evaluate(evaluation)
             gc.collect()  # the engine's memory, before the next one is built

@@ -69,6 +69,29 @@ COMMANDS = {
             "out={out}",
         ],
     ),
+    "harmonize": (
+        1,
+        [
+            "harmonize",
+            *TRAIN[:2],
+            "data.validation=null",
+            "data.train_batch_size=2",
+            "checkpoint.every=1",
+            "checkpoint.keep_last=1",
+            "checkpoint.wait=true",
+            "steps=1",
+            "optimizer.lr=1e-2",
+            "method=o1_pruner",
+            "presample.problems=2",
+            "presample.n=2",
+            "presample.max_response_length=256",
+            "test.data={validation}",
+            "test.n=1",
+            "test.max_response_length=4",
+            *ENGINE,
+            "out={out}",
+        ],
+    ),
     "prune": (1, ["prune", *TRAIN, "steps=1", "limits=[6,5]", "max_drop=100", "out={out}"]),
 }
 """How many points are tried in each of both ways, and the command."""
@@ -78,6 +101,9 @@ FREE = ("seconds", "share/", "tokens_per_second", "sync/", "time", "validation/s
 
 OWN = re.compile(r"(?<=megaprune-)[0-9a-f]{8}-\d+-\d+-[0-9a-f]{8}|(?<=megaprune-lease\.)[0-9a-f]+")
 """What is different in each process, in the names of files."""
+
+COMPUTED = ("weights.parquet", "identity.json", "part_000000.parquet")
+"""Tables that are compared byte for byte."""
 
 APART = 16
 """Changes by which the order of two threads may differ between runs: one writes two files."""
@@ -127,9 +153,9 @@ def outcome(root):
             content[name] = "folder"
         elif path.name == "metrics.jsonl":
             content[name] = [without_times(json.loads(line)) for line in path.open()]
-        elif path.name in ("summary.json", "rounds.json"):
+        elif path.name in ("summary.json", "rounds.json", "harmonize.json", "statistics.json"):
             content[name] = without_times(json.loads(path.read_text()))
-        elif path.suffix in (".safetensors", ".distcp", ".txt"):
+        elif path.suffix in (".safetensors", ".distcp", ".txt") or path.name in COMPUTED:
             content[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
             content[name] = "file" if path.stat().st_size else "empty file"
@@ -255,7 +281,7 @@ def test_killed_at_changes_of_files(name, inputs, tmp_path):
     changes = len(campaign.points)
     assert changes > 5
     weights = (FOLDER / "model" / "model.safetensors").read_bytes()
-    if name in ("train", "prune"):
+    if name in ("train", "prune", "harmonize"):
         assert hashlib.sha256(weights).hexdigest() not in campaign.expected.values()
     points = campaign.spread(changes if KILLS == "all" else int(KILLS or few))
     points.sort(key=lambda number: (number % 8, number))  # of use too if it is broken off
