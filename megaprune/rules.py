@@ -184,6 +184,12 @@ def prune_problems(config: PruneConfig) -> Iterator[str]:
 
 def harmonize_problems(config: HarmonizeConfig) -> Iterator[str]:
     """Yield what is wrong with the fields of a harmonizing together."""
+    yield from weighing_problems(config)
+    yield from training_problems(config)
+
+
+def weighing_problems(config: HarmonizeConfig) -> Iterator[str]:
+    """Yield what is wrong with the fields that say what a harmonizing draws, weighs and learns."""
     data, drawn, chosen = config.data, config.presample.n, config.harmonize.responses
     for name in ("rollouts", "weights", "references"):
         if getattr(data, name) is not None:
@@ -215,7 +221,6 @@ def harmonize_problems(config: HarmonizeConfig) -> Iterator[str]:
     if config.algorithm.kl_in_reward:
         yield "algorithm.loss.kl_in=reward: weights are no rewards; expected kl_in=loss"
     yield from update_problems(config)
-    yield from training_problems(config)
 
 
 def evaluate_problems(config: EvaluateConfig) -> Iterator[str]:

@@ -12,7 +12,6 @@ import math
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from megaprune.foreign_text import for_people
 from megaprune.grading import GRADERS, Pool
 from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
-from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.request import ModelShape, plan_of
 from megaprune.planner.total_memory import memory_problems
 from megaprune.pruning.config import PruneConfig
 from megaprune.rules import (
@@ -252,11 +251,10 @@ def _memory_problems(config: Config, folder: HfFolder, processes: int) -> list[s
     sizes = gpu_memory_bytes()
     if not sizes:
         return []
-    request = PlanConfig(**{each.name: getattr(config, each.name) for each in fields(config)})
     hardware = HardwareSpec(
         gpus=processes, gpus_per_node=len(sizes), gpu_memory=min(sizes) / GB, reserve=0.0
     )
-    problems = memory_problems(request, ModelShape(config.model, folder.model), hardware)
+    problems = memory_problems(plan_of(config), ModelShape(config.model, folder.model), hardware)
     if not problems:
         return []
     advice = (

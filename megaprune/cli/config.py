@@ -48,7 +48,7 @@ def run_docs(_: argparse.Namespace) -> int:
         ("train, prune and plan", Config),
         ("prune and plan", PruneConfig),
         ("evaluate", EvaluateConfig),
-        ("harmonize", HarmonizeConfig),
+        ("harmonize and plan", HarmonizeConfig),
         ("study", StudyConfig),
     )
     print(markdown(kinds), end="")

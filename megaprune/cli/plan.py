@@ -39,9 +39,10 @@ _ASSUMED = {
     "mean_length": "of responses, as a share of the limit",
     "mean_prompt": "of prompts, as a share of data.max_prompt_length",
     "validation_problems": "measured on in a validation",
+    "training_problems": "that a harmonizing draws responses to",
     "process_memory": "GB of host memory of each process",
 }
-_WHOLE = ("gpus", "gpus_per_node", "validation_problems")
+_WHOLE = ("gpus", "gpus_per_node", "validation_problems", "training_problems")
 _MOST = 1e12  # what is more than this, or infinite, was not measured
 _SHARES = ("mfu", "forward_mfu", "decode_efficiency", "mean_length", "mean_prompt")
 _MAY_BE_ZERO = (
@@ -104,12 +105,12 @@ def run_plan(options: argparse.Namespace) -> int:
     from megaprune.config.read import to_yaml
     from megaprune.errors import InputError
     from megaprune.foreign_text import for_people
-    from megaprune.planner.request import PlanConfig, gpus_of_recipe, read_plan_config
+    from megaprune.planner.request import gpus_of_recipe, plan_kind, read_plan_config
     from megaprune.planner.run_plan import as_json, plan_run, print_plan
 
     try:
         if options.help_fields is not None:
-            show_fields(PlanConfig, options.help_fields)
+            show_fields(plan_kind(options.fields), options.help_fields)
             return 0
         config = read_plan_config(options.fields)
         if options.print_config:

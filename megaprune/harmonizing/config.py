@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from pydantic import InstanceOf
 
@@ -195,8 +196,20 @@ _FOLLOWING = {
 """Fields of a run that follow from others in a harmonizing, and those that are given for them."""
 
 
+AnyHarmonizing = TypeVar("AnyHarmonizing", bound=HarmonizeConfig)
+
+
 def read_harmonize_config(arguments: Sequence[str]) -> HarmonizeConfig:
     """Read a harmonizing's configuration, as `config.read.read_fields` does.
+
+    Raises:
+        InputError: as `read_harmonize_fields`.
+    """
+    return read_harmonize_fields(HarmonizeConfig, arguments)
+
+
+def read_harmonize_fields(kind: type[AnyHarmonizing], arguments: Sequence[str]) -> AnyHarmonizing:
+    """Read the fields of a harmonizing into an object of a class.
 
     Raises:
         InputError: as there, and for a field that follows from another one.
@@ -206,13 +219,13 @@ def read_harmonize_config(arguments: Sequence[str]) -> HarmonizeConfig:
         if name in given:
             raise InputError(f"{name} is not a harmonizing's to set; give {instead}")
     if not any(name.startswith("algorithm.loss.") for name in given):
-        return read_fields(HarmonizeConfig, arguments)
+        return read_fields(kind, arguments)
     # Fields of a loss are those of the method's, whatever loss a recipe has.
     others = [a for a in arguments if not a.startswith("algorithm.loss.")]
-    of_method = registry.name_of("loss", read_fields(HarmonizeConfig, others).algorithm.loss)
+    of_method = registry.name_of("loss", read_fields(kind, others).algorithm.loss)
     loss = given.get("algorithm.loss.name", of_method)
     if loss != of_method and loss in registry.components("loss"):
         raise InputError(
             f"algorithm.loss.name={loss} with method={of_method}; the loss is that of the method"
         )
-    return read_fields(HarmonizeConfig, [f"algorithm.loss.name={loss}", *arguments])
+    return read_fields(kind, [f"algorithm.loss.name={loss}", *arguments])

@@ -23,11 +23,13 @@ from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
 from megaprune.foreign_text import for_people
+from megaprune.harmonizing.config import HarmonizeConfig, read_harmonize_config
+from megaprune.planner.request import gpus_of_recipe
 from megaprune.planner.search import check_parallelism
 from megaprune.pruning.config import PruneConfig, read_prune_config
-from megaprune.recipes.reasoning_models import GPUS
 from megaprune.rules import (
     evaluate_problems,
+    harmonize_problems,
     prune_problems,
     refuse,
     run_problems,
@@ -39,6 +41,7 @@ CONVERT = "convert"
 _COMMANDS: dict[type, tuple[str, Any, Any]] = {
     Config: ("train", read_config, run_problems),
     PruneConfig: ("prune", read_prune_config, prune_problems),
+    HarmonizeConfig: ("harmonize", read_harmonize_config, harmonize_problems),
     EvaluateConfig: ("evaluate", read_evaluate_config, evaluate_problems),
 }
 """By the type of a recipe: its command, how its fields are read, and the rules that they obey."""
@@ -49,7 +52,7 @@ _COMMANDS: dict[type, tuple[str, Any, Any]] = {
 def task(
     recipe: str, fields: Sequence[str] = (), venv: str = ".venv", local: bool = False
 ) -> run.Script:
-    """Make the script of a recipe: of its training, pruning or evaluation.
+    """Make the script of a recipe: of its training, pruning, harmonizing or evaluation.
 
     Args:
         recipe: its name.
@@ -301,6 +304,18 @@ def r1_distill_qwen_1_5b_evaluate() -> run.Partial:
 
 
 @run.cli.factory(target=launch)
+def marco_o1_7b_harmonize() -> run.Partial:
+    """Harmonize Marco-o1 on 8 GPUs."""
+    return run.Partial(launch, recipe="marco_o1_7b_harmonize")
+
+
+@run.cli.factory(target=launch)
+def qwq_32b_preview_harmonize() -> run.Partial:
+    """Harmonize QwQ-32B-Preview on 8 GPUs, whose last 48 layers are trained."""
+    return run.Partial(launch, recipe="qwq_32b_preview_harmonize")
+
+
+@run.cli.factory(target=launch)
 def tiny_overthinker() -> run.Partial:
     """Prune the tiny overthinker, on any laptop or node."""
     return run.Partial(launch, recipe="tiny_overthinker")
@@ -325,10 +340,26 @@ def convert(ctx: run.cli.RunContext, megatron: str, out: str, venv: str = ".venv
 def jobs_of(
     recipe: str, fields: Sequence[str], test: Sequence[str], checkpoint: str, venv: str, local: bool
 ) -> list[tuple[str, run.Script]]:
-    """List one job, or those of `rounds` where something comes before or between."""
-    if test or checkpoint:
+    """List one job, or those of `rounds` where something comes before or between.
+
+    Raises:
+        InputError: something is to come between the rounds of what is no pruning.
+    """
+    if (test or checkpoint) and isinstance(read_recipe(recipe), PruneConfig):
         return rounds(recipe, fields, test, checkpoint, venv, local)
-    return [(recipe, task(recipe, fields, venv, local))]
+    if test:
+        raise InputError(
+            f"evaluations between rounds (test) are of a pruning, and {recipe} is none; a "
+            f"harmonizing measures its model itself, on the sets of test.data"
+        )
+    _, config = _checked(recipe, fields)
+    before = [(CONVERT, conversion(checkpoint, config.model, venv))] if checkpoint else []
+    return [*before, (recipe, task(recipe, fields, venv, local))]
+
+
+def nodes_of(recipe: str, per_node: int) -> int:
+    """Return how many nodes of so many GPUs a recipe is for; 1 if it does not say."""
+    return -(-(gpus_of_recipe([f"recipe={recipe}"]) or 1) // max(per_node, 1))
 
 
 def add(
@@ -379,7 +410,7 @@ def main(recipe: str, arguments: Sequence[str] | None = None) -> int:
     fields, test = options.pop("fields"), options.pop("test").split()
     checkpoint, venv = options.pop("checkpoint"), options.pop("venv")
     per_node = options["gpus_per_node"]
-    options["nodes"] = options["nodes"] or -(-GPUS.get(recipe, 1) // max(per_node, 1))
+    options["nodes"] = options["nodes"] or nodes_of(recipe, per_node)
     try:
         _, config = _checked(recipe, fields)
         jobs = jobs_of(recipe, fields, test, checkpoint, venv, is_local)

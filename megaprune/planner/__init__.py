@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def plan(config: Config, *, gpu: str = "h100", **hardware: Any) -> RunPlan:
-    """Plan a run or a pruning, as `megaprune plan` does.
+    """Plan a run, a pruning or a harmonizing, as `megaprune plan` does.
 
     Args:
-        config: the fields of the run, or of the pruning.
+        config: the fields of it.
         gpu: type of the GPUs, a name in `hardware.GPU_TYPES`.
         hardware: other fields of `hardware.HardwareSpec`, as gpus=32; the figures of the type are
             overridden by those given.
@@ -23,10 +22,9 @@ def plan(config: Config, *, gpu: str = "h100", **hardware: Any) -> RunPlan:
         InputError: the model or the type of GPU is not known.
     """
     from megaprune.planner.hardware import HardwareSpec
-    from megaprune.planner.request import PlanConfig
+    from megaprune.planner.request import plan_of
     from megaprune.planner.run_plan import plan_run
 
     if config.processes is not None:
         hardware.setdefault("gpus", config.processes)
-    request = PlanConfig(**{f.name: getattr(config, f.name) for f in fields(config)})
-    return plan_run(request, HardwareSpec.of_type(gpu, **hardware))
+    return plan_run(plan_of(config), HardwareSpec.of_type(gpu, **hardware))

@@ -15,7 +15,7 @@ from megaprune.planner.hardware import (
     TRANSFER_BUFFER_BYTES,
     HardwareSpec,
 )
-from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.request import AnyPlan, ModelShape
 from megaprune.weights.layouts import Parameter, Pipeline, megatron_layout
 from megaprune.weights.layouts.sharding import round_up
 from megaprune.weights.model import Model
@@ -271,7 +271,7 @@ def in_flight(stages: int, stage: int, chunks: int, micro_batches: int) -> int:
     return min(ahead, micro_batches * chunks)
 
 
-def micro_batch_count(config: PlanConfig, hardware: HardwareSpec, dp: int) -> int:
+def micro_batch_count(config: AnyPlan, hardware: HardwareSpec, dp: int) -> int:
     """Count the micro-batches of an update on each replica.
 
     tokens / (max_tokens x dp), rounded up, with the shortest limit's mean lengths
@@ -280,15 +280,15 @@ def micro_batch_count(config: PlanConfig, hardware: HardwareSpec, dp: int) -> in
     actor = config.actor
     mean = (
         config.data.max_prompt_length * hardware.mean_prompt
-        + min(config.rounds) * hardware.mean_length
+        + min(config.round_limits) * hardware.mean_length
     )
-    samples = config.data.train_batch_size * config.rollout.n / config.algorithm.num_minibatches
+    samples = config.learned_samples / config.algorithm.num_minibatches
     count = max(1, -(-int(samples * mean) // (actor.max_tokens * dp)))
     return round_up(count, actor.pp) if actor.vpp > 1 else count
 
 
 def actor_phases(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec
 ) -> list[dict[str, dict[str, int]]]:
     """Count the bytes of a rank of each stage in each phase, part by part, without the engine.
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from megaprune.planner.hardware import GB
 
 if TYPE_CHECKING:
-    from megaprune.planner.request import PlanConfig
+    from megaprune.planner.request import AnyPlan
     from megaprune.planner.run_plan import RunPlan
     from megaprune.planner.speed import RoundTime
 
@@ -25,7 +25,7 @@ def figures_table(first: str, *others: str) -> Table:
 
 def division_table(run_plan: RunPlan) -> Table:
     """Show the fields as given, if they divide the model, and the fastest divisions below."""
-    limit, gpus = run_plan.config.rounds[0], run_plan.fastest[0].gpus
+    limit, gpus = run_plan.config.round_limits[0], run_plan.fastest[0].gpus
     table = figures_table(
         f"fastest on {gpus} GPUs",
         "recomp.", "offload", "generate", "logp", "train", "step", "GPU-h", "GB",
@@ -46,7 +46,7 @@ def division_table(run_plan: RunPlan) -> Table:
 
 
 def _cells(
-    config: PlanConfig, first: RoundTime, gpu_hours: float, peak: int, mark: str = ""
+    config: AnyPlan, first: RoundTime, gpu_hours: float, peak: int, mark: str = ""
 ) -> list[str]:
     actor = config.actor
     virtual = f" VPP{actor.vpp}" if actor.vpp > 1 else ""

@@ -103,6 +103,7 @@ class HardwareSpec:
         mean_length: of responses, as a share of the limit.
         mean_prompt: of prompts, as a share of data.max_prompt_length.
         validation_problems: that are measured on.
+        training_problems: that a harmonizing draws responses to, before it learns from them.
         process_memory: GB of host memory of each process, for libraries and its other data.
     """
 
@@ -129,6 +130,7 @@ class HardwareSpec:
     mean_length: float = 0.75
     mean_prompt: float = 0.25
     validation_problems: int = 60
+    training_problems: int = 5000
     process_memory: float = 6.0
 
     @staticmethod

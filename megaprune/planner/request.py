@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import ClassVar, TypeAlias
 
 from megaprune.config.fields import field, nearest, section
 from megaprune.config.limits import training_limits
-from megaprune.config.read import read_fields
-from megaprune.config.run import DataConfig
+from megaprune.config.read import read_fields, read_recipe, yaml_mapping
+from megaprune.config.run import Config, DataConfig, EngineConfig
 from megaprune.errors import InputError
+from megaprune.harmonizing.config import HarmonizeConfig, read_harmonize_fields
+from megaprune.harmonizing.rounds import steps_of
 from megaprune.pruning.config import PruneConfig
 from megaprune.recipes import RECIPES
 from megaprune.recipes.models import CONFIGS
-from megaprune.rules import falling_problems, learning_problems, refuse
+from megaprune.rules import falling_problems, learning_problems, refuse, weighing_problems
 from megaprune.weights.model import Model, read_config
 from megaprune.weights.rope import check_supported, context_of
 
@@ -30,22 +33,132 @@ class PlanConfig(PruneConfig):
     data: DataConfig = DataConfig(train="")
 
     @property
-    def rounds(self) -> list[int]:
+    def round_limits(self) -> list[int]:
         """The limit of each round."""
         return training_limits(self)
 
     @property
     def longest_trained(self) -> int:
         """Tokens of the longest sequence that is learned from, or of those that stay together."""
-        return self.algorithm.unit * (self.data.max_prompt_length + max(self.rounds))
+        return self.algorithm.unit * (self.data.max_prompt_length + max(self.round_limits))
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that the engines answer in a step."""
+        return self.data.train_batch_size
+
+    @property
+    def learned_samples(self) -> int:
+        """Responses that are learned from in a step."""
+        return self.data.train_batch_size * self.rollout.n
+
+    @property
+    def passes(self) -> frozenset[str]:
+        """Log-probs that take a pass of the model in a step."""
+        return self.algorithm.needs & {"reference", "old"}
 
 
-def read_plan_config(arguments: Sequence[str]) -> PlanConfig:
+@section()
+class HarmonizePlanConfig(HarmonizeConfig):
+    """The fields of a harmonizing, as `PlanConfig` has those of a pruning."""
+
+    limits: ClassVar[list[int]] = []
+
+    out: str = field(default="", may_change=True, doc="Not used: a plan writes nothing.")
+    data: DataConfig = DataConfig(train="")
+
+    @property
+    def round_limits(self) -> list[int]:
+        """The limit of each round, which is the same for all."""
+        return [self.presample.max_response_length] * self.rounds
+
+    @property
+    def longest_trained(self) -> int:
+        """Tokens of the longest sequence that is learned from, or of those that stay together."""
+        return self.algorithm.unit * (self.data.max_prompt_length + max(self.round_limits))
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that the engines answer in a step: none, responses are drawn before."""
+        return 0
+
+    @property
+    def learned_samples(self) -> int:
+        """Responses that are learned from in a step."""
+        return self.data.train_batch_size * self.algorithm.unit
+
+    @property
+    def passes(self) -> frozenset[str]:
+        """Log-probs that take a pass in a step; the reference's are computed once, before."""
+        return self.algorithm.needs & {"old"}
+
+    @property
+    def sampling(self) -> HarmonizePlanConfig:
+        """The same, with the engines that draw the responses: no model in training is beside."""
+        share = EngineConfig().gpu_memory_utilization
+        return replace(self, rollout=replace(self.rollout, gpu_memory_utilization=share))
+
+    def groups(self, problems: int) -> int:
+        """How many groups can be chosen from so many problems, if all have right responses."""
+        wanted = self.harmonize.responses
+        of_each = self.presample.n if wanted == "all" else wanted
+        return problems * (1 if self.algorithm.unit > 1 else of_each)
+
+
+AnyPlan: TypeAlias = PlanConfig | HarmonizePlanConfig
+"""What can be planned."""
+
+
+def plan_of(config: Config) -> AnyPlan:
+    """Return what is to be planned of a run, a pruning or a harmonizing."""
+    kind = HarmonizePlanConfig if isinstance(config, HarmonizeConfig) else PlanConfig
+    return kind(**{each.name: getattr(config, each.name) for each in fields(config)})
+
+
+def with_steps(config: AnyPlan, problems: int) -> AnyPlan:
+    """Return the same with the steps of a round; those of a harmonizing follow from its problems.
+
+    Args:
+        problems: of data.train.
+
+    Raises:
+        InputError: they are not enough for a step.
+    """
+    if isinstance(config, PlanConfig):
+        return config
+    return replace(config, steps=steps_of(config, config.groups(problems)))
+
+
+def plan_kind(arguments: Sequence[str]) -> type[PlanConfig] | type[HarmonizePlanConfig]:
+    """Say what is planned: a harmonizing if the recipe is one, or a field that only it has."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    recipe = given.get("recipe", "")
+    if recipe in RECIPES and isinstance(read_recipe(recipe), HarmonizeConfig):
+        return HarmonizePlanConfig
+    names = [*given, *(_top_names(Path(recipe)) if recipe.endswith((".yaml", ".yml")) else ())]
+    own = {each.name for each in fields(HarmonizePlanConfig)}
+    own -= {each.name for each in fields(PlanConfig)}
+    return HarmonizePlanConfig if any(n.partition(".")[0] in own for n in names) else PlanConfig
+
+
+def _top_names(path: Path) -> list[str]:
+    """The fields and sections in a recipe's file; none if it cannot be read."""
+    try:
+        return [*yaml_mapping(path.read_text(encoding="utf-8"))]
+    except (OSError, UnicodeDecodeError, InputError):
+        return []
+
+
+def read_plan_config(arguments: Sequence[str]) -> AnyPlan:
     """Read what is to be planned, as `config.read.read_fields` does.
 
     Raises:
         InputError: as there; what is learned cannot be so, or limits do not fall.
     """
+    if plan_kind(arguments) is HarmonizePlanConfig:
+        harmonizing = read_harmonize_fields(HarmonizePlanConfig, arguments)
+        refuse(weighing_problems(harmonizing))
+        return harmonizing
     config = read_fields(PlanConfig, arguments)
     if config.limits and any(a.startswith("rollout.max_response_length=") for a in arguments):
         raise InputError(

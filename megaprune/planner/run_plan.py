@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -14,7 +15,7 @@ from megaprune.errors import InputError
 from megaprune.foreign_text import terminal
 from megaprune.planner.division_table import division_table, figures_table, why_fastest
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
-from megaprune.planner.request import ModelShape, PlanConfig, find_shape
+from megaprune.planner.request import AnyPlan, ModelShape, PlanConfig, find_shape, with_steps
 from megaprune.planner.search import Division, fastest_divisions, fastest_on_more, problems_of
 from megaprune.planner.speed import RoundTime, SyncTraffic, gpu_hours, round_time, sync_traffic
 from megaprune.planner.total_memory import (
@@ -38,7 +39,7 @@ class RunPlan:
         fastest: the fastest divisions that fit, best first; of more GPUs if none of these does.
     """
 
-    config: PlanConfig
+    config: AnyPlan
     shape: ModelShape
     hardware: HardwareSpec
     problems: list[str]
@@ -72,12 +73,13 @@ class RunPlan:
         return self.shape.parameters * ELEMENT_BYTES[self.config.dtype]
 
 
-def plan_run(config: PlanConfig, hardware: HardwareSpec) -> RunPlan:
+def plan_run(config: AnyPlan, hardware: HardwareSpec) -> RunPlan:
     """Make the plan of a run.
 
     Raises:
-        InputError: the model is not known.
+        InputError: the model is not known, or a harmonizing has too few problems.
     """
+    config = with_steps(config, hardware.training_problems)
     shape = find_shape(config.model)
     problems = problems_of(config, shape, hardware)
     fastest = fastest_divisions(config, shape, hardware)
@@ -96,7 +98,7 @@ def plan_run(config: PlanConfig, hardware: HardwareSpec) -> RunPlan:
             }
             rounds = [
                 round_time(config, shape, hardware, number, traffic.seconds)
-                for number in range(len(config.rounds))
+                for number in range(len(config.round_limits))
             ]
         except (InputError, ValueError) as error:
             problems.append(str(error))
@@ -106,7 +108,7 @@ def plan_run(config: PlanConfig, hardware: HardwareSpec) -> RunPlan:
     )  # fmt: skip
 
 
-def notes_on(config: PlanConfig, hardware: HardwareSpec) -> list[str]:
+def notes_on(config: AnyPlan, hardware: HardwareSpec) -> list[str]:
     """List what is possible and wastes something."""
     notes = []
     if hardware.gpus % hardware.on_a_node:
@@ -114,18 +116,23 @@ def notes_on(config: PlanConfig, hardware: HardwareSpec) -> list[str]:
     if config.actor.tp > hardware.on_a_node:
         notes.append(f"actor.tp={config.actor.tp} crosses nodes, and will be slow")
     engines = hardware.gpus // config.rollout.tp
-    if engines and config.data.train_batch_size % engines:
+    if engines and config.prompts % engines:
         notes.append(
-            f"{config.data.train_batch_size} prompts over {engines} engines: some have one "
-            f"more than others"
+            f"{config.prompts} prompts over {engines} engines: some have one more than others"
         )
-    samples = config.data.train_batch_size * config.rollout.n // config.algorithm.num_minibatches
+    samples = config.learned_samples // config.algorithm.num_minibatches
     size = config.actor.tp * config.actor.pp
     if hardware.gpus % size == 0 and samples % (hardware.gpus // size):
         notes.append(
             f"{samples} samples of an update over {hardware.gpus // size} replicas: some have more "
             f"than others"
         )
+    if not isinstance(config, PlanConfig):
+        notes.append(
+            f"of {hardware.training_problems} problems ({config.steps} steps of a round, if no "
+            f"response is left out); the test before and after is not counted"
+        )
+        return notes
     if rounds := config.algorithm.max_resample_rounds:
         notes.append(
             f"with max_resample_rounds={rounds}, generation can take up to {1 + rounds} times as "
@@ -289,10 +296,15 @@ def _time_table(rounds: list[RoundTime], gpus: int) -> Table:
         "tokens / s / GPU": lambda r: f"{r.tokens / r.step_seconds / gpus:.0f}",
         "hours of the round": lambda r: f"{r.total_seconds / 3600:.1f}",
         "of them validation": lambda r: f"{r.validation_seconds / 3600:.1f}",
+        **{f"of them {part}": partial(_hours_before, part) for part in rounds[0].before},
     }
     for name, cell in rows.items():
         table.add_row(name, *[cell(r) for r in rounds])
     return table
+
+
+def _hours_before(part: str, time: RoundTime) -> str:
+    return f"{time.before[part] / 3600:.1f}"
 
 
 def _seconds(value: float) -> str:

@@ -17,7 +17,13 @@ from megaprune.evaluation.config import EvaluateConfig
 from megaprune.foreign_text import for_people
 from megaprune.planner.actor_memory import PHASES, actor_phases
 from megaprune.planner.hardware import HardwareSpec
-from megaprune.planner.request import ModelShape, PlanConfig, find_shape, read_plan_config
+from megaprune.planner.request import (
+    AnyPlan,
+    HarmonizePlanConfig,
+    ModelShape,
+    find_shape,
+    read_plan_config,
+)
 from megaprune.planner.speed import (
     RoundTime,
     generation_seconds,
@@ -26,6 +32,7 @@ from megaprune.planner.speed import (
     most_sync_seconds,
     offload_seconds,
     optimizer_seconds,
+    reference_seconds,
     round_time,
     train_time,
 )
@@ -67,7 +74,7 @@ class Division:
 
     gpus: int
     changes: dict[str, Any]
-    config: PlanConfig
+    config: AnyPlan
     peak: int
     rounds: list[RoundTime]
 
@@ -82,14 +89,14 @@ class Division:
         return gpu_hours(self.gpus, self.rounds)
 
 
-def problems_of(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
+def problems_of(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
     """List all that keeps a run from these GPUs; memory is asked only if the ranks divide."""
     indivisible = list(parallelism_problems(config, shape.model, hardware.gpus))
     problems = indivisible + field_problems(config, shape, hardware)
     return problems if indivisible else problems + memory_problems(config, shape, hardware)
 
 
-def field_problems(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
+def field_problems(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
     """List what cannot be although it divides: each would end a run, some of them late."""
     return [
         *context_problems(config, shape.context),
@@ -99,9 +106,7 @@ def field_problems(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
     ]
 
 
-def fastest_divisions(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
-) -> list[Division]:
+def fastest_divisions(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> list[Division]:
     """Return the five divisions of these GPUs that take least time, best first; those that fit.
 
     All rounds and validations count. The fields that are tried: tp, pp, vpp, recompute, sequence
@@ -119,7 +124,7 @@ def fastest_divisions(
 
 
 def _fastest_with(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, on_cpu: list[float]
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, on_cpu: list[float]
 ) -> list[Division]:
     """Return the fastest divisions with one of these shares of the optimizer on the CPU."""
     actors = list(_actor_candidates(config, shape, hardware, on_cpu))
@@ -147,9 +152,7 @@ def _fastest_with(
     return list(best.values())
 
 
-def fastest_on_more(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
-) -> list[Division]:
+def fastest_on_more(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> list[Division]:
     """Return the fastest divisions of one node, of twice as many, and so on; of 64 at most.
 
     Only of more GPUs than there are: of the fewest on which anything fits.
@@ -165,12 +168,12 @@ def fastest_on_more(
 
 
 def division_of(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, changes: dict[str, Any]
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, changes: dict[str, Any]
 ) -> Division:
     """Describe one that divides the model and the GPUs. Of a sync, the most it could take."""
     # Making the plan of copies takes longer than all else here, and a sync is short.
     sync = most_sync_seconds(config, shape, hardware)
-    rounds = [round_time(config, shape, hardware, n, sync) for n in range(len(config.rounds))]
+    rounds = [round_time(config, shape, hardware, n, sync) for n in range(len(config.round_limits))]
     peak = gpu_memory(config, shape, hardware).peak
     return Division(hardware.gpus, changes, config, peak, rounds)
 
@@ -204,7 +207,7 @@ def _peak(actor: _Candidate, engine: _Candidate) -> int:
 
 
 def _actor_candidates(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, on_cpu: list[float]
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, on_cpu: list[float]
 ) -> Iterator[_Candidate]:
     """Yield the ways to divide the model in training that are possible."""
     need = -(-config.longest_trained // 1024) * 1024
@@ -235,7 +238,7 @@ def _actor_candidates(
 
 
 def _actor_candidate(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, chosen: dict[str, Any]
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, chosen: dict[str, Any]
 ) -> _Candidate | None:
     """Return one way to divide the model; None if it is impossible."""
     if hardware.gpus % (chosen["actor.tp"] * chosen["actor.pp"]):
@@ -251,15 +254,17 @@ def _actor_candidate(
     times = 0.0
     optimizer = optimizer_seconds(changed, shape, hardware)
     offload = offload_seconds(changed, shape, hardware)
-    for limit in changed.rounds:
+    for limit in changed.round_limits:
         passes = log_prob_time(changed, shape, hardware, limit).seconds
         train = train_time(changed, shape, hardware, limit).seconds
         times += changed.steps * (passes + train + optimizer + offload)
+        if isinstance(changed, HarmonizePlanConfig):
+            times += sum(reference_seconds(changed, shape, hardware, limit).values())
     return _candidate(changes, times, stages)
 
 
 def _engine_candidates(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec
 ) -> Iterator[_Candidate]:
     """Yield the engines that are possible and hold the longest sequence."""
     own = config.rollout.gpu_memory_utilization
@@ -277,7 +282,7 @@ def _engine_candidates(
         if engine.cache_tokens >= longest_sequence(config, shape.context):
             seconds = sum(
                 generation_seconds(changed, shape, hardware, number)
-                for number in range(len(changed.rounds))
+                for number in range(len(changed.round_limits))
             )
             yield _candidate(changes, seconds, [engine_phases(engine)])
 
@@ -292,12 +297,12 @@ _EVEN = {
 }
 
 
-def _get(config: PlanConfig, name: str) -> Any:
+def _get(config: AnyPlan, name: str) -> Any:
     group, _, field = name.partition(".")
     return getattr(getattr(config, group), field)
 
 
-def _with(config: PlanConfig, changes: Mapping[str, Any]) -> PlanConfig:
+def _with(config: AnyPlan, changes: Mapping[str, Any]) -> AnyPlan:
     groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         group, _, field = name.partition(".")

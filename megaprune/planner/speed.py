@@ -9,7 +9,7 @@ from megaprune.config.limits import validation_limit
 from megaprune.parallelism import Frozen, Parallel, engine_layout
 from megaprune.planner.actor_memory import actor_parts, micro_batch_count, rank_elements
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, TRANSFER_BUFFER_BYTES, HardwareSpec
-from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.request import AnyPlan, HarmonizePlanConfig, ModelShape, PlanConfig
 from megaprune.planner.total_memory import engine_memory
 from megaprune.rules import actor_layout
 from megaprune.weights.copy_plan import plan
@@ -28,6 +28,7 @@ class RoundTime:
         tokens: of the responses of a step, on average.
         steps: of the round.
         validation_seconds: of all its validations.
+        before: seconds of what is done once before its steps, by part.
     """
 
     limit: int
@@ -38,6 +39,7 @@ class RoundTime:
     tokens: float
     steps: int
     validation_seconds: float
+    before: dict[str, float]
 
     @property
     def step_seconds(self) -> float:
@@ -47,7 +49,8 @@ class RoundTime:
     @property
     def total_seconds(self) -> float:
         """Seconds of the whole round."""
-        return self.steps * self.step_seconds + self.validation_seconds
+        steps = self.steps * self.step_seconds
+        return steps + self.validation_seconds + sum(self.before.values())
 
 
 def gpu_hours(gpus: int, rounds: Sequence[RoundTime]) -> float:
@@ -56,7 +59,7 @@ def gpu_hours(gpus: int, rounds: Sequence[RoundTime]) -> float:
 
 
 def round_time(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, number: int, sync_seconds: float
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, number: int, sync_seconds: float
 ) -> RoundTime:
     """Estimate a round. All groups are learned from: none is filtered and drawn again.
 
@@ -64,10 +67,8 @@ def round_time(
         number: which round, from 0.
         sync_seconds: of a weight sync.
     """
-    limit = config.rounds[number]
-    sequences, generate = generate_seconds(
-        config, shape, hardware, config.data.train_batch_size, config.rollout.n, limit
-    )
+    limit = config.round_limits[number]
+    sequences, generate, before = _generation(config, shape, hardware, limit)
     passes = log_prob_time(config, shape, hardware, limit)
     train = train_time(config, shape, hardware, limit)
     seconds = {
@@ -84,23 +85,54 @@ def round_time(
         seconds=seconds,
         collectives=passes.collectives + train.collectives,
         bubbles=passes.bubbles + train.bubbles,
-        tokens=config.data.train_batch_size * config.rollout.n * limit * hardware.mean_length,
+        tokens=config.learned_samples * limit * hardware.mean_length,
         steps=config.steps,
         validation_seconds=_validation_seconds(config, shape, hardware, number),
+        before=before,
     )
 
 
+def _generation(
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, limit: int
+) -> tuple[int, float, dict[str, float]]:
+    """Estimate how many sequences an engine decodes at once, the seconds that a step generates, and
+    those of what is done before: a harmonizing draws all responses, and passes over those chosen.
+    """
+    if isinstance(config, PlanConfig):
+        n = config.rollout.n
+        return *generate_seconds(config, shape, hardware, config.prompts, n, limit), {}
+    sequences, drawing = generate_seconds(
+        config.sampling, shape, hardware, hardware.training_problems, config.presample.n, limit
+    )
+    return (
+        sequences,
+        0.0,
+        {"responses": drawing} | reference_seconds(config, shape, hardware, limit),
+    )
+
+
+def reference_seconds(
+    config: HarmonizePlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
+) -> dict[str, float]:
+    """Estimate the pass for the reference's log-probs of all that a harmonizing chooses, if any."""
+    if "reference" not in config.algorithm.needs:
+        return {}
+    samples = config.groups(hardware.training_problems) * config.algorithm.unit
+    time = _forward_time(config, shape, hardware, limit, passes=1, samples=samples)
+    return {"log-probs of the reference": time.seconds}
+
+
 def generation_seconds(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, number: int
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, number: int
 ) -> float:
     """Estimate all that the engines generate in a round, its validations included."""
-    limit, prompts = config.rounds[number], config.data.train_batch_size
-    _, step = generate_seconds(config, shape, hardware, prompts, config.rollout.n, limit)
-    return config.steps * step + _validation_seconds(config, shape, hardware, number)
+    _, step, before = _generation(config, shape, hardware, config.round_limits[number])
+    drawing = before.get("responses", 0.0)
+    return config.steps * step + drawing + _validation_seconds(config, shape, hardware, number)
 
 
 def generate_seconds(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, prompts: int, n: int, limit: int
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, prompts: int, n: int, limit: int
 ) -> tuple[int, float]:
     """Estimate how many sequences an engine decodes at once, and the seconds until all are done.
 
@@ -131,7 +163,7 @@ def generate_seconds(
 
 
 def _decoding_seconds(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, at_once: int, length: float
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, at_once: int, length: float
 ) -> float:
     """Estimate a step of decoding of so many sequences of this length.
 
@@ -155,7 +187,7 @@ def _decoding_seconds(
 
 
 def _collective_seconds(
-    config: PlanConfig,
+    config: AnyPlan,
     shape: ModelShape,
     hardware: HardwareSpec,
     tp: int,
@@ -213,9 +245,7 @@ class PassTime:
         return self.computing + self.collectives + self.bubbles
 
 
-def train_time(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
-) -> PassTime:
+def train_time(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, limit: int) -> PassTime:
     """Estimate the gradients of a step: (operations / (GPUs x peak x mfu) + collectives) x (1 +
     bubble).
 
@@ -245,7 +275,7 @@ def train_time(
 
 
 def log_prob_time(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, limit: int
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, limit: int
 ) -> PassTime:
     """Estimate the passes for log-probs: those of the reference and the old ones, if needed.
 
@@ -253,21 +283,36 @@ def log_prob_time(
     reference's weights come from the host and the own ones go there and back: 3 x weights / host
     bandwidth.
     """
-    passes = len(config.algorithm.needs & {"reference", "old"})
-    tokens, length = _tokens(config, hardware, limit)
-    work = passes * sum(forward_flops(shape, tokens, length).values())
-    speed = hardware.gpus * hardware.flops(config.dtype) * hardware.forward_mfu
-    collectives = _pass_collectives(config, shape, hardware, tokens, halves=4 * passes)
-    time = _pass_time(config, hardware, work / speed, collectives)
-    if "reference" in config.algorithm.needs:
+    time = _forward_time(
+        config, shape, hardware, limit, passes=len(config.passes), samples=config.learned_samples
+    )
+    if "reference" in config.passes:
         weights = _resident(config, shape, hardware)["weights"]
         copying = 3 * weights / (hardware.host_bandwidth * GB)
         time = replace(time, computing=time.computing + copying)
     return time
 
 
+def _forward_time(
+    config: AnyPlan,
+    shape: ModelShape,
+    hardware: HardwareSpec,
+    limit: int,
+    *,
+    passes: int,
+    samples: int,
+) -> PassTime:
+    """Estimate passes without a gradient over so many samples."""
+    length = _length(config, hardware, limit)
+    tokens = samples * length
+    work = passes * sum(forward_flops(shape, tokens, length).values())
+    speed = hardware.gpus * hardware.flops(config.dtype) * hardware.forward_mfu
+    collectives = _pass_collectives(config, shape, hardware, tokens, halves=4 * passes)
+    return _pass_time(config, hardware, work / speed, collectives)
+
+
 def _pass_collectives(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, tokens: float, halves: int
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, tokens: float, halves: int
 ) -> float:
     """Estimate the collectives of a stage, whose layers see the tokens of its replica."""
     actor, layers = config.actor, shape.model.layers / config.actor.pp
@@ -278,14 +323,14 @@ def _pass_collectives(
 
 
 def _pass_time(
-    config: PlanConfig, hardware: HardwareSpec, computing: float, collectives: float
+    config: AnyPlan, hardware: HardwareSpec, computing: float, collectives: float
 ) -> PassTime:
     """Add the bubbles."""
     bubbles = (computing + collectives) * _bubble(config, hardware)
     return PassTime(computing, collectives, bubbles)
 
 
-def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
+def optimizer_seconds(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> float:
     """Estimate the updates of a step.
 
     With dp replicas, the distributed optimizer: gradients scattered and weights gathered,
@@ -307,7 +352,7 @@ def optimizer_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareS
     return config.algorithm.num_minibatches * update
 
 
-def offload_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
+def offload_seconds(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> float:
     """Estimate what actor.offload copies in a step: bytes / pinned_bandwidth.
 
     The optimizer's state leaves and comes back for each update; with "all", the weights leave and
@@ -321,7 +366,7 @@ def offload_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpe
     return moved / (hardware.pinned_bandwidth * GB)
 
 
-def _resident(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:
+def _resident(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:
     """Return `actor_parts` of the stage that has most."""
     parallel, distributed = Parallel.of(config.actor), config.optimizer.distributed
     dp = parallel.dp(hardware.gpus)
@@ -331,19 +376,24 @@ def _resident(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> 
     return actor_parts(largest, dp, config.dtype, distributed, config.optimizer.on_cpu)
 
 
-def _tokens(config: PlanConfig, hardware: HardwareSpec, limit: int) -> tuple[float, float]:
-    """Return the tokens of all sequences of a step, and of one: mean prompt + mean response."""
-    length = config.data.max_prompt_length * hardware.mean_prompt + limit * hardware.mean_length
-    return config.data.train_batch_size * config.rollout.n * length, length
+def _tokens(config: AnyPlan, hardware: HardwareSpec, limit: int) -> tuple[float, float]:
+    """Return the tokens of all sequences of a step, and of one."""
+    length = _length(config, hardware, limit)
+    return config.learned_samples * length, length
 
 
-def _bubble(config: PlanConfig, hardware: HardwareSpec) -> float:
+def _length(config: AnyPlan, hardware: HardwareSpec, limit: int) -> float:
+    """Return the tokens of a sequence: mean prompt + mean response."""
+    return config.data.max_prompt_length * hardware.mean_prompt + limit * hardware.mean_length
+
+
+def _bubble(config: AnyPlan, hardware: HardwareSpec) -> float:
     actor = config.actor
     dp = Parallel.of(actor).dp(hardware.gpus)
     return (actor.pp - 1) / (micro_batch_count(config, hardware, dp) * actor.vpp)
 
 
-def _validations(config: PlanConfig, number: int) -> int:
+def _validations(config: AnyPlan, number: int) -> int:
     """Count the validations of a round: one each `every` steps and one after the last; one before
     the first step of the first round, and of others with validation.first."""
     every = config.validation.every
@@ -354,7 +404,7 @@ def _validations(config: PlanConfig, number: int) -> int:
 
 
 def _validation_seconds(
-    config: PlanConfig, shape: ModelShape, hardware: HardwareSpec, number: int
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec, number: int
 ) -> float:
     """Estimate all validations of a round: each generates, with its own n and limit."""
     count, longest = _validations(config, number), validation_limit(config, shape.context)
@@ -395,13 +445,13 @@ class SyncTraffic:
         return sum(self.received) / len(self.received)
 
 
-def most_sync_seconds(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> float:
+def most_sync_seconds(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> float:
     """Bound the seconds of a sync: as if a GPU got all that its engine's rank holds from others."""
     weights = engine_memory(config, shape, hardware).weights
     return weights / (hardware.bandwidth * GB) + 2 * weights / (hardware.memory_bandwidth * 1e12)
 
 
-def sync_traffic(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> SyncTraffic:
+def sync_traffic(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> SyncTraffic:
     """Count a sync.
 
     Seconds: the most that a GPU sends or receives / bandwidth, and what each rank of an engine

@@ -15,7 +15,7 @@ from megaprune.planner.actor_memory import (
     rank_elements,
 )
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
-from megaprune.planner.request import ModelShape, PlanConfig
+from megaprune.planner.request import AnyPlan, ModelShape, PlanConfig
 from megaprune.weights.layouts import vllm_layout
 from megaprune.weights.model import Model
 
@@ -67,7 +67,7 @@ class EngineMemory:
         return max(0, self.cache) // self.cache_token
 
 
-def engine_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> EngineMemory:
+def engine_memory(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> EngineMemory:
     """Count the bytes of a rank of an engine.
 
     weights: of vLLM's layout. cache of a token: 2 x layers x kv heads of the rank x head_dim x
@@ -114,7 +114,7 @@ def engine_phases(engine: EngineMemory) -> dict[str, dict[str, int]]:
     return {"generate": awake, "train": asleep, "update": asleep, "sync": synced}
 
 
-def gpu_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> GpuMemory:
+def gpu_memory(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> GpuMemory:
     """Count the bytes of the worst rank's GPU in each phase: the actor's and the engine's.
 
     Raises:
@@ -128,7 +128,7 @@ def gpu_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) ->
     return max(gpus, key=lambda gpu: gpu.peak)
 
 
-def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:
+def host_memory(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> dict[str, int]:
     """Count the bytes of the fullest host, by part.
 
     offloaded: with actor.offload, the optimizer's state of each rank, and with "all" its weights.
@@ -161,24 +161,26 @@ def host_memory(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -
     return {
         "optimizer on the CPU": int(24 * elements.buffer // dp * on_cpu) * count,
         "offloaded": count * sum(parts[name] for name in leaving[config.actor.offload]),
-        "reference": weights * count * 2 if "reference" in config.algorithm.needs else 0,
+        "reference": weights * count * 2 if "reference" in config.passes else 0,
         "saving": saving,
         "graders, at most": engines * config.grading.workers * config.grading.memory_bytes,
         "processes": int(hardware.process_memory * GB) * count,
     }
 
 
-def memory_problems(config: PlanConfig, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
+def memory_problems(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
     """Say which phases do not fit, and which engines could not hold one sequence.
 
     Raises:
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
     """
     problems = []
-    engine = engine_memory(config, shape, hardware)
+    # A harmonizing's engines draw responses before there is a model in training beside them.
+    drawing = config if isinstance(config, PlanConfig) else config.sampling
+    engine = engine_memory(drawing, shape, hardware)
     longest = longest_sequence(config, shape.context)
     if engine.cache_tokens < longest:
-        given = f"rollout.gpu_memory_utilization={config.rollout.gpu_memory_utilization:g}"
+        given = f"rollout.gpu_memory_utilization={drawing.rollout.gpu_memory_utilization:g}"
         if config.rollout.kv_cache_memory_bytes is not None:
             given = f"rollout.kv_cache_memory_bytes={config.rollout.kv_cache_memory_bytes}"
         problems.append(

@@ -87,6 +87,31 @@ def test_a_dry_run_of_qwq(tmp_path):
     assert not list(tmp_path.glob("nemo/experiments/*/*/*/checkpoints"))
 
 
+def test_a_dry_run_of_a_harmonizing(tmp_path):
+    """O1-Pruner's settings (arXiv 2501.12570), on one node of 8; converted before, if that is asked."""
+    words = ["qwq_32b_preview_harmonize", "--account", "me", "--dryrun"]
+    launch = LAUNCH, "-m", "megaprune.launch.nemo"
+    status, said = ran(tmp_path, *launch, *words, "presample.n=8", "--checkpoint", "a/iter_1")
+    assert status == 0, said
+    lines = [line.strip() for line in said.splitlines()]
+    for line in ("trainable_layers: 48", "lr: 2.0e-06", "lam: 5.0", "'n': 8", "#SBATCH --nodes=1"):
+        assert line in lines, line
+    ends = (
+        "convert to-hf --megatron a/iter_1 --out models/QwQ-32B-Preview",
+        "megaprune-node harmonize recipe=qwq_32b_preview_harmonize presample.n=8",
+    )
+    for end in ends:
+        assert any(line.endswith(end) for line in lines), end
+    for more, error in (
+        (["--test", "n=1"], "evaluations between rounds (test) are of a pruning"),
+        (["actor.tp=3"], "not on 1 nodes of 8"),
+        (["rollout.n=3"], "rollout.n is not a harmonizing's to set"),
+    ):
+        status, said = ran(tmp_path, *launch, *words, *more)
+        assert status == 1, said
+        assert error in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -121,6 +146,7 @@ def test_when_a_job_is_told():
     ("words", "said"),
     [
         (["launch", "--factory", "qwq_32b_evaluate"], "megaprune-node evaluate recipe=qwq_32b_test"),
+        (["launch", "--factory", "marco_o1_7b_harmonize"], "node harmonize recipe=marco_o1_7b_harmonize"),
         (["launch", "--factory", "r1_distill_qwen_1_5b_prune"], "node prune recipe=r1_distill_qwen_1_5b"),
         (["convert", "megatron=a/iter_1", "out=b"], "convert to-hf --megatron a/iter_1 --out b"),
     ],

@@ -25,9 +25,8 @@ from megaprune.planner.search import (
     problems_of,
 )
 from megaprune.planner.total_memory import gpu_memory
-from megaprune.recipes import RECIPES
+from megaprune.recipes import RECIPES, length_harmonizing, reasoning_models
 from megaprune.recipes.models import CONFIGS, shape_of
-from megaprune.recipes.reasoning_models import GPUS
 from megaprune.rules import parallelism_problems
 from reference import QWQ_AT_TP8
 
@@ -247,7 +246,8 @@ def test_wrong_usage(capsys):
 def test_every_recipe_fits_with_memory_to_spare(recipe):
     config = read_plan_config([f"recipe={recipe}"])
     gpus = gpus_of_recipe([f"recipe={recipe}"])
-    assert gpus == (None if "tiny" in recipe else GPUS[recipe])
+    known = reasoning_models.GPUS | length_harmonizing.GPUS
+    assert gpus == (None if "tiny" in recipe else known[recipe])
     shape, hardware = find_shape(config.model), HardwareSpec(gpus=gpus or config.processes)
     assert problems_of(config, shape, hardware) == []
     assert gpu_memory(config, shape, hardware).peak < 0.9 * hardware.usable
@@ -346,7 +346,10 @@ def test_the_tables_of_the_documents_are_those_of_the_command():
     assert shown, f"no document has the table that begins with {rows[0]}"
 
 
-@pytest.mark.parametrize("what", ["recipe=qwq_32b", "model=QwQ-32B", "recipe=tiny_overthinker"])
+@pytest.mark.parametrize(
+    "what",
+    ["recipe=qwq_32b", "model=QwQ-32B", "recipe=tiny_overthinker", "recipe=marco_o1_7b_harmonize"],
+)
 def test_torch_is_not_imported(what):
     code = (
         "import sys; from megaprune.cli.main import main; main(sys.argv[1:]); "
