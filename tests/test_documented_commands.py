@@ -284,7 +284,7 @@ def test_fields_are_those_of_configurations():
         }
         for key in field.findall("\n".join(code)):
             is_table = key.startswith("grading.graders.")
-            is_file = key.endswith((".parquet", ".py"))
+            is_file = key.endswith((".parquet", ".py", ".json"))
             assert key in known | own or is_table or is_file, f"{name}: {key}"
 
 

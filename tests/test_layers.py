@@ -48,6 +48,7 @@ ALLOWED = {
     ("trainer.checkpoint_files", "report"),
     ("trainer.loop", "report.progress"),
     ("pruning.rounds", "report"),
+    ("harmonizing.run", "report"),
 }
 
 

@@ -38,6 +38,7 @@ from megaprune.harmonizing.presampled import drawn_as_trained, read_presampled_c
 from megaprune.harmonizing.reference import write_reference
 from megaprune.harmonizing.rounds import Round, evaluations_of_test
 from megaprune.harmonizing.table import write_weights
+from megaprune.report import write_report
 from megaprune.trainer.checkpoint import export
 from megaprune.trainer.checkpoint_files import best_whole, checkpoint_path
 from megaprune.trainer.loop import train
@@ -170,7 +171,7 @@ class Record:
         world.say(f"round {current.number}: the model of step {step} of {run.steps} is taken")
 
     def end(self) -> None:
-        """Link the model that all rounds led to, and write what came of the test."""
+        """Link the model that all rounds led to, write what came of the test, and the report."""
         test = None
         if self._config.test.data:
             path = self._folder / schema.AFTER_FOLDER / schema.SUMMARY_FILE
@@ -189,6 +190,7 @@ class Record:
         link = self._folder / schema.MODEL_FOLDER
         replace_link(link, self._rounds[-1]["model"])
         world.say(f"model:  {link}")
+        world.say(f"report: {write_report(self._folder)}")
 
     def _write(self, test: dict[str, Any] | None) -> None:
         content = {"method": self._config.method, "rounds": self._rounds, "test": test}

@@ -2,10 +2,10 @@
 
 `run_records` and `evaluation_records` read folders; `summary` counts and chooses answers to show;
 `curves`, `diagnostics` and `charts` draw in the manner of `figures` and `labels`; `page` has the
-pieces of a page in HTML, made with `markup`; `run_page`, `runs_page`, `prune_page` and
-`evaluations_page` put them together; the `study` modules read, draw and show a study; `write` sees
-what the folders are and writes; `progress` writes the page of a run underway. The same folders give
-the same page.
+pieces of a page in HTML, made with `markup`; `run_page`, `runs_page`, `prune_page`,
+`harmonize_page` and `evaluations_page` put them together; the `study` modules read, draw and show a
+study; `write` sees what the folders are and writes; `progress` writes the page of a run underway.
+The same folders give the same page.
 """
 
 import re
@@ -19,8 +19,8 @@ def write_report(*paths: Path, out: Path | None = None, baseline: Path | None = 
     """Write a page that needs no other file, and its figures beside it.
 
     Args:
-        paths: folders of one or more runs, which need not have ended, of a pruning, of a study, or
-            of one or more evaluations; and folders of analyses of them.
+        paths: folders of one or more runs, which need not have ended, of a pruning, of a
+            harmonizing, of a study, or of one or more evaluations; and folders of analyses of them.
         out: the report's folder; by default `report` in the folder that it is of, or here, if it is
             of several. Other files in it are left alone.
         baseline: the evaluation that the others are compared with; by default the one that they

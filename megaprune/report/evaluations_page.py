@@ -71,19 +71,37 @@ def evaluations_page(
 ) -> page.Page:
     """Read evaluations, and show how they compare."""
     comparison = read_comparison(paths, baseline)
+    names = [evaluation.name for evaluation in comparison.evaluations]
+    return show_comparison(comparison, analyses, " · ".join(names))
+
+
+def show_comparison(
+    comparison: EvaluationComparison,
+    analyses: Sequence[Path],
+    title: str,
+    more: Sequence[str] = (),
+    configuration: str = "",
+) -> page.Page:
+    """Show how evaluations compare.
+
+    Args:
+        title: the name of what the page is about.
+        more: HTML of parts that follow the results.
+        configuration: HTML that comes before the evaluations' own configurations.
+    """
     by_set: dict[str, list[Picture]] = {}
     for index, name in enumerate(comparison.sets, start=1):
         # Two sets' names may be one as a file's.
         by_set[name] = _draw_set(comparison, name, file_name(f"{index}-{name}"))
     behaviours = draw_analyses(analyses)
-    names = [evaluation.name for evaluation in comparison.evaluations]
     parts = [
         page.notes(comparison.notes),
         f"<h2>Results</h2>{_table(comparison)}",
+        *more,
         *(page.figures(name, pictures) for name, pictures in by_set.items()),
         f"<h2>Answers</h2>{_examples(comparison)}",
         page.figures("Thoughts", behaviours),
-        "<h2>Configuration</h2>"
+        f"<h2>Configuration</h2>{configuration}"
         + "".join(
             page.config(evaluation.config_text, f"{evaluation.name}: {evaluation.path}/config.yaml")
             for evaluation in comparison.evaluations
@@ -92,7 +110,7 @@ def evaluations_page(
     pictures = [picture for drawn in by_set.values() for picture in drawn]
     method = METHOD + OF_DIFFERENCES * _compares(comparison)
     header = f'{_claim(comparison)}\n{_about(comparison)}<p class="soft">{method}</p>'
-    return page.make_page(" · ".join(names), header, parts, [*pictures, *behaviours])
+    return page.make_page(title, header, parts, [*pictures, *behaviours])
 
 
 def _others(comparison: EvaluationComparison) -> list[EvaluationRecord]:

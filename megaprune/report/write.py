@@ -9,6 +9,7 @@ from megaprune import schema
 from megaprune.errors import InputError
 from megaprune.files import write_files
 from megaprune.report.evaluations_page import evaluations_page
+from megaprune.report.harmonize_page import harmonize_page
 from megaprune.report.page import Page
 from megaprune.report.prune_page import prune_page
 from megaprune.report.run_page import run_page
@@ -19,6 +20,7 @@ from megaprune.report.study_page import study_page
 _KINDS = {
     schema.STUDY_FILE: ("study", "study"),
     schema.ROUNDS_FILE: ("pruning", "prune"),
+    schema.HARMONIZE_FILE: ("harmonizing", "harmonize"),
     schema.METRICS_FILE: ("run", "train"),
     schema.SUMMARY_FILE: ("evaluation", "evaluate"),
     schema.ANALYSIS_FILE: ("analysis", "analyze"),
@@ -27,6 +29,10 @@ _KINDS = {
 
 _BEGUN = {
     schema.ROUND_FOLDERS: (schema.ROUNDS_FILE, "when its first round has ended"),
+    f"{schema.HARMONIZE_ROUNDS}/{schema.PRESAMPLE_FOLDER}": (
+        schema.HARMONIZE_FILE,
+        "when its first round has ended",
+    ),
     f"{schema.SAMPLES_FOLDER}/*/*.parquet": (schema.SUMMARY_FILE, "when all answers are there"),
     schema.REPLIES_FILE: (schema.ANALYSIS_FILE, "when it ends"),
     f"{schema.SAMPLES_FOLDER}/*.parquet": (schema.METRICS_FILE, "with its first step"),
@@ -36,7 +42,7 @@ _BEGUN = {
 
 
 def kind_of(path: Path) -> str:
-    """Tell what a folder is: "run", "pruning", "study", "evaluation" or "analysis".
+    """Tell what a folder is: "run", "pruning", "harmonizing", "study", "evaluation", "analysis".
 
     Raises:
         InputError: it is none of them, or the command that writes it has only begun.
@@ -77,8 +83,8 @@ def by_kind(paths: Sequence[Path]) -> dict[str, list[Path]]:
     if count > 1 and [*subjects] not in (["evaluation"], ["run"]):
         folders = ", ".join(f"{kind} {path}" for kind, group in subjects.items() for path in group)
         raise InputError(
-            f"expected any number of runs, one pruning, one study, or any number of evaluations on "
-            f"a page; found {folders}"
+            f"expected any number of runs, one pruning, one harmonizing, one study, or any number "
+            f"of evaluations on a page; found {folders}"
         )
     return grouped
 
@@ -114,6 +120,8 @@ def _make_page(
         return run_page(subjects[0], analyses)
     if kind == "pruning":
         return prune_page(subjects[0], analyses, out)
+    if kind == "harmonizing":
+        return harmonize_page(subjects[0], analyses, out)
     if kind == "study":
         return study_page(subjects[0], analyses)
     return evaluations_page(subjects, baseline, analyses)
