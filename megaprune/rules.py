@@ -95,6 +95,11 @@ def weight_problems(config: Config) -> Iterator[str]:
             f"data.weights={config.data.weights} without data.rollouts; expected the folder with "
             f"the responses that are weighed"
         )
+    if (count := len(config.algorithm.rewards)) > 1:
+        yield (
+            f"algorithm.rewards has {count} rewards, and the weights of data.weights take their "
+            f"place; leave algorithm.rewards out"
+        )
     if config.algorithm.kl_in_reward:
         yield (
             "algorithm.loss.kl_in=reward with weights of responses, which are no rewards; expected "

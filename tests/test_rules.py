@@ -58,6 +58,24 @@ def of_run(*fields):
             ["algorithm.reward.name=gate", "algorithm.reward.of.name=profile"],
             "reward gate compares with responses of the reference model; expected data.references",
         ),
+        (["data.weights=some"], "data.weights=some without data.rollouts"),
+        (
+            [
+                "data.weights=some",
+                "data.rollouts=some",
+                "algorithm.rewards=[{name: truncate}, {name: correct}]",
+            ],
+            "algorithm.rewards has 2 rewards, and the weights of data.weights take their place",
+        ),
+        (
+            [
+                "data.weights=some",
+                "data.rollouts=some",
+                "algorithm.loss.kl_coef=1",
+                "algorithm.loss.kl_in=reward",
+            ],
+            "algorithm.loss.kl_in=reward with weights of responses",
+        ),
         (["actor.max_tokens=135"], "actor.max_tokens=135, and a sample may have 136 tokens"),
     ],
 )

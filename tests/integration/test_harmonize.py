@@ -11,6 +11,8 @@ import pytest
 
 from launch import kill_when, ran, ran_well
 from megaprune import schema
+from megaprune.data import load_tokenizer
+from megaprune.evaluation.identity import model_identity, read_identity
 from megaprune.recipes.tiny import FOLDER
 
 pytestmark = [
@@ -139,6 +141,48 @@ def test_responses_that_are_there_are_learned_from(whole, fields, tmp_path):
     for result in (ours, theirs):
         del result[schema.HARMONIZE_FILE]
     assert ours == theirs
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+def test_other_methods_learn_from_the_same_responses(whole, fields, tmp_path, method):
+    given, out = whole / "round_1" / schema.PRESAMPLE_FOLDER, tmp_path / "out"
+    more = [f"method={method}", "steps=1", "test.data=[]", "optimizer.schedule=constant"]
+    ran_well(*fields, *more, f"presample.folder={given}", f"out={out}", seconds=SECONDS)
+    (first,) = metrics(out)
+    assert first["grad_norm"] > 0
+    rows = pq.read_table(out / "round_1" / schema.WEIGHTS_FILE).to_pylist()
+    chosen = [row for row in rows if row["selected"]]
+    assert all(row["correct"] for row in chosen)
+    if method == "sft":
+        assert {row["weight"] for row in chosen} == {1.0}
+    else:
+        assert sorted({row["weight"] for row in chosen}) == [-1.0, 1.0]
+    if method == "dpo":  # the first step begins at the reference
+        assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    has_reference = (out / "round_1" / schema.REFERENCE_FOLDER).is_dir()
+    assert has_reference == (method == "dpo")
+    before = (FOLDER / "model" / "model.safetensors").read_bytes()
+    assert (out / schema.MODEL_FOLDER / "model.safetensors").read_bytes() != before
+
+
+def test_a_second_round_draws_from_the_model_of_the_first(fields, tmp_path):
+    out = tmp_path / "out"
+    more = ["rounds=2", "steps=1", "test.data=[]", "optimizer.schedule=constant"]
+    ran_well(*fields, *more, "optimizer.lr=1e-3", f"out={out}", seconds=SECONDS)
+    record = json.loads((out / schema.HARMONIZE_FILE).read_text())
+    assert [of_round["round"] for of_round in record["rounds"]] == [1, 2]
+    models = [out / of_round["model"] for of_round in record["rounds"]]
+    weights = [(model / "model.safetensors").read_bytes() for model in models]
+    assert weights[0] != weights[1]
+    assert (out / schema.MODEL_FOLDER).resolve() == models[1].resolve()
+    second = out / "round_2" / schema.PRESAMPLE_FOLDER
+    assert read_identity(second) != read_identity(out / "round_1" / schema.PRESAMPLE_FOLDER)
+    assert read_identity(second) == model_identity(models[0], load_tokenizer(models[0]))
+    # Its reference is the model of the first round: the loss begins at minus the mean weight.
+    train = out / "round_2" / schema.TRAIN_FOLDER
+    first = json.loads((train / schema.METRICS_FILE).read_text().splitlines()[0])
+    step = pq.read_table(train / schema.SAMPLES_FOLDER / schema.step_file(1))
+    assert first["loss"] == pytest.approx(-np.mean(step["advantage"].to_pylist()), abs=1e-5)
 
 
 @pytest.fixture
