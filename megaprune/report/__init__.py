@@ -1,10 +1,11 @@
 """What runs, prunings and evaluations came to, on one page: numbers, figures, answers.
 
-`run_records` and `evaluation_records` read folders; `summary` counts and chooses answers to show;
-`curves`, `diagnostics` and `charts` draw in the manner of `figures` and `labels`; `page` has the
-pieces of a page in HTML, made with `markup`; `run_page`, `runs_page`, `prune_page`,
-`harmonize_page` and `evaluations_page` put them together; the `study` modules read, draw and show a
-study; `write` sees what the folders are and writes; `progress` writes the page of a run underway.
+`run_records`, `pruning_records` and `evaluation_records` read folders; `summary` counts and
+chooses answers to show; `curves`, `diagnostics`, `charts` and `trade_off` draw in the manner of
+`figures` and `labels`; `page` has the pieces of a page in HTML, made with `markup`; `run_page`,
+`runs_page`, `prune_page`, `harmonize_page` and `evaluations_page` put them together; the `study`
+modules read, draw and show a study; `write` sees what the folders are and writes; `progress` writes
+the page of a run underway.
 The same folders give the same page.
 """
 

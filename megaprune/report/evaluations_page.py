@@ -11,10 +11,8 @@ from megaprune.evaluation.metrics import area_under_budgets, ock_score
 from megaprune.report import page
 from megaprune.report.charts import (
     AccuracyLine,
-    TradeOffPoint,
     draw_budgets,
     draw_lengths,
-    draw_models,
     draw_samples,
 )
 from megaprune.report.evaluation_records import (
@@ -39,6 +37,7 @@ from megaprune.report.page import draw_analyses
 from megaprune.report.published import results_of
 from megaprune.report.run_records import read_answers
 from megaprune.report.summary import Estimate, choose_pairs, choose_some
+from megaprune.report.trade_off import TradeOffPoint, draw_models
 
 WORDS = "Unparsable: ended, but without an answer that can be read."
 METHOD = (

@@ -7,20 +7,18 @@ from pathlib import Path
 
 from megaprune import schema
 from megaprune.report import page
-from megaprune.report.charts import TradeOffPoint, draw_lengths, draw_path
+from megaprune.report.charts import draw_lengths
 from megaprune.report.curves import RunSegment, draw_curves
 from megaprune.report.figures import Picture
 from megaprune.report.markup import escape, link, path_between, points, signed_percent, table
 from megaprune.report.page import draw_analyses
+from megaprune.report.pruning_records import PruningRecord, RoundRecord, read_pruning
 from megaprune.report.published import PublishedCurve, curve_of, results_of
 from megaprune.report.run_records import (
     AnswerTable,
-    PruningRecord,
-    RoundRecord,
     find_setting,
     model_of,
     read_answers,
-    read_pruning,
 )
 from megaprune.report.summary import (
     AnswerExample,
@@ -31,6 +29,7 @@ from megaprune.report.summary import (
     describe,
     summarize_sets,
 )
+from megaprune.report.trade_off import TradeOffPoint, draw_path
 
 
 def prune_page(path: Path, analyses: Sequence[Path], out: Path) -> page.Page:

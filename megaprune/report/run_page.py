@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megaprune.report import page
-from megaprune.report.charts import TradeOffPoint, draw_lengths, draw_path
+from megaprune.report.charts import draw_lengths
 from megaprune.report.curves import RunSegment, draw_curves
 from megaprune.report.diagnostics import draw_diagnostics
 from megaprune.report.figures import Picture
@@ -22,6 +22,7 @@ from megaprune.report.summary import (
     choose_some,
     summarize,
 )
+from megaprune.report.trade_off import TradeOffPoint, draw_path
 
 
 def run_page(path: Path, analyses: Sequence[Path]) -> page.Page:

@@ -9,12 +9,12 @@ from typing import Any
 
 from megaprune import schema
 from megaprune.report import page
-from megaprune.report.charts import TradeOffPoint, draw_paths
 from megaprune.report.curves import draw_overlaid
 from megaprune.report.figures import Picture
 from megaprune.report.markup import escape, interval, percent, points, signed_percent, table, tokens
 from megaprune.report.run_records import RunRecord, distinct_names, read_run
 from megaprune.report.summary import AnswerMeans, AnswerSummary, summarize
+from megaprune.report.trade_off import TradeOffPoint, draw_paths
 
 _CLAIMS = 4
 """A page begins with a sentence for each run if there are at most so many."""

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import Formatter
 
-from megaprune.report.charts import finish_numbers, finish_plane
+from megaprune.report.charts import finish_numbers
 from megaprune.report.figures import (
     BLACK,
     GREY,
@@ -26,6 +26,7 @@ from megaprune.report.figures import (
 )
 from megaprune.report.labels import Line, label_points
 from megaprune.report.study_records import StudyRecord, StudyVariant
+from megaprune.report.trade_off import finish_plane
 
 _NAMED = 12
 """If there are more models, those off the front are labelled with their numbers."""

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from megaprune.data.sets import SETS
-from megaprune.report import charts
-from megaprune.report.charts import TradeOffPoint
+from megaprune.report import trade_off
 from megaprune.report.curves import RunSegment, draw_curves
 from megaprune.report.published import (
     PROTOCOLS,
@@ -18,6 +17,7 @@ from megaprune.report.published import (
 )
 from megaprune.report.run_records import read_run
 from megaprune.report.summary import Estimate, summarize
+from megaprune.report.trade_off import TradeOffPoint
 
 NOT_MADE_HERE = {"minerva", "math_test"}
 """Sets that `megaprune data` does not make."""
@@ -84,8 +84,8 @@ def test_models_go_by_the_last_part_of_their_name(model):
 
 def test_they_are_drawn_beside_ones_own():
     point = TradeOffPoint("mine", Estimate(6000, 5000, 7000), Estimate(0.31, 0.28, 0.35))
-    alone = charts.draw_models("m", [point], None)
-    beside = charts.draw_models("m", [point], None, results_of(frozenset({R1_1_5B}), "aime24"))
+    alone = trade_off.draw_models("m", [point], None)
+    beside = trade_off.draw_models("m", [point], None, results_of(frozenset({R1_1_5B}), "aime24"))
     assert "In grey, published results of the same model (2510.15110" in beside.caption
     assert "grey" not in alone.caption
     assert beside.png != alone.png
@@ -104,7 +104,7 @@ def test_the_curve_is_of_the_same_model_and_problems():
 def test_results_are_drawn_beside_a_path():
     point = TradeOffPoint("step 0", Estimate(6000, 5000, 7000), Estimate(0.31, 0.28, 0.35))
     results = results_of(frozenset({R1_1_5B}), "aime24")
-    caption = charts.draw_path("p", [point], "a validation", results).caption
+    caption = trade_off.draw_path("p", [point], "a validation", results).caption
     assert "In grey, published results of the same model (2510.15110" in caption
     assert "measured with at most 8,000 tokens" in caption
 
@@ -112,14 +112,14 @@ def test_results_are_drawn_beside_a_path():
 def test_the_curve_goes_to_the_first_point_beyond_the_run(run, monkeypatch):
     """Of 180 steps, most would be to the right of a run that has just begun."""
     drawn = []
-    plot = charts.Axes.plot
+    plot = trade_off.Axes.plot
 
     def noted(self, *args, **style):
         if "published" in style.get("label", ""):
             drawn.append([*args[0]])
         return plot(self, *args, **style)
 
-    monkeypatch.setattr(charts.Axes, "plot", noted)
+    monkeypatch.setattr(trade_off.Axes, "plot", noted)
     curve = curve_of(R1_1_5B, ["aime22_23"])
     record = read_run(run)
     segment = RunSegment(record, summarize(record).outcomes, published=curve)

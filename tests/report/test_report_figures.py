@@ -11,13 +11,14 @@ from evaluation_folders import samples_of, write_evaluation, write_round, write_
 from matplotlib.transforms import Bbox
 from run_folders import AFTER, BEFORE, rows_of, training_line, write_lines, write_rows
 
-from megaprune.report import charts, curves, diagnostics, write_report
-from megaprune.report.charts import AccuracyLine, TradeOffPoint
+from megaprune.report import charts, curves, diagnostics, trade_off, write_report
+from megaprune.report.charts import AccuracyLine
 from megaprune.report.figures import PERCENT, TOKENS, new_figure, step_axis
 from megaprune.report.labels import strikes
 from megaprune.report.page import cut_off_at, longer_or_shorter
 from megaprune.report.run_records import AnswerTable, read_run
 from megaprune.report.summary import Estimate, describe
+from megaprune.report.trade_off import TradeOffPoint
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def drawn(monkeypatch):
             figures.append(figure)
             yield figure, axes
 
-    for module in (charts, curves, diagnostics):
+    for module in (charts, curves, diagnostics, trade_off):
         monkeypatch.setattr(module, "new_figure", kept)
     return figures
 
@@ -156,12 +157,12 @@ def test_no_line_strikes_a_name_and_none_hides_another(drawn, points):
         )
         for i, (x, y, dx, dy) in enumerate(points)
     ]
-    charts.draw_path("path", marks, "a validation")
+    trade_off.draw_path("path", marks, "a validation")
     (figure,) = drawn
     labels = labels_of(figure)
     assert [text.get_text() for text, _ in labels] == [mark.name for mark in marks]
     to_display = figure.axes[0].transData.transform
-    lines = [to_display(line) for line in charts._crosses(marks)]
+    lines = [to_display(line) for line in trade_off._crosses(marks)]
     at = to_display([(x, y) for x, y, _, _ in points])
     lines += [np.array(pair) for pair in itertools.pairwise(at)]
     for (text, box), spot in zip(labels, at, strict=True):
@@ -244,18 +245,18 @@ def test_captions_of_samples():
 
 def test_captions_of_paths_and_models():
     at = TradeOffPoint("m", Estimate(300, 290, 310), Estimate(0.7, 0.6, 0.8))
-    assert "Hollow" not in charts.draw_paths("p", {"a": [at]}).caption
-    assert "Hollow" in charts.draw_paths("p", {"a": [at, at]}).caption
-    assert "dashed" not in charts.draw_models("m", [at], None).caption
+    assert "Hollow" not in trade_off.draw_paths("p", {"a": [at]}).caption
+    assert "Hollow" in trade_off.draw_paths("p", {"a": [at, at]}).caption
+    assert "dashed" not in trade_off.draw_models("m", [at], None).caption
     near = replace(at, at_budget=[(299, 0.69)])
-    caption = charts.draw_models("m", [near], None).caption
+    caption = trade_off.draw_models("m", [near], None).caption
     assert "dashed" in caption
     assert "go on" not in caption
     far = replace(at, at_budget=[(20, 0.0), (299, 0.69)])
-    assert "they go on to the left and below" in charts.draw_models("m", [far], None).caption
+    assert "they go on to the left and below" in trade_off.draw_models("m", [far], None).caption
     # Answers shorter than every budget: the curve is the mark itself.
     same = replace(at, at_budget=[(300, 0.7), (300, 0.7)])
-    assert "dashed" not in charts.draw_models("m", [same], None).caption
+    assert "dashed" not in trade_off.draw_models("m", [same], None).caption
 
 
 def test_training_and_validation_are_counted_alike_too(run, drawn):

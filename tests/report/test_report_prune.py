@@ -11,7 +11,7 @@ from test_report_evaluations import rows_of_table
 
 from megaprune.errors import InputError
 from megaprune.report import write_report
-from megaprune.report.run_records import read_pruning
+from megaprune.report.pruning_records import read_pruning
 
 SHORT = {key: (length // 2, right) for key, (length, right) in AFTER.items()}
 WRONG = {key: (10, False) for key in AFTER}
