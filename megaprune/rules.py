@@ -54,6 +54,8 @@ def learning_problems(config: Config) -> Iterator[str]:
     if config.data.weights is not None:
         yield from weight_problems(config)
         return
+    if config.data.cutoff is not None:
+        yield f"data.cutoff={config.data.cutoff} without data.weights; expected null"
     algorithm = config.algorithm
     if (name := algorithm.needs_reference) and config.data.references is None:
         yield (
@@ -145,8 +147,10 @@ def training_problems(config: Config) -> Iterator[str]:
             f"expected less than steps={config.steps}"
         )
     longest = config.data.max_prompt_length + max(training_limits(config))
-    prompt = config.data.max_prompt_length
+    prompt, cutoff = config.data.max_prompt_length, config.data.cutoff
     what = f"data.max_prompt_length={prompt} and the length limit"
+    if cutoff is not None and cutoff < longest:
+        longest, what = cutoff, f"data.cutoff={cutoff}"
     if (unit := config.algorithm.unit) > 1:
         what += f", of {unit} samples that algorithm.loss takes together"
     yield from sample_problems(actor.max_tokens, longest * unit, what)

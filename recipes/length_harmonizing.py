@@ -13,21 +13,20 @@ that are measured before and after:
 `--family` is marco for Marco-o1, qwq_preview for QwQ-32B-Preview, and deepseek for the distillation
 of R1; `--fast` makes the prompts of the fast-solving baseline.
 
-What was published, and is the same here: K responses to each problem at temperature 0.5 and top_p
-0.8, of at most 8,192 tokens; two of them are learned from, once, 32 in a step; the weights of
-`harmonize.preset=o1_pruner_paper`; a cosine that warms up over a tenth of the steps, gradients
+What was published, and is the same here: K responses to each of 5,000 problems at temperature 0.5
+and top_p 0.8, of at most 8,192 tokens; two of them are learned from, once, 32 in a step, cut to
+3,072 tokens with the prompt (4,096 for QwQ), beyond which a response has no end token; the weights
+of `harmonize.preset=o1_pruner_paper`; a cosine that warms up over a tenth of the steps, gradients
 clipped to 10, no weight decay; one greedy response to each problem that is measured. Where the
 recipes of the paper's two models differ from its code:
 
 - Prompts are in words of our own, the same to draw and to train; there the two differed.
-- Responses are learned from as they are; there they were cut to 3,072 tokens with the prompt (4,096
-  for QwQ), and lost the end token.
 - Adam has both moments, of fp32; for Marco-o1 there it was Adam-mini.
-- Training problems are all 7,500 of MATH's; there 5,000 of them, and nobody has said which.
+- The 5,000 problems are the first of MATH's 7,500; nobody has said which they were.
 
-`method=sft`, `dpo` and `simpo` make the baselines; the last two want an `actor.max_tokens` that
-holds two responses. The published learning rates of the baselines are 1e-6 for 2 epochs (sft) and
-5e-8 (dpo), and for QwQ-32B-Preview 5e-6 (sft) and 2e-7 for 2 epochs (dpo, of the last 36 layers).
+`method=sft`, `dpo` and `simpo` make the baselines. Their published learning rates are 1e-6 for 2
+epochs (sft) and 5e-8 (dpo), and for QwQ-32B-Preview 5e-6 (sft) and 2e-7 for 2 epochs (dpo, of the
+last 36 layers).
 """
 
 from __future__ import annotations
@@ -63,9 +62,10 @@ def marco_o1_7b_harmonize() -> HarmonizeConfig:
         "marco",
         thought="marco",
         harmonize=SampleWeights.from_spec({"preset": "o1_pruner_paper", "lam": 2.0}),
-        presample=PresampleConfig(n=16, temperature=0.5, top_p=0.8, max_response_length=8192),
+        presample=_presample(16),
+        cutoff=3072,
         lr=2e-7,
-        actor=ActorConfig(tp=2, pp=2, max_tokens=9216, offload="optimizer"),
+        actor=ActorConfig(tp=2, pp=2, max_tokens=6144),
     )
 
 
@@ -81,10 +81,11 @@ def qwq_32b_preview_harmonize() -> HarmonizeConfig:
         "qwq_preview",
         thought="none",
         harmonize=SampleWeights.from_spec({"preset": "o1_pruner_paper", "lam": 5.0}),
-        presample=PresampleConfig(n=12, temperature=0.5, top_p=0.8, max_response_length=8192),
+        presample=_presample(12),
+        cutoff=4096,
         lr=2e-6,
         actor=ActorConfig(
-            tp=8, trainable_layers=48, sequence_parallel=True, max_tokens=9216, offload="all"
+            tp=8, trainable_layers=48, sequence_parallel=True, max_tokens=8192, offload="all"
         ),
         tp=4,
     )  # fmt: skip
@@ -120,13 +121,17 @@ def _harmonizing(
     lr: float,
     actor: ActorConfig,
     tp: int = 1,
+    cutoff: int | None = None,
     test: HeldOutConfig | None = None,
 ) -> HarmonizeConfig:
     return HarmonizeConfig(
         model=f"models/{model}",
         out=f"runs/{model}-harmonized",
         data=DataConfig(
-            train=f"data/math_train_{family}.parquet", train_batch_size=32, max_prompt_length=1024
+            train=f"data/math_train_{family}.parquet",
+            train_batch_size=32,
+            max_prompt_length=1024,
+            cutoff=cutoff,
         ),
         harmonize=harmonize,
         presample=presample,
@@ -141,6 +146,10 @@ def _harmonizing(
         checkpoint=CheckpointConfig(every=50),
         wandb=WandbConfig(mode="offline"),
     )  # fmt: skip
+
+
+def _presample(n: int) -> PresampleConfig:
+    return PresampleConfig(problems=5000, n=n, temperature=0.5, top_p=0.8, max_response_length=8192)
 
 
 def _measured(family: str, max_response_length: int) -> HeldOutConfig:

@@ -142,16 +142,17 @@ def test_training_takes_a_round_of_it(name):
     assert not {f.name for f in fields(config)} & {"limits", "max_drop"}
 
 
-# arXiv 2501.12570 and its released code: K, lambda, learning rate, trained layers, model.
+# arXiv 2501.12570 and its released code: K, lambda, learning rate, cutoff, trained layers, model.
 HARMONIZED = {
-    "marco_o1_7b_harmonize": (16, 2.0, 2e-7, None, "Marco-o1"),
-    "qwq_32b_preview_harmonize": (12, 5.0, 2e-6, 48, "QwQ-32B-Preview"),
+    "marco_o1_7b_harmonize": (16, 2.0, 2e-7, 3072, None, "Marco-o1"),
+    "qwq_32b_preview_harmonize": (12, 5.0, 2e-6, 4096, 48, "QwQ-32B-Preview"),
 }
 OF_O1_PRUNER = {
     "method": "o1_pruner",
     "rounds": 1,
     "epochs": 1.0,
     "warmup_ratio": 0.1,
+    "presample.problems": 5000,
     "presample.temperature": 0.5,
     "presample.top_p": 0.8,
     "presample.max_response_length": 8192,
@@ -181,10 +182,10 @@ OF_O1_PRUNER = {
 @pytest.mark.parametrize("name", HARMONIZED)
 def test_published_settings_of_o1_pruner(name):
     found = dict(leaves(read_harmonize_config([f"recipe={name}"])))
-    n, lam, lr, trainable, shapes = HARMONIZED[name]
+    n, lam, lr, cutoff, trainable, shapes = HARMONIZED[name]
     expected = OF_O1_PRUNER | {
         "presample.n": n, "harmonize.lam": lam, "optimizer.lr": lr,
-        "actor.trainable_layers": trainable, "model": f"models/{shapes}",
+        "data.cutoff": cutoff, "actor.trainable_layers": trainable, "model": f"models/{shapes}",
     }  # fmt: skip
     assert {key: found[key] for key in expected} == expected
     sets = ("math_o1_pruner", "gsm8k", "gaokao2023")
@@ -196,8 +197,8 @@ def test_published_settings_of_o1_pruner(name):
 @pytest.mark.parametrize("method", METHODS)
 def test_harmonizings_and_their_baselines_obey_the_rules(name, method):
     fields = [f"recipe={name}", f"method={method}"]
-    if method in ("dpo", "simpo"):  # both of a pair are in one micro-batch
-        fields.append("actor.max_tokens=34048")
+    if method in ("dpo", "simpo") and name not in HARMONIZED:
+        fields.append("actor.max_tokens=34048")  # both of a pair are in one micro-batch
     config = read_harmonize_config(fields)
     assert [*harmonize_problems(config)] == []
     model = Model.from_config(CONFIGS[Path(config.model).name])

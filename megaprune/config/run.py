@@ -41,6 +41,14 @@ class DataConfig:
         doc="Folder of a harmonizing's round, whose chosen responses are learned from by their "
         "weights; data.rollouts has them. A batch is then of that many of them.",
     )
+    cutoff: int | None = field(
+        default=None,
+        gt=1,
+        unit="tokens",
+        doc="How many a prompt and a response with a weight may have together; both are cut at "
+        "their ends to fit, as O1-Pruner's code does (3072 for Marco-o1, 4096 for QwQ). A response "
+        "that is cut has no end token, and the weight of all of it. Null: nothing is cut.",
+    )
     references: str | None = field(
         default=None,
         doc="Folder of the reference model's evaluation on data.train, for rewards that compare "

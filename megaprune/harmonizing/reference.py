@@ -85,9 +85,18 @@ def _sample(response: ChosenResponse) -> Sample:
 def _check(
     part: Sequence[ChosenResponse], log_probs: Sequence[np.ndarray], most: float | None
 ) -> None:
-    """Compare with the log-probs of the engine that drew the responses, token by token."""
-    drawn = np.concatenate([response.rollout.log_probs for response in part])
-    apart = float(np.abs(np.concatenate(log_probs) - drawn).mean())
+    """Compare with the log-probs of the engine that drew the responses, token by token.
+
+    Responses whose prompt was cut are not compared.
+    """
+    differences = [
+        np.abs(values - response.rollout.log_probs)
+        for response, values in zip(part, log_probs, strict=True)
+        if response.prompt_is_whole
+    ]
+    if not differences:
+        return
+    apart = float(np.concatenate(differences).mean())
     if most is not None and not apart <= most:
         raise InputError(
             f"the log-probs of the responses differ from those that they were drawn with by "

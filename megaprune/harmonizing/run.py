@@ -101,7 +101,7 @@ def _do_round(config: HarmonizeConfig, current: Round) -> Config:
                     current.seed,
                 )
         dist.barrier()
-        chosen = read_chosen(current.rollouts, current.folder, problems)
+        chosen = read_chosen(current.rollouts, current.folder, problems, config.data.cutoff)
         run = current.run(len({response.group for response in chosen}))
     if "reference" in run.algorithm.needs:
         with world.phase("reference"):

@@ -282,6 +282,7 @@ def micro_batch_count(config: AnyPlan, hardware: HardwareSpec, dp: int) -> int:
         config.data.max_prompt_length * hardware.mean_prompt
         + min(config.round_limits) * hardware.mean_length
     )
+    mean = min(mean, config.data.cutoff or mean)
     samples = config.learned_samples / config.algorithm.num_minibatches
     count = max(1, -(-int(samples * mean) // (actor.max_tokens * dp)))
     return round_up(count, actor.pp) if actor.vpp > 1 else count

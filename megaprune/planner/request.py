@@ -75,7 +75,8 @@ class HarmonizePlanConfig(HarmonizeConfig):
     @property
     def longest_trained(self) -> int:
         """Tokens of the longest sequence that is learned from, or of those that stay together."""
-        return self.algorithm.unit * (self.data.max_prompt_length + max(self.round_limits))
+        longest = self.data.max_prompt_length + max(self.round_limits)
+        return self.algorithm.unit * min(longest, self.data.cutoff or longest)
 
     @property
     def prompts(self) -> int:
@@ -97,6 +98,10 @@ class HarmonizePlanConfig(HarmonizeConfig):
         """The same, with the engines that draw the responses: no model in training is beside."""
         share = EngineConfig().gpu_memory_utilization
         return replace(self, rollout=replace(self.rollout, gpu_memory_utilization=share))
+
+    def count_problems(self, assumed: int) -> int:
+        """How many problems responses are drawn to, of so many in data.train."""
+        return min(assumed, self.presample.problems or assumed)
 
     def groups(self, problems: int) -> int:
         """How many groups can be chosen from so many problems, if all have right responses."""
@@ -126,7 +131,7 @@ def with_steps(config: AnyPlan, problems: int) -> AnyPlan:
     """
     if isinstance(config, PlanConfig):
         return config
-    return replace(config, steps=steps_of(config, config.groups(problems)))
+    return replace(config, steps=steps_of(config, config.groups(config.count_problems(problems))))
 
 
 def plan_kind(arguments: Sequence[str]) -> type[PlanConfig] | type[HarmonizePlanConfig]:

@@ -128,8 +128,9 @@ def notes_on(config: AnyPlan, hardware: HardwareSpec) -> list[str]:
             f"than others"
         )
     if not isinstance(config, PlanConfig):
+        problems = config.count_problems(hardware.training_problems)
         notes.append(
-            f"of {hardware.training_problems} problems ({config.steps} steps of a round, if no "
+            f"of {problems} problems ({config.steps} steps of a round, if no "
             f"response is left out); the test before and after is not counted"
         )
         return notes

@@ -102,7 +102,12 @@ def _generation(
         n = config.rollout.n
         return *generate_seconds(config, shape, hardware, config.prompts, n, limit), {}
     sequences, drawing = generate_seconds(
-        config.sampling, shape, hardware, hardware.training_problems, config.presample.n, limit
+        config.sampling,
+        shape,
+        hardware,
+        config.count_problems(hardware.training_problems),
+        config.presample.n,
+        limit,
     )
     return (
         sequences,
@@ -117,7 +122,8 @@ def reference_seconds(
     """Estimate the pass for the reference's log-probs of all that a harmonizing chooses, if any."""
     if "reference" not in config.algorithm.needs:
         return {}
-    samples = config.groups(hardware.training_problems) * config.algorithm.unit
+    problems = config.count_problems(hardware.training_problems)
+    samples = config.groups(problems) * config.algorithm.unit
     time = _forward_time(config, shape, hardware, limit, passes=1, samples=samples)
     return {"log-probs of the reference": time.seconds}
 
@@ -383,8 +389,9 @@ def _tokens(config: AnyPlan, hardware: HardwareSpec, limit: int) -> tuple[float,
 
 
 def _length(config: AnyPlan, hardware: HardwareSpec, limit: int) -> float:
-    """Return the tokens of a sequence: mean prompt + mean response."""
-    return config.data.max_prompt_length * hardware.mean_prompt + limit * hardware.mean_length
+    """Return the tokens of a sequence: mean prompt + mean response, up to where it is cut."""
+    length = config.data.max_prompt_length * hardware.mean_prompt + limit * hardware.mean_length
+    return min(length, config.data.cutoff or length)
 
 
 def _bubble(config: AnyPlan, hardware: HardwareSpec) -> float:

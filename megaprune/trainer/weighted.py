@@ -39,6 +39,7 @@ class ChosenResponse:
         group: responses of one number are learned from together.
         raw: its weight before it was clipped and normalised.
         weight: its advantage.
+        prompt_is_whole: whether it is learned from with the prompt that it was drawn with.
     """
 
     problem: Problem
@@ -46,6 +47,7 @@ class ChosenResponse:
     group: int
     raw: float
     weight: float
+    prompt_is_whole: bool = True
 
     @property
     def key(self) -> ResponseKey:
@@ -53,13 +55,34 @@ class ChosenResponse:
         return self.problem.name, self.rollout.number
 
 
-def read_chosen(rollouts: Path, weights: Path, problems: Sequence[Problem]) -> list[ChosenResponse]:
+def cut_lengths(prompt: int, response: int, cutoff: int) -> tuple[int, int]:
+    """How many tokens of a prompt and of a response are left, of `cutoff` at most.
+
+    The longer of the two is cut if the other one has less than half of the room, else both in
+    proportion: the rule of LLaMA-Factory, with which O1-Pruner (2501.12570) was trained. Of a
+    response at least one token is left.
+    """
+    if 2 * response < cutoff:
+        most = cutoff
+    elif 2 * prompt < cutoff:
+        most = cutoff - prompt
+    else:
+        most = max(1, cutoff * response // (prompt + response))
+    left = min(most, response)
+    return min(cutoff - left, prompt), left
+
+
+def read_chosen(
+    rollouts: Path, weights: Path, problems: Sequence[Problem], cutoff: int | None = None
+) -> list[ChosenResponse]:
     """Read the responses that are learned from, in the order of their table.
 
     Args:
         rollouts: folder of the evaluation that has the responses.
         weights: folder with weights.parquet.
         problems: those of the training data.
+        cutoff: see `data.cutoff`. What is learned from together has one prompt, which is cut as
+            the longest of the responses wants it.
 
     Raises:
         InputError: a file cannot be read, or a chosen response is not there.
@@ -82,10 +105,31 @@ def read_chosen(rollouts: Path, weights: Path, problems: Sequence[Problem]) -> l
             f"data.rollouts={rollouts}: {len(missing)} of {len(rows)} responses that {table} "
             f"chooses are not there, such as number {number} to problem {name}"
         )
-    return [
+    chosen = [
         ChosenResponse(by_name[key[0]], found[key], row["group"], row["raw"], row["weight"])
         for key, row in rows.items()
     ]
+    return chosen if cutoff is None else _cut(chosen, cutoff)
+
+
+def _cut(chosen: Sequence[ChosenResponse], cutoff: int) -> list[ChosenResponse]:
+    """The same responses, and their prompts, within so many tokens."""
+    longest: dict[int, int] = {}
+    for response in chosen:
+        longest[response.group] = max(longest.get(response.group, 0), response.rollout.length)
+    result = []
+    for response in chosen:
+        problem, rollout = response.problem, response.rollout
+        prompt, left = cut_lengths(len(problem.tokens), longest[response.group], cutoff)
+        whole = len(problem.tokens) <= prompt
+        if not whole:
+            problem = replace(problem, tokens=problem.tokens[:prompt])
+        if rollout.length > left:
+            rollout = replace(
+                rollout, tokens=rollout.tokens[:left], log_probs=rollout.log_probs[:left]
+            )
+        result.append(replace(response, problem=problem, rollout=rollout, prompt_is_whole=whole))
+    return result
 
 
 def read_reference(folder: Path) -> dict[ResponseKey, np.ndarray]:
@@ -113,7 +157,7 @@ def make_weighted_source(
     weights, rollouts = data.weights, data.rollouts
     assert weights is not None, "the run learns from other batches"
     assert rollouts is not None, "megaprune.rules refuses this"
-    chosen = read_chosen(Path(rollouts), Path(weights), problems)
+    chosen = read_chosen(Path(rollouts), Path(weights), problems, data.cutoff)
     if "reference" in algorithm.needs:
         folder = Path(weights) / schema.REFERENCE_FOLDER
         chosen = _with_reference(chosen, read_reference(folder), folder)

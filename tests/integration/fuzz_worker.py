@@ -31,6 +31,7 @@ CHOICES = {
     "data.order": ["shuffled", "sorted"],
     "data.validation": ["null"],
     "data.duplicates": ["keep", "drop"],
+    "data.cutoff": ["null", 0, 64],
     "data.enable_thinking": ["null", "true", "false"],
     "rollout.tp": [0, 1, 2, 3],
     "rollout.max_num_seqs": [0, 1, 3, 64, 512, 100_000],

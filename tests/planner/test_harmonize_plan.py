@@ -58,12 +58,12 @@ def test_responses_are_drawn_once_and_the_reference_is_passed_over_once():
     alone = replace(config, rollout=replace(config.rollout, gpu_memory_utilization=0.9))
     drawn = generate_seconds(alone, shape, hardware, 4000, 12, 8192)
     assert (time.sequences, time.before["responses"]) == drawn
-    tokens = 8000 * (1024 * 0.25 + 8192 * 0.75)
+    tokens = 8000 * 4096  # where they are cut
     least = 2 * (shape.parameters - 152064 * 5120) * tokens / (8 * hardware.flops("bfloat16") * 0.5)
     assert least < time.before["log-probs of the reference"] < 2 * least
     assert time.total_seconds == pytest.approx(250 * time.step_seconds + sum(time.before.values()))
-    # What a step learns from takes 32 x 6,400 tokens; 16 layers have no backward pass.
-    step = 32 * (1024 * 0.25 + 8192 * 0.75) * 6 * shape.parameters * (48 * 3 + 16) / (64 * 3)
+    # What a step learns from takes 32 x 4,096 tokens; 16 layers have no backward pass.
+    step = 32 * 4096 * 6 * shape.parameters * (48 * 3 + 16) / (64 * 3)
     assert time.seconds["train"] > 0.9 * step / (8 * hardware.flops("bfloat16") * 0.5)
     assert time.tokens == 32 * 8192 * 0.75
 
@@ -72,8 +72,10 @@ def test_responses_are_drawn_once_and_the_reference_is_passed_over_once():
     ("fields", "steps", "passes"),
     [
         (["method=sft"], 312, False),  # two of each problem
-        (["method=dpo", "actor.max_tokens=18432"], 156, True),
-        (["method=simpo", "actor.max_tokens=18432"], 156, False),
+        (["method=dpo"], 156, True),
+        (["method=simpo"], 156, False),
+        (["presample.problems=null"], 312, True),
+        (["presample.problems=640"], 40, True),
         (["harmonize.responses=all"], 1875, True),
         (["epochs=2"], 625, True),
         (["epochs=2", "steps=9"], 9, True),
@@ -134,9 +136,9 @@ def test_what_cannot_be(fields, message, capsys):
 
 
 def test_a_pair_that_no_micro_batch_holds(capsys):
-    assert main(["plan", QWQ, "method=dpo"]) == 1
+    assert main(["plan", QWQ, "method=dpo", "actor.max_tokens=4096"]) == 1
     printed = " ".join(capsys.readouterr().out.split())
-    assert "does not fit: actor.max_tokens=9216, and a sample may have 18432 tokens" in printed
+    assert "does not fit: actor.max_tokens=4096, and a sample may have 8192 tokens" in printed
 
 
 def test_an_engine_that_cannot_hold_a_sequence(capsys):

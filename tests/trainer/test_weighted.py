@@ -14,7 +14,7 @@ from megaprune.errors import InputError
 from megaprune.harmonizing.reference import write_reference
 from megaprune.harmonizing.table import write_weights
 from megaprune.trainer.learner import Learner
-from megaprune.trainer.weighted import make_weighted_source, read_chosen
+from megaprune.trainer.weighted import cut_lengths, make_weighted_source, read_chosen
 
 K = 4
 OURS = SampleWeights()
@@ -75,6 +75,56 @@ def test_a_source_goes_on_where_it_was(alone, recorded, weighted):
         one.next(step)
     other.load_state_dict(one.state_dict())
     assert keys(other.next(3)) == keys(one.next(3))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "left"),
+    [
+        (200, 4000, (200, 2872)),
+        (200, 2872, (200, 2872)),
+        (200, 2873, (200, 2872)),  # the end token alone
+        (1600, 3000, (1069, 2003)),
+        (3000, 100, (2972, 100)),
+    ],
+)
+def test_the_published_cut_by_hand(prompt, response, left):
+    """What the released function of O1-Pruner (2501.12570) gives for 3,072 tokens."""
+    assert cut_lengths(prompt, response, 3072) == left
+
+
+@pytest.mark.parametrize(("method", "cutoff"), [("o1_pruner", 60), ("o1_pruner", 100), ("dpo", 60)])
+def test_responses_are_cut_with_their_prompts(alone, recorded, weighted, method, cutoff):
+    """Their weights are of all of them; both of a pair have one prompt."""
+    whole = weighted("data.train_batch_size=2", method=method)
+    cut = replace(whole, data=replace(whole.data, cutoff=cutoff))
+    problems = recorded[0]
+    every, some = (
+        {r.key: r for r in read_chosen(ROLLOUTS, Path(c.data.weights), problems, c.data.cutoff)}
+        for c in (whole, cut)
+    )
+    assert every.keys() == some.keys()
+    lengths = {}
+    for response in every.values():
+        lengths.setdefault(response.group, []).append(response.rollout.length)
+    shorter = 0
+    for key, response in every.items():
+        prompt, left = cut_lengths(
+            len(response.problem.tokens), max(lengths[response.group]), cutoff
+        )
+        assert prompt + left <= cutoff
+        found = some[key]
+        assert list(found.problem.tokens) == list(response.problem.tokens)[:prompt]
+        np.testing.assert_array_equal(found.rollout.tokens, response.rollout.tokens[:left])
+        np.testing.assert_array_equal(found.rollout.log_probs, response.rollout.log_probs[:left])
+        assert (found.weight, found.raw) == (response.weight, response.raw)
+        shorter += found.rollout.length < response.rollout.length
+    assert shorter > 0
+    # Prompts have 33 tokens: less than half of 100.
+    assert {r.prompt_is_whole for r in some.values()} == {cutoff == 100}
+    write_reference(cut, [*some.values()], comparable=True)  # of what is left
+    batch = make_weighted_source(cut, problems, cut.algorithm).next(0)
+    for rollout in (r for group in batch.groups for r in group.rollouts):
+        assert len(rollout.reference_log_probs) == rollout.length < cutoff
 
 
 def test_at_the_reference_the_loss_is_minus_the_mean_weight(recorded, weighted, make_actor):
