@@ -65,7 +65,7 @@ def marco_o1_7b_harmonize() -> HarmonizeConfig:
         presample=_presample(16),
         cutoff=3072,
         lr=2e-7,
-        actor=ActorConfig(tp=2, pp=2, max_tokens=6144),
+        actor=ActorConfig(tp=2, pp=2, max_tokens=6144, offload="optimizer"),
     )
 
 
