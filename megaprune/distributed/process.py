@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from megaprune.distributed.settings import set_up_cuda
 
+_PR_SET_NAME = 15
+
 
 def prepare_process() -> None:
     """Set threads, CUDA, the garbage collector and the engines' logging, for a process of a job."""
@@ -82,6 +84,15 @@ def hidden(module: str) -> Iterator[None]:
 def _as_it_is(function: Any = None, **_: Any) -> Any:
     """Stand in for `torch.compile`, as a decorator with options and without."""
     return (lambda function: function) if function is None else function
+
+
+def name_process() -> None:
+    """Name this process by its rank, as `top` and /proc/PID/comm show it: megaprune-3."""
+    if sys.platform == "linux":
+        import ctypes  # which commands that start nothing need not import
+
+        name = f"megaprune-{os.environ['RANK']}"
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def be_alone() -> None:

@@ -23,7 +23,7 @@ from megaprune.distributed import start_times
 from megaprune.distributed.device import backend, check_gpus, device
 from megaprune.distributed.launchers import Launchers
 from megaprune.distributed.objects import all_gather_object, make_host_group
-from megaprune.distributed.process import be_alone, prepare_process
+from megaprune.distributed.process import be_alone, name_process, prepare_process
 from megaprune.distributed.stores import job_store, keep_to_host
 from megaprune.errors import InputError
 from megaprune.files import is_gone, process_record
@@ -190,6 +190,7 @@ def run(
         )
         return 2
     _command = command
+    name_process()
     watch = _Watch()
     status = 0
     try:

@@ -81,12 +81,15 @@ def address_of(interface: str) -> str:
 
 
 def _torchrun(options: argparse.Namespace, number: int, nodes: int, listen: str, meet: str) -> int:
+    from megaprune.launch.forks import fork_processes
+
+    # It is for the processes that train, which save and end.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    fork_processes()
     from torch.distributed import run as torchrun
 
     from megaprune.launch import rendezvous
 
-    # It is for the processes that train, which save and end.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     rendezvous.register()
     name_launcher()
     words = ["--nnodes", str(nodes), "--nproc-per-node", str(options.processes)]

@@ -90,6 +90,7 @@ def _torchrun(processes: int, command: Sequence[str]) -> int:
 
     from megaprune.distributed.stores import LOOPBACK
     from megaprune.launch import rendezvous
+    from megaprune.launch.forks import fork_processes
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
@@ -97,6 +98,7 @@ def _torchrun(processes: int, command: Sequence[str]) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the processes have a use for it
     rendezvous.register()
     name_launcher()
+    fork_processes()
     options = ["--nnodes", "1", "--nproc-per-node", str(processes)]
     options += ["--rdzv-backend", rendezvous.NAME, "--rdzv-id", secrets.token_hex(16)]
     options += ["--rdzv-endpoint", f"{LOOPBACK}:0", "--rdzv-conf", f"listen={LOOPBACK}"]

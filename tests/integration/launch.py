@@ -28,14 +28,22 @@ IMPORT_SECONDS = 300
 
 
 @cache
-def few_problems() -> Path:
-    """Some of the overthinker's validation problems: with all of them, measuring takes seconds."""
+def _some_of(name: str, count: int) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="megaprune-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "few.parquet"
-    problems = pq.read_table(FOLDER / "data" / "validation.parquet")
-    pq.write_table(problems.slice(0, 64), path)
+    path = folder / f"{name}.parquet"
+    pq.write_table(pq.read_table(FOLDER / "data" / f"{name}.parquet").slice(0, count), path)
     return path
+
+
+def few_problems() -> Path:
+    """Some of the overthinker's validation problems: with all of them, measuring takes seconds."""
+    return _some_of("validation", 64)
+
+
+def few_training_problems() -> Path:
+    """Some of its training problems: reading all of them is a second of each start."""
+    return _some_of("train", 256)
 
 
 def environment() -> dict[str, str]:

@@ -205,7 +205,7 @@ class Cluster:
         ranks = [
             pid
             for pid, variables in self._processes_of_jobs()
-            if variables.get("SLURM_JOB_ID") == number and "RANK" in variables
+            if variables.get("SLURM_JOB_ID") == number and _is_rank(pid)
         ]
         assert ranks
         for pid in ranks:
@@ -283,6 +283,13 @@ class Cluster:
                 tails = "\n".join(f"{p.name}: {p.read_text()[-600:]}" for p in logs)
                 raise AssertionError(f"not within {seconds} s\n{tails}")
             time.sleep(0.1)
+
+
+def _is_rank(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith("megaprune-")
+    except OSError:
+        return False  # it has ended
 
 
 def _free_ports(count: int) -> int:

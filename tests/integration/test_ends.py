@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from jobs import megaprune
 
-from launch import environment
+from launch import environment, few_training_problems
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
@@ -24,8 +24,10 @@ pytestmark = [
 ]
 
 FIELDS = [
-    "recipe=tiny_overthinker", "data.train_batch_size=8", "rollout.n=4", "rollout.max_response_length=120",
+    "recipe=tiny_overthinker", "data.train_batch_size=8", "rollout.n=4", "rollout.max_response_length=24",
+    "max_failed_steps=null",  # all are cut off
     "validation.every=0", "checkpoint.every=100", "steps=400", "grading.environment=[MARK]",
+    f"data.train={few_training_problems()}",
 ]  # fmt: skip
 TWO = ["processes=2", "actor.tp=2"]
 START_SECONDS = 200
@@ -65,11 +67,9 @@ class Running:
         found = {}
         for pid in self.pids():
             with contextlib.suppress(OSError):
-                words = (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
-                own = dict(word.split(b"=", 1) for word in words if b"=" in word)
-                command = (Path("/proc") / str(pid) / "cmdline").read_bytes()
-                if b"RANK" in own and b"megaprune.cli" in command:
-                    found.setdefault(int(own[b"RANK"]), pid)
+                name = (Path("/proc") / str(pid) / "comm").read_text().strip()
+                if match := re.fullmatch(r"megaprune-(\d+)", name):
+                    found[int(match[1])] = pid
         return found
 
     def read(self):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import ACCOUNTING, Cluster, missing
 
-from launch import few_problems
+from launch import few_problems, few_training_problems
 
 REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.executable).parents[1]
@@ -28,6 +28,7 @@ with_vllm = pytest.mark.skipif(
 SMALL = [
     "data.train_batch_size=4", "rollout.n=2", "validation.max_response_length=24", "validation.n=1", "validation.every=1",
     "validation.first=false", "steps=1", f"data.validation={few_problems()}",
+    f"data.train={few_training_problems()}",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from slurm_cluster import Cluster, missing
 
-from launch import few_problems
+from launch import few_problems, few_training_problems
 from megaprune.cli.main import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,6 +27,7 @@ SMALL = [
     "recipe=tiny_overthinker", "data.train_batch_size=8", "rollout.n=4", "rollout.max_response_length=120",
     "validation.max_response_length=24", "validation.n=1", "validation.every=100", "validation.first=false",
     "checkpoint.every=100", "optimizer.lr=3e-4", f"data.validation={few_problems()}",
+    f"data.train={few_training_problems()}",
 ]  # fmt: skip
 TIMES = ("seconds/", "share/", "tokens_per_second", "sync/", "validation/seconds")
 
