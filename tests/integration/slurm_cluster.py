@@ -257,7 +257,8 @@ class Cluster:
 
     def ended(self, number: str, seconds: float = 300) -> dict[str, str]:
         """Wait for the end of a job; what Slurm says of it then."""
-        self._until(lambda: self.job(number)["JobState"] in _ENDED, seconds)
+        # Each look starts a process and asks two daemons.
+        self._until(lambda: self.job(number)["JobState"] in _ENDED, seconds, every=0.5)
         return self.job(number)
 
     def _run(self, *words: str, called: str | None = None) -> None:
@@ -275,14 +276,14 @@ class Cluster:
         except subprocess.TimeoutExpired:
             return False
 
-    def _until(self, seen, seconds: float = 60) -> None:
+    def _until(self, seen, seconds: float = 60, every: float = 0.1) -> None:
         end = time.monotonic() + seconds
         while not seen():
             if time.monotonic() > end:
                 logs = sorted((self.folder / "log").glob("*"))
                 tails = "\n".join(f"{p.name}: {p.read_text()[-600:]}" for p in logs)
                 raise AssertionError(f"not within {seconds} s\n{tails}")
-            time.sleep(0.1)
+            time.sleep(every)
 
 
 def _is_rank(pid: int) -> bool:
