@@ -122,7 +122,7 @@ for name in sys.argv[1:]:
 # One after the other in a process, so that each has what it brings beside those before it.
 LIGHT = {
     "megaprune": 20,
-    "megaprune --help": 120,
+    "megaprune --help": 125,
     "megaprune.weights.layouts": 60,
     "megaprune.weights.copy_plan": 20,
     "megaprune.config.run": 400,

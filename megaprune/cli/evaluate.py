@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from megaprune.cli.train import add_fields, with_found_model
+from megaprune.cli.fields import add_check, add_field_arguments, read_or_print
+from megaprune.cli.train import with_found_model
 from megaprune.distributed.process import importing
 from megaprune.errors import InputError
 
@@ -19,7 +20,8 @@ def add_parser(commands: Any) -> None:
         "same command again goes on where it was. Under torchrun (torchrun ... -m megaprune.cli "
         "evaluate ...) its processes are used; otherwise they are started on this host.",
     )
-    add_fields(command)
+    add_field_arguments(command)
+    add_check(command)
     command.add_argument(
         "--exit-at",
         metavar="N,N,...",
@@ -31,26 +33,20 @@ def add_parser(commands: Any) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate, on the processes that there are or on new ones."""
-    from megaprune.config.field_docs import show_fields
-    from megaprune.config.read import to_yaml
     from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
     from megaprune.launch.torchrun import smallest_world, start
-    from megaprune.rules import evaluate_problems, refuse
+    from megaprune.rules import evaluate_problems
 
     if options.budget is not None:
         raise InputError(
             f"there is no option --budget; its name is --exit-at, as in --exit-at {options.budget}"
         )
-    fields = [*options.fields, *([f"exit_at={options.exit_at}"] if options.exit_at else [])]
-    if options.help_fields is not None:
-        show_fields(EvaluateConfig, options.help_fields)
+    if options.exit_at:
+        options.fields = [*options.fields, f"exit_at={options.exit_at}"]
+    config = read_or_print(options, EvaluateConfig, read_evaluate_config, evaluate_problems)
+    if config is None:
         return 0
-    config = read_evaluate_config(fields)
-    refuse(evaluate_problems(config))
-    if options.print_config:
-        print(to_yaml(config), end="")
-        return 0
-    config, fields = with_found_model(config, fields)
+    config, fields = with_found_model(config, options.fields)
 
     # torch takes seconds to import: a wrong field is refused before.
     def check(processes: int) -> None:

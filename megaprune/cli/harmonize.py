@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from megaprune.cli.fields import add_check, add_field_arguments, read_or_print
 from megaprune.cli.json_lines import lists_of_responses, objects_of, open_input
-from megaprune.cli.train import add_fields, processes_of, with_found_model
+from megaprune.cli.train import processes_of, with_found_model
 from megaprune.distributed.process import importing
 from megaprune.errors import InputError
 
@@ -35,28 +37,20 @@ def add_parser(commands: Any) -> None:
         "A line may also have the lists `finished` and `answered`.",
     )
     job.add_argument("--weights", metavar="FILE", help="JSON lines; - is stdin")
-    add_fields(job)
+    add_field_arguments(job)
+    add_check(job)
     job.set_defaults(run=run_harmonize)
 
 
 def run_harmonize(options: argparse.Namespace) -> int:
     """Weigh the responses of a file; or show the fields of a harmonizing."""
-    from megaprune.config.field_docs import show_fields
-    from megaprune.config.read import to_yaml
     from megaprune.harmonizing.config import HarmonizeConfig, read_harmonize_config
-    from megaprune.rules import harmonize_problems, refuse
+    from megaprune.rules import harmonize_problems
 
-    if options.help_fields is not None:
-        show_fields(HarmonizeConfig, options.help_fields)
-        return 0
     if options.weights is not None:
         return _show_weights(options)
-    config = read_harmonize_config(options.fields)
-    refuse(harmonize_problems(config))
-    if options.print_config:
-        print(to_yaml(config), end="")
-        return 0
-    return _start(config, options)
+    config = read_or_print(options, HarmonizeConfig, read_harmonize_config, harmonize_problems)
+    return 0 if config is None else _start(config, options)
 
 
 def _start(config: HarmonizeConfig, options: argparse.Namespace) -> int:
@@ -89,12 +83,11 @@ def _start(config: HarmonizeConfig, options: argparse.Namespace) -> int:
 
 def _show_weights(options: argparse.Namespace) -> int:
     """Print a line of JSON for each problem, in the input's order."""
-    from megaprune.config.read import read_fields, to_yaml
+    from megaprune.config.read import read_fields
     from megaprune.config.weights import WeightsConfig
 
-    config = read_fields(WeightsConfig, options.fields)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    config = read_or_print(options, WeightsConfig, partial(read_fields, WeightsConfig))
+    if config is None:
         return 0
     for line in _weigh_file(config.harmonize, options.weights):
         print(json.dumps(line))

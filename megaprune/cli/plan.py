@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from megaprune.cli.train import add_field_arguments
+from megaprune.cli.fields import add_field_arguments, read_or_print
 from megaprune.planner.hardware import DEFAULT_GPU, GPU_TYPES, HardwareSpec
 
 _MACHINES = {
@@ -101,20 +101,14 @@ def _add_options(group: Any, options: dict[str, str]) -> None:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Print a plan; 0 if it fits."""
-    from megaprune.config.field_docs import show_fields
-    from megaprune.config.read import to_yaml
     from megaprune.errors import InputError
     from megaprune.foreign_text import for_people
     from megaprune.planner.request import gpus_of_recipe, plan_kind, read_plan_config
     from megaprune.planner.run_plan import as_json, plan_run, print_plan
 
     try:
-        if options.help_fields is not None:
-            show_fields(plan_kind(options.fields), options.help_fields)
-            return 0
-        config = read_plan_config(options.fields)
-        if options.print_config:
-            print(to_yaml(config), end="")
+        config = read_or_print(options, plan_kind(options.fields), read_plan_config)
+        if config is None:
             return 0
         given = {name: getattr(options, name) for name in (*_MACHINES, *_GPU, *_ASSUMED)}
         given = {name: value for name, value in given.items() if value is not None}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from megaprune.cli.fields import add_field_arguments, read_or_print
 from megaprune.cli.json_lines import lists_of_responses, objects_of, open_input
-from megaprune.cli.train import add_field_arguments
 from megaprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,16 +43,11 @@ def add_parser(commands: Any) -> None:
 
 def run_reward(options: argparse.Namespace) -> int:
     """Print a line of JSON for each group, in the input's order."""
-    from megaprune.config.field_docs import show_fields
-    from megaprune.config.read import read_fields, to_yaml
+    from megaprune.config.read import read_fields
     from megaprune.config.reward import RewardConfig
 
-    if options.help_fields is not None:
-        show_fields(RewardConfig, options.help_fields)
-        return 0
-    config = read_fields(RewardConfig, options.fields)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    config = read_or_print(options, RewardConfig, partial(read_fields, RewardConfig))
+    if config is None:
         return 0
     with open_input(options.input) as lines:
         groups = [

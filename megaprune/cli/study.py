@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaprune.cli.train import add_field_arguments, processes_of
+from megaprune.cli.fields import add_field_arguments, read_or_print
+from megaprune.cli.train import processes_of
 from megaprune.distributed.process import importing
 from megaprune.errors import InputError, counted
 
@@ -51,16 +52,10 @@ def add_parser(commands: Any) -> None:
 
 def run_study(options: argparse.Namespace) -> int:
     """Do what is left of a study, and write its page."""
-    from megaprune.config.field_docs import show_fields
-    from megaprune.config.read import to_yaml
     from megaprune.study.config import StudyConfig, read_study_config
 
-    if options.help_fields is not None:
-        show_fields(StudyConfig, options.help_fields)
-        return 0
-    config = read_study_config(options.fields)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    config = read_or_print(options, StudyConfig, read_study_config)
+    if config is None:
         return 0
     from megaprune.study.jobs import check_jobs, jobs_of
 

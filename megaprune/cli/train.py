@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from megaprune.cli.fields import add_check, add_field_arguments, read_or_print
 from megaprune.distributed.process import importing
 
 if TYPE_CHECKING:
@@ -39,39 +40,9 @@ def add_parser(commands: Any) -> None:
         "data.train and data.validation stands for the round's. " + _TORCHRUN.format("prune"),
     )
     for command, run in ((train, run_train), (prune, run_prune)):
-        add_fields(command)
+        add_field_arguments(command)
+        add_check(command)
         command.set_defaults(run=run)
-
-
-def add_fields(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of a command that starts a job: its fields, and `--check`."""
-    add_field_arguments(command)
-    command.add_argument(
-        "--check",
-        type=int,
-        metavar="PROCESSES",
-        help="only see whether so many processes can do this; nothing is started or written",
-    )
-
-
-def add_field_arguments(command: argparse.ArgumentParser) -> None:
-    """Add fields as arguments, and the options that tell of them."""
-    command.add_argument(
-        "fields",
-        nargs="*",
-        metavar="key=value",
-        help="recipe=NAME (or a YAML file), then any field that --print-config shows",
-    )
-    command.add_argument(
-        "--print-config", action="store_true", help="print the configuration as YAML, and end"
-    )
-    command.add_argument(
-        "--help-fields",
-        nargs="?",
-        const="",
-        metavar="NAME",
-        help="list all fields with type, default, bounds and unit, or those of this name, and end",
-    )
 
 
 def with_found_model(config: AnyConfig, words: Sequence[str]) -> tuple[AnyConfig, list[str]]:
@@ -90,19 +61,12 @@ def with_found_model(config: AnyConfig, words: Sequence[str]) -> tuple[AnyConfig
 
 def run_train(options: argparse.Namespace) -> int:
     """Train, on the processes that there are or on new ones."""
-    from megaprune.config.field_docs import show_fields
-    from megaprune.config.read import to_yaml
     from megaprune.config.run import Config, read_config
     from megaprune.launch.torchrun import start
-    from megaprune.rules import refuse, run_problems
+    from megaprune.rules import run_problems
 
-    if options.help_fields is not None:
-        show_fields(Config, options.help_fields)
-        return 0
-    config = read_config(options.fields)
-    refuse(run_problems(config))
-    if options.print_config:
-        print(to_yaml(config), end="")
+    config = read_or_print(options, Config, read_config, run_problems)
+    if config is None:
         return 0
     config, words = with_found_model(config, options.fields)
 
@@ -130,19 +94,12 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_prune(options: argparse.Namespace) -> int:
     """Prune in rounds, on the processes that there are or on new ones."""
-    from megaprune.config.field_docs import show_fields
-    from megaprune.config.read import to_yaml
     from megaprune.launch.torchrun import start
     from megaprune.pruning.config import PruneConfig, read_prune_config
-    from megaprune.rules import prune_problems, refuse
+    from megaprune.rules import prune_problems
 
-    if options.help_fields is not None:
-        show_fields(PruneConfig, options.help_fields)
-        return 0
-    config = read_prune_config(options.fields)
-    refuse(prune_problems(config))
-    if options.print_config:
-        print(to_yaml(config), end="")
+    config = read_or_print(options, PruneConfig, read_prune_config, prune_problems)
+    if config is None:
         return 0
     config, words = with_found_model(config, options.fields)
 
