@@ -83,7 +83,6 @@ def harmonize() -> HarmonizeConfig:
         grading=single.grading,
         optimizer=replace(single.optimizer, schedule="cosine", clip_grad=10.0),
         actor=single.actor,
-        epochs=2.0,
         presample=PresampleConfig(problems=256, n=8, max_response_length=512),
         test=HeldOutConfig(
             data=test().data, n=1, max_response_length=512, temperature=1.0, top_p=1.0,
