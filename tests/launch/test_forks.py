@@ -26,7 +26,8 @@ def fork(tmp_path):
     def begin(*command, **variables):
         out, err = (tmp_path / "out").open("w"), (tmp_path / "err").open("w")
         with out, err:
-            process = forks._Forked(command, {**os.environ, "RANK": "3", **variables}, out, err)
+            kept = {name: value for name, value in os.environ.items() if name != "FORGOTTEN"}
+            process = forks._Forked(command, {**kept, "RANK": "3", **variables}, out, err)
         begun.append(process)
         return process, lambda: ((tmp_path / "out").read_text(), (tmp_path / "err").read_text())
 
@@ -65,7 +66,8 @@ def test_what_is_its_own(fork, monkeypatch):
         return 7
 
     monkeypatch.setattr(command_line, "main", tell)
-    monkeypatch.setenv("OF_THE_LAUNCHER", "yes")
+    expected = {**os.environ, "RANK": "3", "OWN": "mine"}
+    monkeypatch.setenv("FORGOTTEN", "yes")
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with socket.create_server(("127.0.0.1", 0)):
@@ -75,7 +77,7 @@ def test_what_is_its_own(fork, monkeypatch):
         signal.signal(signal.SIGTERM, before)
     told = json.loads(said()[0])
     assert told["command"] == ["train", "steps=3"]
-    assert told["environment"] == {**os.environ, "RANK": "3", "OWN": "mine"}
+    assert told["environment"] == expected
     assert told["session"]
     assert told["name"] == "megaprune-3\n"
     assert told["sockets"] == []
