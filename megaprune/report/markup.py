@@ -203,7 +203,7 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: right; vertical-align: top;
 th { font-weight: 600; }
 tbody th { font-weight: 400; }
 thead th { white-space: normal; vertical-align: bottom; }
-th:first-child { text-align: left; white-space: normal; min-width: 5rem; overflow-wrap: anywhere; }
+th:first-child { text-align: left; white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
 .group th { font-weight: 600; padding-top: .9rem; }
 .path { display: inline-block; white-space: normal; overflow-wrap: anywhere; min-width: 9rem;
   max-width: 18rem; }
