@@ -49,7 +49,7 @@ def label_points(
     spots = axes.transData.transform(np.array([(x, y) for _, x, y in points], dtype=float))
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
     labels = []
-    for name, x, y in points:
+    for number, (name, x, y) in enumerate(points):
         text = axes.annotate(
             name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=9.5, zorder=5,
             path_effects=[withStroke(linewidth=3, foreground="white")],
@@ -59,7 +59,9 @@ def label_points(
         for order, place in enumerate(_PLACES):
             _move(text, place)
             box = text.get_window_extent()
-            costs.append((_meetings(box, axes.bbox, taken, segments), order))
+            # A name beside another point would be taken for that one's.
+            misleading = int(np.argmin(_distances(box, spots))) != number
+            costs.append((_meetings(box, axes.bbox, taken, segments) + 5 * misleading, order))
         place = _PLACES[min(costs)[1]]
         _move(text, place)
         if abs(place[0]) > _NEAR:
@@ -67,6 +69,13 @@ def label_points(
         taken.append(text.get_window_extent())
         labels.append(text)
     return labels
+
+
+def _distances(box: Bbox, spots: Array) -> Array:
+    """How far points [P, 2] are from a box: [P], in pixels."""
+    low, high = np.array([box.x0, box.y0]), np.array([box.x1, box.y1])
+    apart: Array = np.linalg.norm(np.maximum(0, np.maximum(low - spots, spots - high)), axis=1)
+    return apart
 
 
 def _lead(axes: Axes, point: tuple[float, float], place: tuple[int, int, str, str]) -> None:
