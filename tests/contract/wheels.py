@@ -25,7 +25,7 @@ TRANSFORMER_ENGINE = ("transformer_engine", "2.20.2", "transformer_engine/*", "*
 
 VLLM = ("vllm", "0.33.0", *(f"vllm/{file}.py" for file in (
     "__init__", "_custom_ops", "config/model", "config/parallel", "engine/arg_utils",
-    "entrypoints/llm", "envs", "logprobs", "model_executor/layers/utils",
+    "entrypoints/llm", "env_override", "envs", "logprobs", "model_executor/layers/utils",
     "model_executor/models/qwen2", "outputs", "platforms/__init__", "platforms/interface",
     "sampling_params", "v1/engine/core_client", "v1/engine/llm_engine", "v1/executor/__init__",
     "v1/executor/abstract", "v1/executor/uniproc_executor", "v1/serial_utils",

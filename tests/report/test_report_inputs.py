@@ -73,7 +73,7 @@ def test_what_does_not_go_together_is_refused(run, evaluations, analysis, tmp_pa
         write_report(run, evaluations[0])
     other = write_pruning(tmp_path / "p", BEFORE, [AFTER])
     with pytest.raises(
-        InputError, match="expected any number of runs, one pruning, one study, or any number"
+        InputError, match="any number of runs, one pruning, one harmonizing, one study, or any"
     ):
         write_report(run, other)
     with pytest.raises(InputError, match="give that folder too"):
