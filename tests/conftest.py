@@ -98,9 +98,10 @@ SLOW = {
 
 
 LONG = (
-    "integration/test_slurm.py", "integration/test_nemo_run.py", "integration/test_ends.py",
-    "integration/test_train.py", "integration/test_kill_points.py",
-    "integration/test_vllm_layout.py", "integration/test_evaluate.py",
+    "integration/test_slurm.py", "integration/test_ends.py", "integration/test_actor.py",
+    "integration/test_train.py", "integration/test_nemo_run.py", "integration/test_bad_runs.py",
+    "integration/test_evaluate.py", "integration/test_kill_points.py",
+    "integration/test_batches.py", "integration/test_vllm_layout.py",
 )  # fmt: skip
 """Files that take minutes, longest first."""
 
