@@ -615,8 +615,11 @@ def marked(mark):
     return found
 
 
-def interrupted(after, *fields):
-    """Ctrl-C, a second after a line of these words: status, text, seconds to the end, and rest."""
+def interrupted(after, *fields, there=None):
+    """Ctrl-C, a second after a line of these words, and when a file is there.
+
+    Returns its status, text, seconds to the end, and what is left.
+    """
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
         megaprune("train", *fields, "grading.environment=[MARK]"), env={**environment(), "MARK": mark},
@@ -632,6 +635,9 @@ def interrupted(after, *fields):
             text += line
             if after in line:
                 break
+        while there is not None and not there.exists():
+            assert process.poll() is None, text + process.stdout.read()
+            time.sleep(0.1)
         time.sleep(1)
         running = marked(mark)
         os.killpg(process.pid, signal.SIGINT)
@@ -681,7 +687,8 @@ def play_interrupted(folder):
     ]
     fields += ["checkpoint.wait=true"]
     story = SimpleNamespace(out=out)
-    story.one = interrupted("step 1/2", *fields)
+    saved = out / "checkpoints" / "iter_0000001"
+    story.one = interrupted("step 1/2", *fields, there=saved)
     story.one_tree = tree(out)
     story.two = interrupted("after step 1", *fields, "processes=2", "actor.tp=2")
     story.two_tree = tree(out)
