@@ -10,6 +10,7 @@ from typing import Any
 from megaprune import schema
 from megaprune.algorithms import registry
 from megaprune.algorithms.algorithm import Algorithm
+from megaprune.config.rounds import config_of_round
 from megaprune.config.run import Config, EngineConfig
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
@@ -75,9 +76,8 @@ class Round:
         Raises:
             InputError: there are fewer than a batch takes.
         """
-        shared, wandb = self._config, self._config.wandb
+        shared = self._config
         steps = steps_of(shared, groups)
-        folder = schema.harmonize_round(self.number)
         spec = {
             "loss": registry.to_spec("loss", shared.algorithm.loss),
             "num_minibatches": shared.algorithm.num_minibatches,
@@ -94,13 +94,8 @@ class Round:
                 shared.optimizer,
                 warmup_steps=min(math.ceil(shared.warmup_ratio * steps), steps - 1),
             ),
-            "wandb": replace(
-                wandb,
-                name=wandb.name and f"{wandb.name} {folder}",
-                group=wandb.group or wandb.name or Path(shared.out).resolve().name,
-            ),
         }
-        return Config(**{each.name: getattr(shared, each.name) for each in fields(Config)} | own)
+        return config_of_round(shared, schema.harmonize_round(self.number), own)
 
 
 def steps_of(config: HarmonizeConfig, groups: int) -> int:

@@ -39,8 +39,7 @@ from megaprune.harmonizing.reference import write_reference
 from megaprune.harmonizing.rounds import Round, evaluations_of_test
 from megaprune.harmonizing.table import write_weights
 from megaprune.report import write_report
-from megaprune.trainer.checkpoint import export
-from megaprune.trainer.checkpoint_files import best_whole, checkpoint_path
+from megaprune.trainer.checkpoint import export_best
 from megaprune.trainer.loop import train
 from megaprune.trainer.run_lock import RunLock
 from megaprune.trainer.weighted import read_chosen
@@ -149,13 +148,8 @@ class Record:
         folder = Path(run.out)
         model, step, score = folder / schema.MODEL_FOLDER, run.steps, None
         if self._config.choose == "best":
-            checkpoints = folder / schema.CHECKPOINTS_FOLDER
-            score = best_whole(checkpoints, run.checkpoint)
-            if score is None:
-                raise InputError(f"nothing was validated in {folder}; give validation.every=STEPS")
-            if (step := score.step) != run.steps:
-                model = folder / schema.CHOSEN_FOLDER
-                export(checkpoint_path(checkpoints, step), model, run.checkpoint.verify)
+            model, score = export_best(run)
+            step = score.step
         statistics = current.folder / schema.STATISTICS_FILE
         self._rounds.append(
             {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rich.table import Table
 
 from megaprune import schema
 from megaprune.config.limits import validation_limit
+from megaprune.config.rounds import config_of_round
 from megaprune.config.run import Config
 from megaprune.distributed import world
 from megaprune.distributed.objects import broadcast_from_rank0
@@ -113,7 +114,7 @@ class Rounds:
             model: the model that it begins with.
         """
         shared, limit = self._config, self._config.limits[number - 1]
-        folder, wandb = schema.round_folder(number, limit), self._config.wandb
+        folder = schema.round_folder(number, limit)
         own = {
             "model": model,
             "out": str(self._folder / folder),
@@ -125,13 +126,8 @@ class Rounds:
                 first=number == 1 or shared.validation.first,
                 max_response_length=self._validation_limit(),
             ),
-            "wandb": replace(
-                wandb,
-                name=wandb.name and f"{wandb.name} {folder}",
-                group=wandb.group or wandb.name or self._folder.resolve().name,
-            ),
         }
-        return Config(**{field.name: getattr(shared, field.name) for field in fields(Config)} | own)
+        return config_of_round(shared, folder, own)
 
     def _validation_limit(self) -> int | None:
         """The same for all rounds, whose models are of one shape."""
@@ -146,18 +142,10 @@ class Rounds:
         Args:
             run: the configuration of a run that has ended.
         """
-        from megaprune.trainer.checkpoint import export
-        from megaprune.trainer.checkpoint_files import best_whole, checkpoint_path
+        from megaprune.trainer.checkpoint import export_best
 
         folder = Path(run.out)
-        checkpoints = folder / schema.CHECKPOINTS_FOLDER
-        score = best_whole(checkpoints, run.checkpoint)
-        if score is None:
-            raise InputError(f"nothing was validated in {folder}; give validation.every=STEPS")
-        model = folder / schema.MODEL_FOLDER
-        if score.step != run.steps:
-            model = folder / schema.CHOSEN_FOLDER
-            export(checkpoint_path(checkpoints, score.step), model, run.checkpoint.verify)
+        model, score = export_best(run)
         if not self._rounds:
             self._base = _validation_at(folder, 0)
         self._rounds.append(

@@ -23,10 +23,11 @@ import megaprune.actor  # noqa: F401  # before Megatron-core: see actor/transfor
 from megatron.core import dist_checkpointing
 from torch.distributed.checkpoint.api import CheckpointException
 
+from megaprune import schema
 from megaprune.actor.actor import Actor
 from megaprune.actor.cpu import redirect_cuda
 from megaprune.actor.megatron_versions import READS_COMMON_OBJECT
-from megaprune.config.run import CheckpointConfig
+from megaprune.config.run import CheckpointConfig, Config
 from megaprune.distributed.device import device
 from megaprune.distributed.objects import all_gather_object, broadcast_from_rank0
 from megaprune.distributed.world import raise_on_all_ranks
@@ -37,6 +38,7 @@ from megaprune.trainer.checkpoint_files import (
     Best,
     Score,
     Shelf,
+    best_whole,
     checkpoint_path,
     damage_of,
     put_aside,
@@ -250,6 +252,29 @@ def export(checkpoint: Path, out: Path, verify: str = "full") -> None:
         InputError: it is damaged; or `out` cannot be written.
     """
     megatron_to_hf(checkpoint, out, lambda *_: lambda *_: None, overwrite=True, digests=verify)
+
+
+def export_best(run: Config) -> tuple[Path, Score]:
+    """Choose the best model of a run that has ended, and make it if it is not the last one.
+
+    Not collective.
+
+    Returns:
+        Its Hugging Face folder, and its score.
+
+    Raises:
+        InputError: nothing was validated, or as `export`.
+    """
+    folder = Path(run.out)
+    checkpoints = folder / schema.CHECKPOINTS_FOLDER
+    score = best_whole(checkpoints, run.checkpoint)
+    if score is None:
+        raise InputError(f"nothing was validated in {folder}; give validation.every=STEPS")
+    if score.step == run.steps:
+        return folder / schema.MODEL_FOLDER, score
+    model = folder / schema.CHOSEN_FOLDER
+    export(checkpoint_path(checkpoints, score.step), model, run.checkpoint.verify)
+    return model, score
 
 
 def _has_common_object(path: Path) -> bool:

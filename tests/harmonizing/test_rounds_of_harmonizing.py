@@ -12,6 +12,7 @@ from megaprune.errors import InputError
 from megaprune.harmonizing import run as harmonizing
 from megaprune.harmonizing.config import read_harmonize_config
 from megaprune.harmonizing.rounds import Round, evaluations_of_test, steps_of
+from megaprune.trainer import checkpoint
 from megaprune.trainer.learner import learning_rate
 
 
@@ -89,8 +90,8 @@ def test_the_model_of_a_round(config, tmp_path, monkeypatch, choose, step):
     (current.folder / schema.STATISTICS_FILE).write_text(json.dumps(statistics))
     exported = []
     best = SimpleNamespace(step=2, accuracy=0.5, length=20.0)
-    monkeypatch.setattr(harmonizing, "best_whole", lambda folder, config: best)
-    monkeypatch.setattr(harmonizing, "export", lambda *where: exported.append(where[:2]))
+    monkeypatch.setattr(checkpoint, "best_whole", lambda folder, config: best)
+    monkeypatch.setattr(checkpoint, "export", lambda *where: exported.append(where[:2]))
     record = harmonizing.Record(shared)
     assert (record.next, record.model) == (1, shared.model)
     record.add(current, run)
