@@ -142,8 +142,9 @@ def test_the_table_of_a_weight_sync(layout, row):
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """The files that a page names are written, into the current folder."""
+    """The files that a page names are written, into the current folder, beside the examples."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def write(page):

@@ -210,8 +210,6 @@ def run(
         return status
     except InputError as error:
         _end_by_mistake(error)
-    except KeyboardInterrupt as error:
-        _end_by_interrupt(error)
     except Exception as error:  # noqa: BLE001 (named, printed whole, and the job ends)
         _end_by_failure(error)
 
@@ -227,14 +225,6 @@ def _end_by_mistake(error: InputError) -> NoReturn:
     print(f"megaprune: error: {text}", file=sys.stderr, flush=True)
     # Not through the interpreter's end: engines would wait there for ranks that are gone.
     _leave(1)
-
-
-def _end_by_interrupt(error: KeyboardInterrupt) -> NoReturn:
-    if not _is_alone():
-        time.sleep(_FIRST_RANK_SPEAKS_SECONDS)  # the watch says so, and ends this
-    where = _phase_of(error)
-    print(f"megaprune: interrupted in phase {where!r}{_advice()}", file=sys.stderr, flush=True)
-    _leave(128 + signal.SIGINT)
 
 
 def _end_by_failure(error: Exception) -> NoReturn:
@@ -290,7 +280,8 @@ class _Watch(threading.Thread):
         self._alone: float | None = None
         self._read, write = os.pipe()
         os.set_blocking(write, False)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        # No exception: Python drops one that is raised in a finalizer.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(write)
         self.start()
@@ -301,7 +292,7 @@ class _Watch(threading.Thread):
         while True:
             ready, _, _ = select.select([self._read], [], [], _LOOK_SECONDS)
             came = os.read(self._read, 1)[0] if ready else 0
-            if came == signal.SIGTERM or (came == signal.SIGINT and not _is_alone()):
+            if came in (signal.SIGINT, signal.SIGTERM):
                 self._end(came)
             elif (launcher := self._launchers.gone()) is not None:
                 self._end_as_orphan(launcher)
@@ -311,7 +302,12 @@ class _Watch(threading.Thread):
                 self._end(came)
 
     def _end(self, number: int) -> NoReturn:
-        _say_error(f"was ended by {signal.Signals(number).name} in phase {_phase!r}{_advice()}")
+        alone = os.environ["WORLD_SIZE"] == "1"
+        if number == signal.SIGINT and alone:
+            _say_error(f"interrupted in phase {_phase!r}{_advice()}")
+        else:
+            name = signal.Signals(number).name
+            _say_rank(f"was ended by {name} in phase {_phase!r}{_advice()}")
         _leave(128 + number)
 
     def _end_as_orphan(self, launcher: int) -> None:
@@ -324,7 +320,7 @@ class _Watch(threading.Thread):
             signal.alarm(int(ORPHAN_SECONDS + 2 * _PEER_SECONDS))
             _forget_closed_streams()
             can = "ends" if _stop_requested is None else "saves after this step, and ends"
-            _say_error(
+            _say_rank(
                 f"has lost process {launcher}, which launched it, in phase {_phase!r}: it {can}"
                 f"{_advice() if _stop_requested is None else ''}"
             )
@@ -334,23 +330,23 @@ class _Watch(threading.Thread):
         if self._alone is None and any(is_gone(peer) for peer in self.peers):
             self._alone = now
         if self._alone is not None and now > self._alone + _PEER_SECONDS:
-            _say_error(f"ends in phase {_phase!r}: another rank has ended{_advice()}")
+            _say_rank(f"ends in phase {_phase!r}: another rank has ended{_advice()}")
             _leave(os.EX_TEMPFAIL)
         if now > self._orphaned + ORPHAN_SECONDS:
-            _say_error(
+            _say_rank(
                 f"ends in phase {_phase!r}: it could not save within ORPHAN_SECONDS="
                 f"{ORPHAN_SECONDS:g}{_advice()}"
             )
             _leave(os.EX_TEMPFAIL)
 
 
-def _is_alone() -> bool:
-    return os.environ["WORLD_SIZE"] == "1"
+def _say_rank(text: str) -> None:
+    _say_error(f"rank {rank()} {text}")
 
 
 def _say_error(text: str) -> None:
     with suppress(OSError):  # nobody reads it
-        print(f"megaprune: rank {rank()} {text}", file=sys.stderr, flush=True)
+        print(f"megaprune: {text}", file=sys.stderr, flush=True)
 
 
 def _forget_closed_streams() -> None:

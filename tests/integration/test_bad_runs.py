@@ -669,7 +669,7 @@ def test_a_rank_that_is_killed(tmp_path):
     text, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "Traceback" not in text, text
-    (line,) = [line for line in said(text) if "killed" in line]
+    (line,) = [line for line in said(text) if "was killed by" in line]
     assert line.startswith("megaprune: rank 1 was killed by SIGKILL, and the others were ended")
     assert "goes on from the last checkpoint" in line
     assert marked(mark) == []
