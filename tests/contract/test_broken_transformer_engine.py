@@ -46,7 +46,8 @@ def run(transformer_engine, tmp_path):
 
 def check(output, errors, reason):
     assert output == "False False"
-    (line,) = errors.splitlines()
+    # A build of torch for CUDA logs where it looks for a compiler.
+    (line,) = [line for line in errors.splitlines() if "torch/utils/cpp_extension.py" not in line]
     assert f"Transformer Engine is installed and cannot be loaded ({reason}" in line
 
 
