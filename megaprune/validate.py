@@ -92,7 +92,7 @@ def check_pruning(config: PruneConfig, processes: int) -> None:
 
 def check_harmonizing(config: HarmonizeConfig, processes: int) -> None:
     """Check a harmonizing and its test, as `check_run` does a run."""
-    from megaprune.harmonizing.presampled import check_presampled
+    from megaprune.harmonizing.presampled import check_measured, check_presampled
     from megaprune.harmonizing.rounds import evaluations_of_test
 
     refuse(harmonize_problems(config))
@@ -102,7 +102,10 @@ def check_harmonizing(config: HarmonizeConfig, processes: int) -> None:
     check_presampled(config, load_tokenizer(Path(config.model)), problems)
     if config.test.data:
         before, _ = evaluations_of_test(config, config.model)
-        check_evaluation(before, processes)
+        if config.test.before is None:
+            check_evaluation(before, processes)
+        else:
+            check_measured(before, load_tokenizer(Path(config.model)))
 
 
 def check_evaluation(config: EvaluateConfig, processes: int) -> None:

@@ -128,29 +128,22 @@ def _run_jobs(options: argparse.Namespace, jobs: Mapping[int, Job]) -> int:
             return processes_of(first)
         return first.processes or smallest_world(first.rollout.tp)
 
-    def check(count: int) -> None:
-        from megaprune.validate import check_evaluation, check_run
-
-        if isinstance(first, Config):
-            check_run(first, count)
-        else:
-            check_evaluation(first, count)
-
     def job() -> None:
         import gc
 
         with importing():
             from megaprune.distributed import world
-            from megaprune.evaluation.run import evaluate
-            from megaprune.trainer.loop import train
+            from megaprune.study.work import do
 
         for each in left:
-            if isinstance(each.config, Config):
-                train(each.config)
-            else:
-                evaluate(each.config)
+            do(each.config)
             world.say_when_interrupted(None)  # what it said was of this job
             gc.collect()  # both engines' memory, before the next job's are built
+
+    def check(count: int) -> None:
+        from megaprune.study.work import check
+
+        check(first, count)
 
     words = ["study", *options.fields, "--index", ",".join(map(str, jobs))]
     deterministic = isinstance(first, Config) and first.deterministic

@@ -75,6 +75,11 @@ class HeldOutConfig:
         doc="Parquet files or folders with verl's columns; each data_source is a set. Empty: the "
         "model is not measured.",
     )
+    before: str | None = field(
+        default=None,
+        doc="Folder of an evaluation of the start model with the same settings, which is taken. "
+        "Null: the start model is measured.",
+    )
     n: int | None = field(
         default=None,
         gt=0,

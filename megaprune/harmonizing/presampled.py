@@ -1,4 +1,4 @@
-"""Responses that were drawn before: whether they are of this model, and can be learned from."""
+"""Evaluations that were made before: whether a harmonizing can take them for its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megaprune import schema
+from megaprune.config.fields import leaves, shown
 from megaprune.config.read import from_yaml
 from megaprune.data import Problem
 from megaprune.errors import InputError, counted
@@ -22,15 +23,60 @@ def read_presampled_config(folder: Path) -> EvaluateConfig:
     Raises:
         InputError: it is no evaluation's folder.
     """
+    return _read_config("presample.folder", folder, "data.train")
+
+
+def _read_config(name: str, folder: Path, data: str) -> EvaluateConfig:
     path = folder / schema.CONFIG_FILE
     try:
         return from_yaml(EvaluateConfig, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, InputError) as error:
         raise InputError(
-            f"presample.folder={folder}: {path} cannot be read as an evaluation's configuration "
+            f"{name}={folder}: {path} cannot be read as an evaluation's configuration "
             f"({' '.join(str(error).split())}); expected the folder of a `megaprune evaluate` of "
-            f"data.train"
+            f"{data}"
         ) from error
+
+
+_MEASURING = (
+    "data", "n", "max_response_length", "temperature", "top_p", "max_prompt_length",
+    "enable_thinking",
+)  # fmt: skip
+"""Fields of an evaluation that must be alike if two are to be compared, beside `grading`."""
+
+
+def check_measured(expected: EvaluateConfig, tokenizer: Any) -> None:
+    """See that the evaluation in `test.before` is the one that would be made of the start model.
+
+    Args:
+        expected: that one, whose folder is `test.before`.
+        tokenizer: of the model.
+
+    Raises:
+        InputError: it is of another model, has other settings, or has not ended.
+    """
+    folder = Path(expected.out)
+    measured, advice = _read_config("test.before", folder, "test.data"), "measure it anew with null"
+    identity = model_identity(Path(expected.model), tokenizer)
+    if different := differing_parts(read_identity(folder), identity):
+        raise InputError(
+            f"test.before={folder}: it is not of model={expected.model}: {different}; {advice}"
+        )
+    ours, theirs = (
+        {name: getattr(config, name) for name in _MEASURING} | dict(leaves(config.grading))
+        for config in (expected, measured)
+    )
+    if wrong := [name for name in ours if ours[name] != theirs[name]]:
+        raise InputError(
+            f"test.before={folder}: "
+            + "; ".join(f"{name} is {shown(theirs[name])} there" for name in wrong)
+            + f"; expected {', '.join(shown(ours[name]) for name in wrong)}: give test.* the same, "
+            f"or {advice}"
+        )
+    if not (folder / schema.SUMMARY_FILE).is_file():
+        raise InputError(
+            f"test.before={folder}: that evaluation has not ended; go on with it first, or {advice}"
+        )
 
 
 def drawn_as_trained(config: EvaluateConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -115,6 +116,22 @@ def steps_of(config: HarmonizeConfig, groups: int) -> int:
     return min(steps, config.steps)
 
 
+def finished(config: HarmonizeConfig) -> bool:
+    """Say whether a harmonizing has done all that it was to do, as its folder says."""
+    folder = Path(config.out)
+    try:
+        text = (folder / schema.HARMONIZE_FILE).read_text(encoding="utf-8")
+        rounds = len(json.loads(text)["rounds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return rounds >= config.rounds and (folder / schema.MODEL_FOLDER).exists()
+
+
+def folder_before(config: HarmonizeConfig) -> Path:
+    """Return the folder of the evaluation of the start model."""
+    return Path(config.test.before or Path(config.out) / schema.BEFORE_FOLDER)
+
+
 def evaluations_of_test(
     config: HarmonizeConfig, model: str
 ) -> tuple[EvaluateConfig, EvaluateConfig]:
@@ -126,7 +143,7 @@ def evaluations_of_test(
     out, measured = Path(config.out), config.test
     before = EvaluateConfig(
         model=config.model,
-        out=str(out / schema.BEFORE_FOLDER),
+        out=str(folder_before(config)),
         data=measured.data,
         n=measured.n,
         max_response_length=measured.max_response_length,

@@ -25,6 +25,7 @@ from typing import Any
 import torch.distributed as dist
 
 from megaprune import schema
+from megaprune.config.given import value_as_written
 from megaprune.config.run import Config
 from megaprune.data import load_tokenizer
 from megaprune.data.on_node import read_problems_on_node
@@ -36,7 +37,7 @@ from megaprune.files import replace_link, replace_text, writing
 from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.harmonizing.presampled import drawn_as_trained, read_presampled_config
 from megaprune.harmonizing.reference import write_reference
-from megaprune.harmonizing.rounds import Round, evaluations_of_test
+from megaprune.harmonizing.rounds import Round, evaluations_of_test, folder_before
 from megaprune.harmonizing.table import write_weights
 from megaprune.report import write_report
 from megaprune.trainer.checkpoint import export_best
@@ -66,7 +67,8 @@ def harmonize(config: HarmonizeConfig) -> None:
         if world.stop_requested():
             raise world.Stopped(f"round {number} of {config.rounds} has ended")
     if config.test.data:
-        for evaluation in evaluations_of_test(config, record.model):
+        before, after = evaluations_of_test(config, record.model)
+        for evaluation in [after] if config.test.before else [before, after]:
             world.say(f"test of {evaluation.model}")
             evaluate(evaluation)
             gc.collect()  # the engine's memory, before the next one is built
@@ -170,7 +172,7 @@ class Record:
         if self._config.test.data:
             path = self._folder / schema.AFTER_FOLDER / schema.SUMMARY_FILE
             after = json.loads(path.read_text(encoding="utf-8"))
-            path = self._folder / schema.BEFORE_FOLDER / schema.SUMMARY_FILE
+            path = folder_before(self._config) / schema.SUMMARY_FILE
             before = json.loads(path.read_text(encoding="utf-8"))
             test = {
                 name: {
@@ -187,7 +189,12 @@ class Record:
         world.say(f"report: {write_report(self._folder)}")
 
     def _write(self, test: dict[str, Any] | None) -> None:
-        content = {"method": self._config.method, "rounds": self._rounds, "test": test}
+        content = {
+            "method": self._config.method,
+            "rounds": self._rounds,
+            "before": value_as_written("test.before", self._config.test.before),
+            "test": test,
+        }
         with writing(self._file):
             replace_text(self._file, json.dumps(content, indent=2) + "\n")
 

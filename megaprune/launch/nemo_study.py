@@ -19,18 +19,15 @@ from megaprune.study.jobs import jobs_of
 
 def study(
     config: StudyConfig, venv: str = ".venv", is_local: bool = False
-) -> list[tuple[str, run.Script, bool]]:
-    """List the jobs of a study: their names, their scripts, and whether they need references.
+) -> list[tuple[str, run.Script, tuple[str, ...]]]:
+    """List the jobs of a study: their names, their scripts, and the names of those before them.
 
     Args:
         venv: with megaprune in it, where the jobs run.
         is_local: the jobs begin on one host; else on each node of a Slurm job.
     """
     program = "megaprune" if is_local else "megaprune-node"
-    return [
-        (job.name, script(venv, program, job.words), job.needs_references)
-        for job in jobs_of(config)
-    ]
+    return [(job.name, script(venv, program, job.words), job.needs) for job in jobs_of(config)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,13 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"megaprune: error: {for_people(str(error))}", file=sys.stderr)
         return 1
     with run.Experiment("study") as experiment:
-        before = ""
-        for name, task, needs_references in jobs:
+        added: dict[str, str] = {}
+        for name, task, needs in jobs:
             if dryrun:
                 print(f"# {name}\n{task.inline}")
-            after = [before] if needs_references and before else []
-            added = experiment.add(task, executor.clone(), name, dependencies=after)
-            before = added if name == "references" else before
+            after = [added[job] for job in needs]
+            added[name] = experiment.add(task, executor.clone(), name, dependencies=after)
         if dryrun:
             experiment.dryrun()
         else:

@@ -43,7 +43,8 @@ def harmonize_page(path: Path, analyses: Sequence[Path], out: Path) -> page.Page
         parts = [page.notes(notes), rounds, page.figures("Thoughts", behaviours)]
         parts.append(f"<h2>Configuration</h2>{configuration}")
         return page.make_page(title, f"{header}\n{page.facts(facts)}", parts, behaviours)
-    before, after = path / schema.BEFORE_FOLDER, path / schema.AFTER_FOLDER
+    before = Path(record.get("before") or path / schema.BEFORE_FOLDER)
+    after = path / schema.AFTER_FOLDER
     comparison = read_comparison([before, after], before)
     return show_comparison(comparison, analyses, title, [page.notes(notes), rounds], configuration)
 

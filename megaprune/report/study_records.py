@@ -23,7 +23,9 @@ from megaprune.report.run_records import (
     AnswerTable,
     Array,
     RunRecord,
+    find_setting,
     read_answers,
+    read_config,
     read_run,
 )
 from megaprune.report.study_measures import (
@@ -136,16 +138,10 @@ def read_study(path: Path) -> StudyRecord:
             f"{file}: cannot be read as the runs of a study ({error!r}); `megaprune study` writes "
             f"it: run the same command again"
         ) from error
-    start, runs = _read_start(start_folder), list[RunRecord]()
-    missing, measured = list[str](), list[Measured]()
-    for (name, *_), folder in zip(named, folders, strict=True):
-        run = read_run(folder) if (folder / schema.METRICS_FILE).is_file() else None
-        answers = None if run is None else _last_answers(run)
-        if run is None or answers is None:
-            missing.append(name)
-        else:
-            runs.append(run)
-            measured.append(Measured.of(answers))
+    start, jobs = _read_evaluation(start_folder), [_read_job(folder) for folder in folders]
+    missing = [name for (name, *_), job in zip(named, jobs, strict=True) if job is None]
+    runs = [job for job in jobs if job is not None]
+    measured = [job.measured for job in runs]
     if not runs:
         raise InputError(f"{path}: no run of this study is done; run the same command again")
     groups = groups_of(start, measured)
@@ -156,7 +152,7 @@ def read_study(path: Path) -> StudyRecord:
         )
     ]
     for row, run in zip(done, runs, strict=True):
-        row.numbers.update(_costs(run))
+        row.numbers.update(_costs(run.trainings))
     by_variant = {row.numbers["variant"]: list[StudyRun]() for row in done}
     for row in done:
         by_variant[row.numbers["variant"]].append(row)
@@ -164,7 +160,7 @@ def read_study(path: Path) -> StudyRecord:
         by_variant = {START: [_start_run(start, groups, budgets)], **by_variant}
     _add_gaps(by_variant)
     models = with_front([_variant(name, rows, start, budgets) for name, rows in by_variant.items()])
-    limits = {run.validation_limit for run in runs}
+    limits = {run.limit for run in runs}
     config = path / schema.CONFIG_FILE
     return StudyRecord(
         path=path,
@@ -196,7 +192,39 @@ def with_front(models: Sequence[StudyVariant]) -> list[StudyVariant]:
     ]
 
 
-def _read_start(folder: Path) -> Measured | None:
+@dataclass(frozen=True, eq=False)
+class _DoneJob:
+    """A job of a study that is done: how its model is measured, within which limit; its runs."""
+
+    measured: Measured
+    limit: int | None
+    trainings: tuple[RunRecord, ...]
+
+
+def _read_job(folder: Path) -> _DoneJob | None:
+    """A run, a harmonizing or an evaluation; None if it is not done."""
+    if (folder / schema.METRICS_FILE).is_file():
+        run = read_run(folder)
+        answers = _last_answers(run)
+        if answers is None:
+            return None
+        return _DoneJob(Measured.of(answers), run.validation_limit, (run,))
+    if not (file := folder / schema.HARMONIZE_FILE).is_file():
+        evaluation, rounds = folder, list[dict[str, Any]]()
+    else:
+        evaluation = folder / schema.AFTER_FOLDER
+        rounds = json.loads(file.read_text(encoding="utf-8"))["rounds"]
+    measured = _read_evaluation(evaluation)
+    if measured is None:
+        return None
+    _, settings = read_config(evaluation / schema.CONFIG_FILE, [])
+    runs = [folder / schema.harmonize_round(r["round"]) / schema.TRAIN_FOLDER for r in rounds]
+    return _DoneJob(
+        measured, find_setting(settings, "max_response_length"), tuple(map(read_run, runs))
+    )
+
+
+def _read_evaluation(folder: Path) -> Measured | None:
     if not (folder / schema.SUMMARY_FILE).is_file():
         return None
     return Measured.of(read_answers(*sorted((folder / schema.SAMPLES_FOLDER).glob("*/*.parquet"))))
@@ -240,10 +268,15 @@ def _add_gaps(by_variant: Mapping[str, Sequence[StudyRun]]) -> None:
             run.numbers["efficiency_gap"] = gap
 
 
-def _costs(run: RunRecord) -> dict[str, Any]:
-    """What a run's training took, and what its reward did to right answers, mean over steps."""
-    seconds, tokens = (run.series(name)[1] for name in (schema.SECONDS_STEP, schema.TOKENS))
-    measuring = run.series(schema.VALIDATION_SECONDS)[1]
+def _costs(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """What training took in all, and what a reward did to right answers, mean over steps."""
+
+    def series(name: str) -> Array:
+        values: Array = np.concatenate([np.zeros(0), *(run.series(name)[1] for run in runs)])
+        return values
+
+    seconds, tokens = series(schema.SECONDS_STEP), series(schema.TOKENS)
+    measuring = series(schema.VALIDATION_SECONDS)
     costs: dict[str, Any] = {
         "steps": len(seconds),
         "training_seconds": float(seconds.sum()),
@@ -251,7 +284,7 @@ def _costs(run: RunRecord) -> dict[str, Any]:
         "validation_seconds": float(measuring.sum()),
     }
     for name in SHAPING:
-        values = run.series(name)[1]
+        values = series(name)
         known = values[np.isfinite(values)]
         costs[name] = float(known.mean()) if len(known) else None
     return costs

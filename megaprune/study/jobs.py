@@ -1,17 +1,14 @@
-"""The jobs of a study: an evaluation of the start model, and a run for each variant and seed."""
+"""The jobs of a study: evaluations of the start model, and a job for each variant and seed."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-
-from omegaconf import OmegaConf
 
 from megaprune import schema
 from megaprune.config.fields import leaves, shown
@@ -20,39 +17,33 @@ from megaprune.config.read import dotted
 from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
+from megaprune.harmonizing.config import HarmonizeConfig, read_harmonize_config
+from megaprune.harmonizing.rounds import Round
+from megaprune.harmonizing.rounds import finished as harmonized
 from megaprune.hub import find_model
 from megaprune.lease import holder_of
-from megaprune.rules import evaluate_problems, refuse, run_problems
+from megaprune.rules import evaluate_problems, harmonize_problems, refuse, run_problems
 from megaprune.study.config import StudyConfig
+from megaprune.study.variants import Fields, Variant, command_of, study_problems, variants_of
 from megaprune.weights.model import read_config as read_model_config
 from megaprune.weights.rope import context_of
 
 T = TypeVar("T")
-
-Fields = Mapping[str, Any]
-"""Values of fields by their dotted names."""
 
 BUDGETS = 6
 """So many budgets, each half of the one before, if the study does not say others."""
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to train: its name, and the fields that it has beside those of all runs."""
-
-    name: str
-    fields: Fields
-
-
-@dataclass(frozen=True)
 class Job:
-    """A run of a study, or an evaluation of its start model.
+    """A run, a harmonizing or an evaluation of a study.
 
     Args:
         name: also that of its folder.
         words: the arguments of megaprune that it is the same as.
-        config: of the run or the evaluation.
-        variant, seed: of a run.
+        config: of the run, the harmonizing or the evaluation.
+        variant, seed: None and 0 for an evaluation that others need.
+        needs: the names of jobs that must be done before it can begin.
     """
 
     name: str
@@ -60,15 +51,13 @@ class Job:
     config: Config | EvaluateConfig
     variant: Variant | None = None
     seed: int = 0
-
-    @property
-    def needs_references(self) -> bool:
-        """Whether it can only begin when the start model's references are there."""
-        return isinstance(self.config, Config) and bool(self.config.algorithm.needs_reference)
+    needs: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
         """Whether it has done all that it was to do, as its folder says."""
+        if isinstance(self.config, HarmonizeConfig):
+            return harmonized(self.config)
         if isinstance(self.config, Config):
             # It needs torch, which whoever submits jobs need not have.
             from megaprune.trainer.checkpoint_files import finished
@@ -97,83 +86,149 @@ class Job:
         return same
 
 
-def study_problems(config: StudyConfig) -> Iterator[str]:
-    """Yield what is wrong with the fields of a study by themselves."""
-    if not config.seeds or len({*config.seeds}) < len(config.seeds):
-        yield f"seeds={config.seeds}; expected one or more, each once"
-    for name, fields in config.variants.items():
-        if fields is not None and not isinstance(fields, Mapping):
-            yield (
-                f"variants.{name}={fields!r}; expected a mapping of fields to values, as in "
-                f"variants.{name}.algorithm.reward.name=relative"
-            )
-
-
-def variants_of(config: StudyConfig) -> list[Variant]:
-    """Return all variants, each with every combination of the grid.
-
-    Raises:
-        InputError: two have the same name, or a name cannot be that of a folder.
-    """
-    named = {name: dict(dotted(fields or {})) for name, fields in config.variants.items()}
-    grid = {name: _values(name, value) for name, value in dotted(config.grid)}
-    variants = []
-    for (name, fields), values in itertools.product(
-        (named or {"": {}}).items(), itertools.product(*grid.values())
-    ):
-        chosen = dict(zip(grid, values, strict=True))
-        parts = [name] * bool(name) + [_label(field, chosen[field]) for field in chosen]
-        variants.append(Variant("_".join(parts) or "run", {**fields, **chosen}))
-    names = [variant.name for variant in variants]
-    for name in names:
-        if not re.fullmatch(r"[\w+=-][\w.+=-]*", name):
-            raise InputError(
-                f"variant {name!r} cannot be the name of a folder; expected letters, digits and "
-                f"any of . _ + = -"
-            )
-        if names.count(name) > 1:
-            raise InputError(f"two variants have the name {name!r}; give each a name of its own")
-    return variants
-
-
 def jobs_of(config: StudyConfig) -> list[Job]:
     """Return the jobs in the order in which they are done: those of the first seed come first.
 
-    The evaluation of the start model is the first, followed by that on the training problems, if a
-    reward needs it. Every model is measured by the last validation of its run, alike.
+    The evaluation of the start model is the first. Others of it follow, if they are needed: on the
+    training problems for rewards that compare with it, and one for each seed that harmonizings draw
+    their responses with. Every model is measured alike, a run's by its last validation.
 
     Raises:
-        InputError: a run's fields cannot be, which is named; runs begin with different models; or
+        InputError: a job's fields cannot be, which is named; runs begin with different models; or
             it is not said how they are measured.
     """
     refuse(study_problems(config))
     variants, shared = variants_of(config), dict(dotted(config.run))
-    folder, first = Path(config.out), _run(config, shared, variants[0], config.seeds[0])
+    trained = [each for each in variants if command_of(shared, each) != "evaluate"]
+    if not trained:
+        raise InputError("every variant is an evaluation; expected one that is trained")
+    first = _read(config, shared, trained[0], config.seeds[0])
     model = find_model(first.model)
     test_words = _test_words(config, first, model)
     test = _named("evaluate", lambda: read_evaluate_config(test_words))
     _named("evaluate", lambda: refuse(_test_problems(test)))
-    measured = {
-        "model": model,
-        "data.validation": test.data[0],
-        "validation.n": test.n,
-        "validation.max_response_length": test.max_response_length,
-        "validation.temperature": test.temperature,
-        "validation.top_p": test.top_p,
-        "wandb.group": first.wandb.group or folder.resolve().name,
-    }
-    jobs = [Job(schema.START_FOLDER, ("evaluate", *test_words), test)]
-    runs = [
-        _run_job(config, shared, first.model, measured, variant, seed)
-        for seed in config.seeds
-        for variant in variants
-    ]
-    if any(run.needs_references for run in runs):
-        words = _reference_words(config, first, test, model)
-        references = _named("references", lambda: read_evaluate_config(words))
-        _named("references", lambda: refuse(evaluate_problems(references)))
-        jobs.append(Job(schema.REFERENCES_FOLDER, ("evaluate", *words), references))
-    return [*jobs, *runs]
+    make = _Maker(config, shared, first, model, test)
+    runs = [make.job(variant, seed) for seed in config.seeds for variant in variants]
+    start = Job(schema.START_FOLDER, ("evaluate", *test_words), test)
+    return [start, *make.evaluations.values(), *runs]
+
+
+class _Maker:
+    """Makes the jobs of a study, and the evaluations of the start model that they need.
+
+    Args:
+        shared: the fields of all runs.
+        first: one of them, as it is without what the study adds.
+        model: the start model's folder.
+        test: its evaluation.
+
+    Attributes:
+        evaluations: those that jobs need, by their names.
+    """
+
+    def __init__(
+        self, config: StudyConfig, shared: Fields, first: Config, model: str, test: EvaluateConfig
+    ):
+        self._config, self._shared, self._first = config, shared, first
+        self._model, self._test = model, test
+        self._group = first.wandb.group or Path(config.out).resolve().name
+        self.evaluations: dict[str, Job] = {}
+
+    def job(self, variant: Variant, seed: int) -> Job:
+        """Return the job of a variant with a seed."""
+        make = {"train": self._run, "harmonize": self._harmonizing, "evaluate": self._evaluation}
+        return make[command_of(self._shared, variant)](variant, seed)
+
+    def _run(self, variant: Variant, seed: int) -> Job:
+        """A run, measured by its last validation."""
+        name, plain, test = _job_name(variant, seed), self._plain(variant, seed), self._test
+        shared = self._shared
+        own = {
+            # What is measured last counts; more is measured if the study's fields say so.
+            "validation.every": plain.steps,
+            "validation.first": False,
+            **{name: value for name, value in shared.items() if name.startswith("validation.")},
+            "model": self._model,
+            "data.validation": test.data[0],
+            "validation.n": test.n,
+            "validation.max_response_length": test.max_response_length,
+            "validation.temperature": test.temperature,
+            "validation.top_p": test.top_p,
+            "wandb.group": self._group,
+        }
+        needs: tuple[str, ...] = ()
+        if plain.algorithm.needs_reference and plain.data.references is None:
+            needs = (schema.REFERENCES_FOLDER,)
+            words = _reference_words(self._config, self._first, test, self._model)
+            self._add_evaluation(schema.REFERENCES_FOLDER, words)
+            own["data.references"] = str(Path(self._config.out) / schema.REFERENCES_FOLDER)
+        words = _words_of(self._config, shared, variant, seed, own)
+        run = _named(name, lambda: read_config(words))
+        _named(name, lambda: refuse(run_problems(run)))
+        return Job(name, ("train", *words), run, variant, seed, needs)
+
+    def _harmonizing(self, variant: Variant, seed: int) -> Job:
+        """A harmonizing, measured by its test; those that draw alike share the responses."""
+        name, plain, test = _job_name(variant, seed), self._plain(variant, seed), self._test
+        assert isinstance(plain, HarmonizeConfig)
+        given = {**self._shared, **variant.fields}
+        own = {
+            "model": self._model,
+            "test.data": test.data,
+            "test.n": test.n,
+            "test.max_response_length": test.max_response_length,
+            "test.temperature": test.temperature,
+            "test.top_p": test.top_p,
+            "test.budgets": test.budgets,
+            "test.before": test.out,
+            "presample.seed": given.get("presample.seed", seed),
+            "wandb.group": self._group,
+        }
+        needs: tuple[str, ...] = (schema.START_FOLDER,)
+        if plain.presample.folder is None:
+            words = _words_of(self._config, self._shared, variant, seed, own)
+            drawn = _named(name, lambda: Round(read_harmonize_config(words), 1, self._model))
+            needs += (folder := self._presample(drawn.presample(), seed),)
+            own["presample.folder"] = str(Path(self._config.out) / folder)
+        words = _words_of(self._config, self._shared, variant, seed, own)
+        harmonizing = _named(name, lambda: read_harmonize_config(words))
+        _named(name, lambda: refuse(harmonize_problems(harmonizing)))
+        return Job(name, ("harmonize", *words), harmonizing, variant, seed, needs)
+
+    def _presample(self, drawn: EvaluateConfig, seed: int) -> str:
+        """The name of the evaluation that draws these responses, which may be there already."""
+        names = (f"{schema.PRESAMPLE_FOLDER}_seed_{seed}" + "_more" * i for i in itertools.count())
+        for name in names:
+            wanted = replace(drawn, out=str(Path(self._config.out) / name))
+            if name not in self.evaluations:
+                words = _words(dict(leaves(wanted)))
+                self._add_evaluation(name, words)
+            if self.evaluations[name].config == wanted:
+                return name
+        raise AssertionError("there are as many names as are needed")
+
+    def _evaluation(self, variant: Variant, seed: int) -> Job:
+        """The start model, measured with fields of its own, as with another prompt."""
+        name = _job_name(variant, seed)
+        same = dict(leaves(self._test)) | {"seed": seed, "wandb.group": self._group}
+        words = _words_of(self._config, same, variant, seed)
+        evaluation = _named(name, lambda: read_evaluate_config(words))
+        _named(name, lambda: refuse(_test_problems(evaluation)))
+        return Job(name, ("evaluate", *words), evaluation, variant, seed)
+
+    def _add_evaluation(self, name: str, words: Sequence[str]) -> None:
+        evaluation = _named(name, lambda: read_evaluate_config(words))
+        _named(name, lambda: refuse(evaluate_problems(evaluation)))
+        self.evaluations[name] = Job(name, ("evaluate", *words), evaluation)
+
+    def _plain(self, variant: Variant, seed: int) -> Config:
+        plain = _read(self._config, self._shared, variant, seed)
+        if plain.model != self._first.model:
+            raise InputError(
+                f"{_job_name(variant, seed)}: model={plain.model}, and others begin with "
+                f"{self._first.model}; a study is of one model: give each a study of its own"
+            )
+        return plain
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
@@ -220,44 +275,21 @@ def listing(config: StudyConfig, jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def _run_job(
-    config: StudyConfig, shared: Fields, model: str, measured: Fields, variant: Variant, seed: int
-) -> Job:
-    """The run of a variant with a seed."""
-    name, plain = _run_name(variant, seed), _run(config, shared, variant, seed)
-    if plain.model != model:
-        raise InputError(
-            f"{name}: model={plain.model}, and others begin with {model}; a study is of one model: "
-            f"give each a study of its own"
-        )
-    own = {
-        # What is measured last counts; more is measured if the study's fields say so.
-        "validation.every": plain.steps,
-        "validation.first": False,
-        **{name: value for name, value in shared.items() if name.startswith("validation.")},
-        **measured,
-    }
-    if plain.algorithm.needs_reference and plain.data.references is None:
-        own["data.references"] = str(Path(config.out) / schema.REFERENCES_FOLDER)
-    words = _run_words(config, shared, variant, seed, own)
-    run = _named(name, lambda: read_config(words))
-    _named(name, lambda: refuse(run_problems(run)))
-    return Job(name, ("train", *words), run, variant, seed)
+def _read(config: StudyConfig, shared: Fields, variant: Variant, seed: int) -> Config:
+    """Read the fields of a run or a harmonizing, without what the study adds."""
+    words = _words_of(config, shared, variant, seed)
+    read = read_harmonize_config if command_of(shared, variant) == "harmonize" else read_config
+    return _named(_job_name(variant, seed), lambda: read(words))
 
 
-def _run(config: StudyConfig, shared: Fields, variant: Variant, seed: int) -> Config:
-    words = _run_words(config, shared, variant, seed)
-    return _named(_run_name(variant, seed), lambda: read_config(words))
-
-
-def _run_words(
+def _words_of(
     config: StudyConfig, shared: Fields, variant: Variant, seed: int, own: Fields | None = None
 ) -> list[str]:
-    out = Path(config.out) / schema.RUNS_FOLDER / _run_name(variant, seed)
+    out = Path(config.out) / schema.RUNS_FOLDER / _job_name(variant, seed)
     return _words({**shared, **variant.fields, **(own or {}), "seed": seed, "out": str(out)})
 
 
-def _run_name(variant: Variant, seed: int) -> str:
+def _job_name(variant: Variant, seed: int) -> str:
     return f"{variant.name}_seed_{seed}"
 
 
@@ -267,6 +299,9 @@ def _test_words(config: StudyConfig, run: Config, model: str) -> list[str]:
     own = {"model": model, "out": str(Path(config.out) / schema.START_FOLDER)}
     if "recipe" in given:
         return _words({**given, **own})
+    if isinstance(run, HarmonizeConfig) and run.test.data and "data" not in given:
+        tested = {name: value for name, value in leaves(run.test) if name not in ("before", "seed")}
+        return _words({**tested, **_engine_fields(run), **given, **own})
     if run.data.validation is None and "data" not in given:
         raise InputError(
             "it is not said on which problems the models are measured; expected "
@@ -335,24 +370,6 @@ def _words(fields: Fields) -> list[str]:
         for name, value in fields.items()
         if not isinstance(value, Mapping)
     ]
-
-
-def _values(name: str, value: Any) -> list[Any]:
-    """The values of a field of the grid; text is a list as on the command line: a,b,c."""
-    if isinstance(value, str):
-        content: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value=[{value}]"]))
-        value = content["value"]
-    if not isinstance(value, list):
-        value = [value]
-    if not value:
-        raise InputError(f"grid.{name}=[]; expected one value or more")
-    return list(value)
-
-
-def _label(name: str, value: Any) -> str:
-    """How a variant is named for a value of the grid: text by itself, else lr=0.001."""
-    text = re.sub(r"[^\w.+-]+", "-", shown(value)).strip("-")
-    return text if isinstance(value, str) else f"{name.rpartition('.')[2]}={text}"
 
 
 def _named(name: str, make: Callable[[], T]) -> T:

@@ -7,17 +7,20 @@ is done is seen from the jobs' folders alone, so that nothing is lost however th
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from megaprune import schema
+from megaprune.config.run import Config
 from megaprune.distributed.launchers import name_launcher
 from megaprune.files import writing
+from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.report.run_records import read_run
 from megaprune.study.jobs import Job
 
@@ -178,7 +181,9 @@ def _fit(job: Job, other: Job) -> bool:
 
 def _outcome(job: Job) -> str:
     """What a job came to, in a few words."""
-    if job.variant is None:
+    if isinstance(job.config, HarmonizeConfig):
+        return "; ".join(_tested(job.config))
+    if not isinstance(job.config, Config):
         return "done"
     metrics = read_run(Path(job.config.out)).metrics
     accuracy, length = (
@@ -191,3 +196,11 @@ def _outcome(job: Job) -> str:
     if not accuracy:
         return "done, without a validation"
     return f"{accuracy[max(accuracy)]:.1%} right, {length[max(length)]:.1f} tokens"
+
+
+def _tested(config: HarmonizeConfig) -> Iterator[str]:
+    """What a harmonizing's test came to, set by set."""
+    content = json.loads((Path(config.out) / schema.HARMONIZE_FILE).read_text(encoding="utf-8"))
+    for name, numbers in content["test"].items():
+        after = numbers["after"]
+        yield f"{name}: {after['accuracy']:.1%} right, {after['length']:.1f} tokens"

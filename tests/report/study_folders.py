@@ -39,6 +39,19 @@ def write_run(study, name, outcomes, steps=2, **metrics):
     write_rows(folder / "validation" / f"step_{steps:06}.parquet", answers(outcomes, steps))
 
 
+def write_harmonizing(study, name, outcomes, rounds=2):
+    """A harmonizing whose model has these answers; the runs of its rounds have others."""
+    folder = study / "runs" / name
+    for number in range(1, rounds + 1):
+        write_run(folder / f"round_{number}", "train", START)
+        (folder / f"round_{number}" / "runs" / "train").rename(folder / f"round_{number}" / "train")
+    write_rows(folder / "after" / "samples" / "sums" / "part_0.parquet", answers(outcomes, None))
+    (folder / "after" / "config.yaml").write_text("max_response_length: 400\n")
+    (folder / "after" / "summary.json").write_text("{}")
+    content = {"rounds": [{"round": number} for number in range(1, rounds + 1)]}
+    (folder / "harmonize.json").write_text(json.dumps(content))
+
+
 def write_listing(study, runs, budgets=(100, 200, 400)):
     """study.json; runs are (variant, seed)."""
     study.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from study_folders import START, write_listing, write_run, write_start
+from study_folders import START, write_harmonizing, write_listing, write_run, write_start
 
 from megaprune.errors import InputError
 from megaprune.evaluation.metrics import accuracy_at_budget
@@ -155,3 +155,32 @@ def test_a_study_that_has_only_begun(tmp_path):
     (folder / "study.json").write_text('{"runs": 3}')
     with pytest.raises(InputError, match="cannot be read as the runs of a study"):
         read_study(folder)
+
+
+def test_a_harmonizing_is_measured_by_its_test(study):
+    """As a run with the same answers is; its training is that of all rounds."""
+    write_listing(study, [("short", 0), ("harmonized", 0)])
+    write_harmonizing(study, "harmonized_seed_0", SHORT)
+    record, by_name = variants(study)
+    run, harmonized = (by_name[name].runs[0].numbers for name in ("short", "harmonized"))
+    assert harmonized["accuracy"] == pytest.approx(5 / 6)
+    assert {name for name in run if run[name] != harmonized[name]} == {
+        "name", "variant", "steps", "training_seconds", "training_tokens", "validation_seconds",
+    }  # fmt: skip
+    for name in ("steps", "training_seconds", "training_tokens", "validation_seconds"):
+        assert harmonized[name] == 2 * run[name], name
+    assert record.limit == 400
+    (study / "runs" / "harmonized_seed_0" / "after" / "summary.json").unlink()
+    assert read_study(study).missing == ("harmonized_seed_0",)
+
+
+def test_an_evaluation_can_be_a_variant(study):
+    write_listing(study, [("short", 0), ("prompt", 0)])
+    write_start(study / "runs", SHORT)
+    (study / "runs" / "start").rename(study / "runs" / "prompt_seed_0")
+    (study / "runs" / "prompt_seed_0" / "config.yaml").write_text("max_response_length: 400\n")
+    record, by_name = variants(study)
+    run, evaluation = (by_name[name].runs[0].numbers for name in ("short", "prompt"))
+    assert (evaluation["accuracy"], evaluation["steps"]) == (run["accuracy"], 0)
+    assert "prompt" in write_report(study).read_text()
+    assert record.limit == 400

@@ -13,7 +13,8 @@ from megaprune.config.read import from_yaml, to_yaml
 from megaprune.errors import InputError
 from megaprune.recipes.tiny import FOLDER
 from megaprune.study.config import StudyConfig, read_study_config
-from megaprune.study.jobs import check_jobs, jobs_of, listing, variants_of
+from megaprune.study.jobs import check_jobs, jobs_of, listing
+from megaprune.study.variants import variants_of
 
 
 def study(tmp_path, *words):
@@ -84,8 +85,8 @@ def test_references_are_made_once_if_a_reward_needs_them(tmp_path):
     assert references.config.n == 2
     assert needs.config.data.references == references.config.out
     assert without.config.data.references is None
-    assert needs.needs_references
-    assert not without.needs_references
+    assert needs.needs == ("references",)
+    assert without.needs == ()
     given = study(tmp_path, *words, f"run.data.references={tmp_path}/mine")
     assert needs.name in runs(given)
     assert runs(given)[needs.name].data.references == f"{tmp_path}/mine"
