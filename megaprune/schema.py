@@ -95,6 +95,7 @@ FILES = {
     f"STUDY/{STUDY_FILE}": "which runs there are, and where",
     f"STUDY/{START_FOLDER}/": "the evaluation of the model that all runs begin with",
     f"STUDY/{REFERENCES_FOLDER}/": "its evaluation on the training problems, if a reward needs it",
+    f"STUDY/{PRESAMPLE_FOLDER}_seed_N/": "the responses that harmonizings learn from",
     f"STUDY/{RUNS_FOLDER}/VARIANT_seed_0/": "a run",
     f"STUDY/{LOGS_FOLDER}/": "what the runs print",
     f"STUDY/{REPORT_FOLDER}/{SUMMARY_FILE}": "numbers of each variant, with intervals",

@@ -38,6 +38,7 @@ RECIPES = {
     "tiny_overthinker_harmonize": "megaprune.recipes.tiny:harmonize",
     "tiny_overthinker_test": "megaprune.recipes.tiny:test",
     "tiny_reasoner": "megaprune.recipes.tiny:reasoner",
+    "tiny_reasoner_harmonize": "megaprune.recipes.tiny:reasoner_harmonize",
     "tiny_reasoner_test": "megaprune.recipes.tiny:reasoner_test",
     **{name: f"megaprune.recipes.reasoning_models:{name}" for name in _OF_RELEASED_MODELS},
     **{name: f"megaprune.recipes.length_harmonizing:{name}" for name in _HARMONIZED},

@@ -130,6 +130,22 @@ def reasoner() -> Config:
     )
 
 
+def reasoner_harmonize() -> HarmonizeConfig:
+    """Harmonize the reasoner: 8 responses each to 256 problems, about 107 tokens long."""
+    single, overthinker, tested = reasoner(), harmonize(), reasoner_test()
+    return replace(
+        overthinker,
+        model=single.model,
+        out="runs/tiny_reasoner_harmonize",
+        processes=single.processes,
+        data=replace(single.data, validation=None, train_batch_size=64),
+        presample=replace(overthinker.presample, max_response_length=320),
+        test=replace(
+            overthinker.test, data=tested.data, max_response_length=320, budgets=tested.budgets
+        ),
+    )
+
+
 def reasoner_test() -> EvaluateConfig:
     """Evaluate on sums of two, three and four digits, each a set of its own."""
     return replace(

@@ -20,12 +20,14 @@ class StudyConfig:
     run: dict[str, Any] = field(
         default={},
         may_change=True,
-        doc="Fields of every run, as `megaprune train` takes them; recipe=NAME is one of them.",
+        doc="Fields of every run, as `megaprune train` or `megaprune harmonize` takes them; "
+        "recipe=NAME is one of them.",
     )
     variants: dict[str, Any] = field(
         default={},
         may_change=True,
-        doc="Variants by name, each a mapping of the fields that it has beside those of `run`.",
+        doc="Variants by name, each a mapping of the fields that it has beside those of `run`. "
+        "Fields that only an evaluation has make it one, of the start model.",
     )
     grid: dict[str, Any] = field(
         default={},
