@@ -123,6 +123,14 @@ class SampleWeights:
             "they are, and shorter wrong answers become likelier"
         ),
     ] = "drop"
+    difficulty: Annotated[
+        Literal["all", "hard", "medium", "easy"],
+        Field(
+            description="which problems are learned from, by the share of their K responses that "
+            "is right: all; or the 40 % with the least, those from 30 to 70 %, or the 40 % with "
+            "the most, as published. Of problems with equal shares the first ones count as harder"
+        ),
+    ] = "all"
     responses: Annotated[
         int | Literal["all"],
         Field(
@@ -215,7 +223,10 @@ class SampleWeights:
         for number, problem in enumerate(problems, 1):
             self._check_count(problem, problem.name or f"number {number}")
         raw = [self._raw(problem) for problem in problems]
-        kept = [self.all_wrong == "keep" or bool(p.correct.any()) for p in problems]
+        kept = [
+            among and (self.all_wrong == "keep" or bool(problem.correct.any()))
+            for problem, among in zip(problems, self.of_difficulty(problems), strict=True)
+        ]
         clipped = [np.clip(values, self.clip_low, self.clip_high) for values in raw]
         counted = [
             values if selected is None else values[selected[number]]
@@ -245,6 +256,16 @@ class SampleWeights:
                 mask[order[self.responses :]] = False
             masks.append(mask)
         return masks
+
+    def of_difficulty(self, problems: Sequence[ProblemResponses]) -> list[bool]:
+        """Whether each problem is as difficult as those that are learned from."""
+        low, high = _SLICES[self.difficulty]
+        accuracies = [problem.correct.mean() for problem in problems]
+        among = [False] * len(problems)
+        order = np.argsort(accuracies, kind="stable")
+        for place in order[round(low * len(order)) : round(high * len(order))]:
+            among[place] = True
+        return among
 
     def _check_count(self, problem: ProblemResponses, name: str) -> None:
         least = 1 if self.responses == "all" else self.responses
@@ -278,6 +299,9 @@ class SampleWeights:
         mean, deviation = counted.mean(), counted.std()
         return [(w - mean) / deviation for w in clipped]
 
+
+_SLICES = {"all": (0.0, 1.0), "hard": (0.0, 0.4), "medium": (0.3, 0.7), "easy": (0.6, 1.0)}
+"""From where to where problems are taken in the order of their accuracy, the least first."""
 
 Spec: TypeAlias = Mapping[str, Any] | str
 """The name of a preset, or fields, with `preset` among them or not."""

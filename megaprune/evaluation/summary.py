@@ -17,6 +17,7 @@ from megaprune.evaluation.frontier import (
     efficiency_gap,
     frontier_within,
 )
+from megaprune.evaluation.length_intervals import accuracy_by_rank, accuracy_by_width
 from megaprune.grading.forms import normal_forms
 from megaprune.grading.verdict import FAILURES
 
@@ -89,6 +90,10 @@ def summarise(
         "ock_score": metrics.ock_score(means["accuracy"], means["length"]),
         "budget_area": metrics.area_under_budgets({b: a for b, (a, _) in at_budget.items()}),
         **_gap(right, lengths, frontier, limit),
+        "accuracy_by_length": {
+            "rank": accuracy_by_rank(right, lengths),
+            "width": accuracy_by_width(right, lengths),
+        },
         "right_length": metrics.right_length_by_difficulty(right, lengths),
         "pass_at": {str(k): metrics.pass_at_k(right, k) for k in powers},
         "majority_at": {str(k): metrics.majority_at_k(answers, right, k) for k in powers},

@@ -56,6 +56,8 @@ def write_weights(
     rows = _read(rollouts, problems, n)
     responses = [_of_problem(name, of_problem, weights) for name, of_problem in rows.items()]
     chosen, values = choose(method, responses, weights, seed)
+    among = weights.of_difficulty(responses)
+    chosen = [mask & of_slice for mask, of_slice in zip(chosen, among, strict=True)]
     raw = [weighted.raw for weighted in weights.weigh(responses)]
     table = _table(rows, responses, raw, values, chosen, pairs=method in ("dpo", "simpo"))
     if not any(mask.any() for mask in chosen):

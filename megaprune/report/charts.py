@@ -166,6 +166,44 @@ def draw_samples(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
     return Picture(name, to_png(figure), "With several samples", caption)
 
 
+def draw_intervals(name: str, lines: Sequence[AccuracyLine]) -> Picture | None:
+    """Draw accuracy over intervals of length; None if no model has any.
+
+    Args:
+        name: the name of the file.
+        lines: the models; solid: intervals of ranks, which have as many answers each; dashed:
+            intervals of equal width.
+    """
+    places = sorted({place for line in lines for place in (*line.solid, *line.dashed)})
+    if not places:
+        return None
+    with new_figure(LARGE) as (figure, axes):
+        for index, line in enumerate(lines):
+            colour, marker = look(index)
+            if line.solid:
+                text = f"{label(line.name)}, as many in each"
+                axes.plot(*_xy(line.solid), color=colour, marker=marker, ms=4, label=text)
+            if line.dashed:
+                text = f"{label(line.name)}, equal width"
+                axes.plot(
+                    *_xy(line.dashed), color=colour, marker=marker, ms=4, ls="--", mfc="white",
+                    label=text,
+                )  # fmt: skip
+        axes.set(xlabel="interval of length, the shortest first", ylabel="accuracy", xticks=places)
+        axes.yaxis.set_major_formatter(PERCENT)
+        legend_above(axes)
+    solid = "; ".join(
+        f"{line.name} {', '.join(number(value, '.1%') for value in line.solid.values())}"
+        for line in lines
+        if line.solid
+    )
+    caption = (
+        "The answers to each problem by their length, from the shortest quarter to the longest; "
+        f"mean over problems. {solid}."
+    )
+    return Picture(name, to_png(figure), "Accuracy by length, problem by problem", caption)
+
+
 def _ends(values: Mapping[int, float]) -> str:
     """Say the first and the last: `31.5 % within 500 tokens and 68.2 % within 32,000 tokens`."""
     ends = dict.fromkeys((min(values), max(values)))

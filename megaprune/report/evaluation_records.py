@@ -47,6 +47,8 @@ class SetRecord:
         pass_at, majority_at: by the number of samples k, where they are known.
         at_budget: (accuracy, mean tokens) by budget.
         exit_at: accuracy by the number of tokens at which thoughts were closed.
+        by_rank, by_width: accuracy by the number of an interval of lengths, from 1, the shortest
+            (`megaprune.evaluation.length_intervals`).
         efficiency_gap: REG, in tokens; None without a frontier of the set.
         against: the change from the baseline; None without a baseline, or if it has none of the
             problems.
@@ -65,6 +67,8 @@ class SetRecord:
     majority_at: dict[int, float]
     at_budget: dict[int, tuple[float, float]]
     exit_at: dict[int, Estimate]
+    by_rank: dict[int, float]
+    by_width: dict[int, float]
     efficiency_gap: float | None
     against: BaselineChange | None
 
@@ -153,6 +157,8 @@ def _read_set(path: Path, name: str, summary: Mapping[str, Any]) -> SetRecord:
             for at, means in numbers["at_budget"].items()
         },
         exit_at={int(at): _estimate(early, "accuracy") for at, early in numbers["exit_at"].items()},
+        by_rank=_by_interval(numbers, "rank"),
+        by_width=_by_interval(numbers, "width"),
         efficiency_gap=numbers.get("efficiency_gap"),
         against=_read_change(numbers["against"]) if numbers.get("against") else None,
     )
@@ -175,6 +181,12 @@ def _estimate(numbers: Mapping[str, Any], name: str) -> Estimate:
 
 def _by_number(values: Mapping[str, Any]) -> dict[int, float]:
     return {int(k): float(value) for k, value in values.items() if value is not None}
+
+
+def _by_interval(numbers: Mapping[str, Any], kind: str) -> dict[int, float]:
+    """Accuracies by the number of an interval; none of an evaluation before there were any."""
+    values = numbers.get("accuracy_by_length", {}).get(kind) or []
+    return {place: float(value) for place, value in enumerate(values, 1) if value is not None}
 
 
 def _read_change(change: Mapping[str, Any]) -> BaselineChange:

@@ -12,6 +12,7 @@ from megaprune.report import page
 from megaprune.report.charts import (
     AccuracyLine,
     draw_budgets,
+    draw_intervals,
     draw_lengths,
     draw_samples,
 )
@@ -321,6 +322,10 @@ def _draw_set(comparison: EvaluationComparison, name: str, file: str) -> list[Pi
         draw_samples(
             f"{file}_samples",
             [AccuracyLine(model, m.pass_at, m.majority_at) for model, m in measured.items()],
+        ),
+        draw_intervals(
+            f"{file}_intervals",
+            [AccuracyLine(model, m.by_rank, m.by_width) for model, m in measured.items()],
         ),
     ]
     return [picture for picture in pictures if picture is not None]
