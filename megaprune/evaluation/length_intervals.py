@@ -61,13 +61,13 @@ def accuracy_by_width(
         count: of intervals.
 
     Returns:
-        [count], the mean over the problems that have a response in the interval, None for one
-        without any; None if no problem has responses of two lengths.
+        [count], the mean over those problems with `count` responses or more that have one in the
+        interval, None for one without any; None if no such problem has responses of two lengths.
     """
     found: list[list[float]] = [[] for _ in range(count)]
     for r, n in zip(right, lengths, strict=True):
         low, width = min(n), max(n) - min(n)
-        if not width:
+        if not width or len(n) < count:
             continue
         places = [min(count - 1, count * (length - low) // width) for length in n]
         for place in {*places}:

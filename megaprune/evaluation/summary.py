@@ -91,8 +91,8 @@ def summarise(
         "budget_area": metrics.area_under_budgets({b: a for b, (a, _) in at_budget.items()}),
         **_gap(right, lengths, frontier, limit),
         "accuracy_by_length": {
-            "rank": accuracy_by_rank(right, lengths),
-            "width": accuracy_by_width(right, lengths),
+            "rank": _numbered(accuracy_by_rank(right, lengths)),
+            "width": _numbered(accuracy_by_width(right, lengths)),
         },
         "right_length": metrics.right_length_by_difficulty(right, lengths),
         "pass_at": {str(k): metrics.pass_at_k(right, k) for k in powers},
@@ -158,6 +158,10 @@ def _headline(samples: _Samples) -> dict[str, Any]:
         "length": float(lengths.mean()),
         "length_interval": list(metrics.bootstrap(lengths)),
     }
+
+
+def _numbered(values: Sequence[float | None] | None) -> dict[str, float | None]:
+    return {str(place): value for place, value in enumerate(values or (), 1)}
 
 
 def _powers(n: int) -> list[int]:

@@ -185,8 +185,7 @@ def _by_number(values: Mapping[str, Any]) -> dict[int, float]:
 
 def _by_interval(numbers: Mapping[str, Any], kind: str) -> dict[int, float]:
     """Accuracies by the number of an interval; none of an evaluation before there were any."""
-    values = numbers.get("accuracy_by_length", {}).get(kind) or []
-    return {place: float(value) for place, value in enumerate(values, 1) if value is not None}
+    return _by_number(numbers.get("accuracy_by_length", {}).get(kind, {}))
 
 
 def _read_change(change: Mapping[str, Any]) -> BaselineChange:

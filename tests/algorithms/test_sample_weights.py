@@ -239,3 +239,26 @@ def test_lines_that_cannot_be(harmonize, line, message):
     import re
 
     assert re.search(message, harmonize(lines=[line]))
+
+
+def test_problems_of_a_difficulty():
+    """The shares of the published script: 0 to 40 %, 30 to 70 %, 60 to 100 %, by accuracy."""
+    right = [3, 0, 4, 1, 2, 4, 0, 4, 3, 4]  # of 4 each
+    problems = [
+        ProblemResponses(np.arange(4) < count, np.array([10, 20, 30, 40])) for count in right
+    ]
+    order = [1, 6, 3, 4, 0, 8, 2, 5, 7, 9]
+    for difficulty, places in (
+        ("hard", order[:4]), ("medium", order[3:7]), ("easy", order[6:]), ("all", order),
+    ):  # fmt: skip
+        weights = SampleWeights(difficulty=difficulty, all_wrong="keep")
+        assert [place for place, kept in enumerate(weights.of_difficulty(problems)) if kept] == (
+            sorted(places)
+        )
+        weighted = weights.weigh(problems)
+        assert [place for place, each in enumerate(weighted) if each.kept] == sorted(places)
+        assert not any(each.weight.any() for each in weighted if not each.kept)
+    # The mean and the deviation of the data set are those of what is learned from.
+    paper = SampleWeights.from_spec({"preset": "o1_pruner_paper", "difficulty": "easy"})
+    kept = np.concatenate([each.weight for each in paper.weigh(problems) if each.kept])
+    assert (kept.mean(), kept.std()) == (pytest.approx(0, abs=1e-12), pytest.approx(1))

@@ -14,7 +14,8 @@ def test_by_hand():
     assert accuracy_by_rank(right, lengths) == pytest.approx([0.75, 0.5, 1.0, 0.25])
     # Widths of 7.5: 10 | 20 | 30 | 40. Widths of 1.75: 1 2 | 3 4 | 5 6 | 7 8.
     assert accuracy_by_width(right, lengths) == pytest.approx([0.75, 0.5, 1.0, 0.25])
-    assert accuracy_by_width([[True, False]], [[3, 9]]) == [1.0, None, None, 0.0]
+    some = accuracy_by_width([[True, False, False, True]], [[3, 9, 3, 9]])
+    assert some == [0.5, None, None, 0.5]
 
 
 def test_equal_lengths_are_equally_right():
@@ -38,6 +39,7 @@ def test_ranks_against_copies(seed):
 
 def test_too_few_responses():
     assert accuracy_by_rank([[True, False]], [[1, 2]]) is None
+    assert accuracy_by_width([[True, False]], [[1, 2]]) is None
     # They leave the others as they are.
     both = accuracy_by_rank([[True, False], [True] * 4], [[1, 2], [1, 2, 3, 4]])
     assert both == [1.0] * 4

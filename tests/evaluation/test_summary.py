@@ -77,6 +77,9 @@ def test_summary():
         "length": (250 + 450) / 2,
         "ock_score": pytest.approx(37.5 - 10 * math.log(1.035)),
         "budget_area": pytest.approx((2 / 8 + 3 / 8) / 2),
+        "accuracy_by_length": {
+            kind: {"1": 0.5, "2": 0.5, "3": 0, "4": 0.5} for kind in ("rank", "width")
+        },
         "right_length": {
             "medium": {"problems": 1, "length": 150},
             "hard": {"problems": 1, "length": 600},

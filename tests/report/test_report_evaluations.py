@@ -140,6 +140,21 @@ def test_figures(base, pruned, tmp_path):
     assert "base pass@2 75.0\u00a0% and maj@2 62.5\u00a0%" in alts["1-sums_samples"]
 
 
+def test_accuracy_by_length(tmp_path):
+    """With four answers to each problem or more."""
+    answers = {
+        ("a", 0): (10, True),
+        ("a", 1): (40, False),
+        ("a", 2): (20, True),
+        ("a", 3): (30, True),
+    }
+    page = write_report(
+        write_evaluation(tmp_path / "own", samples_of("sums", answers)), out=tmp_path / "out"
+    )
+    (text,) = re.findall(r'<figure id="1-sums_intervals"><img [^>]*alt="([^"]+)"', page.read_text())
+    assert "own 100.0\u00a0%, 100.0\u00a0%, 100.0\u00a0%, 0.0\u00a0%." in text
+
+
 def test_answers_side_by_side_are_of_one_problem_and_number(base, tmp_path):
     # Number 0 of a is missing: its first answer is number 1, which is another sample than base's.
     rows = [row for row in samples_of("sums", AFTER) if (row["problem"], row["number"]) != ("a", 0)]
@@ -310,6 +325,6 @@ def test_many_models(tmp_path):
     page = write_report(*paths, out=tmp_path / "out")
     text = text_of(page)
     assert text.count("answers are") == 3
-    assert len(re.findall("<figure", page.read_text())) == 8
+    assert len(re.findall("<figure", page.read_text())) == 10
     for name in ("round_1", "round_2", "hasty"):
         assert f"base and {name}" in text
