@@ -84,6 +84,7 @@ def our_steps(config: Any) -> None:
     every = config.checkpoint.every
     none = replace(config.checkpoint, every=config.steps)  # none among the steps
     run = TrainingRun(replace(config, checkpoint=none))
+    assert run.engines.generator is not None
     engine = run.engines.generator._llm.llm_engine
     engine.step = timed("vllm", engine.step)
     for _ in range(config.steps - 1):

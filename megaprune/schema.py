@@ -451,7 +451,10 @@ TOKENS_PER_SECOND = _metric(
     "Response tokens over the whole time of a step, over all devices.",
 )
 SYNC_BYTES = _metric(
-    "sync/bytes", "bytes", "sum over ranks", "Weights that travelled between ranks after the step."
+    "sync/bytes",
+    "bytes",
+    "sum over ranks",
+    "Weights that travelled between ranks after the step; not of a run without an engine.",
 )
 SYNC_MESSAGES = _metric("sync/messages", "1", "sum over ranks", "In how many messages.")
 SECONDS = _metric(

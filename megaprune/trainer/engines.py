@@ -23,7 +23,7 @@ class Engines:
     """The model in training and the engine that answers. All methods are collective.
 
     The engine has its weights after the first `sync`: it reads none of its own. On a GPU it sleeps
-    until then.
+    until then. A run that learns from stored responses and measures nothing has no engine.
 
     Args:
         config: of the run.
@@ -42,19 +42,33 @@ class Engines:
         # vLLM wants its memory to be free when it starts.
         length = longest_sequence(config, context_of(read_config(model)))
         self._dtype = getattr(torch, config.dtype)
-        with starting("vLLM"):
-            self.generator = Generator(
-                model, config.rollout, self._dtype, length, dummy_weights=True
-            )
-            self.generator.sleep()
+        self.generator: Generator | None = None
+        if config.data.rollouts is None or config.data.validation is not None:
+            with starting("vLLM"):
+                self.generator = Generator(
+                    model, config.rollout, self._dtype, length, dummy_weights=True
+                )
+                self.generator.sleep()
         with starting("actor"):
             self.actor = Actor(
                 model, config.actor, config.optimizer, self._dtype, config.deterministic
             )
         self._weight_sync: WeightSync | None = None
 
-    def sync(self) -> SyncStats:
-        """The engine gets the actor's weights, and is awake."""
+    def sleep(self) -> None:
+        """The engine, if there is one, gives its memory to the model in training."""
+        if self.generator is not None:
+            self.generator.sleep()
+
+    def close(self) -> None:
+        """Free the engine."""
+        if self.generator is not None:
+            self.generator.close()
+
+    def sync(self) -> SyncStats | None:
+        """The engine gets the actor's weights, and is awake; None if there is no engine."""
+        if self.generator is None:
+            return None
         self.actor.offload_state()
         release_cached()  # what the last step's passes had, the rollout's weights need now
         self.generator.wake_weights()

@@ -112,7 +112,9 @@ class TrainingRun:
             config.checkpoint,
             self._dir.wait,
         )
-        self._worker = RolloutWorker(self.engines.generator, config.grading, tokenizer)
+        self._worker = None
+        if self.engines.generator is not None:
+            self._worker = RolloutWorker(self.engines.generator, config.grading, tokenizer)
         start_times.lap("graders")
         with self._starting("checkpoint"):
             progress = self.checkpoints.load_latest(self.engines.actor)
@@ -137,8 +139,9 @@ class TrainingRun:
         if self.step:
             self.source.load_state_dict(progress.source)
         start_times.lap("trackers")
-        with self._starting("first sync"):
-            self.engines.sync()
+        if self.engines.generator is not None:
+            with self._starting("first sync"):
+                self.engines.sync()
 
     def _record_start(self) -> None:
         """Say and record how long the parts of the start took, and with what it began."""
@@ -196,7 +199,7 @@ class TrainingRun:
         with self.clock("save"):
             self.checkpoints.finish(only_if_done=True)
         with self.clock("update"):
-            self.engines.generator.sleep()
+            self.engines.sleep()
             learned = self._learn(batch)
         with self.clock("sync"):
             sync = self.engines.sync()
@@ -205,7 +208,7 @@ class TrainingRun:
             metrics = {
                 **batch_metrics(batch, self.learner.algorithm),
                 **learned,
-                **sync.over_all_ranks(),
+                **(sync.over_all_ranks() if sync else {}),
             }
             metrics = self._log(batch, metrics)
         self._check_verdicts(batch)
@@ -217,6 +220,7 @@ class TrainingRun:
         config = self.config.validation
         if not self._validation_problems or self._validation_limit is None:
             return None
+        assert self._worker is not None, "a run that measures has an engine"
         with self.clock.beside("validate") as seconds:
             problems, worker = self._validation_problems.problems, self._worker
             sampling = SamplingOptions(
@@ -251,8 +255,9 @@ class TrainingRun:
         self._free()
 
     def _free(self) -> None:
-        self.engines.generator.close()
-        self._worker.close()
+        self.engines.close()
+        if self._worker is not None:
+            self._worker.close()
         self._dir.close()
 
     def _validate_and_save(self) -> None:

@@ -52,7 +52,7 @@ class Source(Protocol):
 def make_source(
     config: Config,
     problems: Sequence[Problem],
-    worker: RolloutWorker,
+    worker: RolloutWorker | None,
     algorithm: Algorithm,
     clock: Clock,
     on_graded: Callable[[Sequence[Rollout]], None],
@@ -63,7 +63,8 @@ def make_source(
         config: of the run: `data.order`, `data.rollouts` for rollouts that are there,
             `data.weights` for what they weigh, and `data.references`.
         problems: to train on.
-        worker, algorithm, clock, on_graded: see the sources.
+        worker: None if there are rollouts.
+        algorithm, clock, on_graded: see the sources.
 
     Raises:
         InputError: the order or the rollouts cannot be used.
@@ -75,6 +76,7 @@ def make_source(
     if data.references:
         references = read_references(Path(data.references), problems, algorithm.length)
     if data.rollouts is None:
+        assert worker is not None, "a run without rollouts has an engine that draws them"
         order = make_order(data.order, len(problems), config.seed)
         return OnPolicySource(
             config, problems, order, worker, algorithm, clock, on_graded, references
