@@ -62,7 +62,7 @@ def run_study(options: argparse.Namespace) -> int:
     jobs = dict(enumerate(jobs_of(config)))
     index = options.index or os.environ.get(ARRAY_INDEX)
     if index is not None:
-        return _run_jobs(options, {number: jobs[number] for number in _numbers(index, len(jobs))})
+        return _run_jobs(options, _numbers(index, len(jobs)), jobs)
     check_jobs([*jobs.values()])
     if options.check is not None:
         _show(jobs)
@@ -109,17 +109,20 @@ def _run_study(config: StudyConfig, jobs: Mapping[int, Job], words: Sequence[str
     )
 
 
-def _run_jobs(options: argparse.Namespace, jobs: Mapping[int, Job]) -> int:
+def _run_jobs(
+    options: argparse.Namespace, numbers: Sequence[int], all_jobs: Mapping[int, Job]
+) -> int:
     """Do jobs one after another in these processes, or in new ones for all of them."""
     from megaprune.config.run import Config
     from megaprune.launch.torchrun import smallest_world, start
     from megaprune.study.jobs import check_jobs
 
-    check_jobs([*jobs.values()])
+    jobs = [all_jobs[number] for number in numbers]
+    check_jobs(jobs)
     # --check asks what is possible, also of jobs that are done.
-    left = [job for job in jobs.values() if options.check or not job.done]
+    left = [job for job in jobs if options.check or not job.done]
     if not left:
-        print(f"{', '.join(job.name for job in jobs.values())}: done")
+        print(f"{', '.join(job.name for job in jobs)}: done")
         return 0
     first = left[0].config
 
@@ -136,16 +139,16 @@ def _run_jobs(options: argparse.Namespace, jobs: Mapping[int, Job]) -> int:
             from megaprune.study.work import do
 
         for each in left:
-            do(each.config)
+            do(each, all_jobs)
             world.say_when_interrupted(None)  # what it said was of this job
             gc.collect()  # both engines' memory, before the next job's are built
 
     def check(count: int) -> None:
         from megaprune.study.work import check
 
-        check(first, count)
+        check(left[0], all_jobs, count)
 
-    words = ["study", *options.fields, "--index", ",".join(map(str, jobs))]
+    words = ["study", *options.fields, "--index", ",".join(map(str, numbers))]
     deterministic = isinstance(first, Config) and first.deterministic
     return start(words, processes, check, job, options.check or None, deterministic)
 
@@ -164,17 +167,21 @@ def _numbers(text: str, count: int) -> list[int]:
 
 
 def _show(jobs: Mapping[int, Job]) -> None:
-    """List jobs with their states and folders."""
+    """List jobs with their states, the jobs that they need, and their folders."""
     from rich.table import Table
 
+    from megaprune.config.run import Config
     from megaprune.foreign_text import terminal
 
     table = Table("index", "job", "state", box=None, pad_edge=False)
+    table.add_column("needs")
     table.add_column("folder", overflow="fold")  # a path is to be copied
+    by_name = {job.name: str(number) for number, job in jobs.items()}
     for number, job in jobs.items():
-        table.add_row(str(number), job.name, job.state, job.config.out)
+        needs = ",".join(by_name[name] for name in job.needs)
+        table.add_row(str(number), job.name, job.state, needs, job.config.out)
     terminal(highlight=False, soft_wrap=True).print(table)
-    runs = sum(job.variant is not None for job in jobs.values())
+    runs = sum(isinstance(job.config, Config) for job in jobs.values())
     done = sum(job.done for job in jobs.values())
     print(
         f"{counted(runs, 'run')} and {counted(len(jobs) - runs, 'evaluation')}; {done} of them done"

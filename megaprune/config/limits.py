@@ -34,6 +34,11 @@ def validation_limit(config: Config, context: int) -> int | None:
     return max(longest, min(room, context - config.data.max_prompt_length)) if context else room
 
 
+def needs_engine(config: Config) -> bool:
+    """Return whether a run draws responses, or measures the model."""
+    return config.data.rollouts is None or config.data.validation is not None
+
+
 def longest_sequence(config: Config, context: int) -> int:
     """Return the tokens of the longest prompt and response that an engine may have to hold."""
     given = config.validation.max_response_length  # also where nothing is validated

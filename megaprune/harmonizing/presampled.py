@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from megaprune import schema
-from megaprune.config.fields import leaves, shown
 from megaprune.config.read import from_yaml
 from megaprune.data import Problem
 from megaprune.errors import InputError, counted
 from megaprune.evaluation.config import EvaluateConfig
 from megaprune.evaluation.identity import differing_parts, model_identity, read_identity
 from megaprune.harmonizing.config import HarmonizeConfig
+from megaprune.harmonizing.rounds import check_measured_alike
 from megaprune.trainer.offline import stored_responses
 
 
@@ -38,13 +38,6 @@ def _read_config(name: str, folder: Path, data: str) -> EvaluateConfig:
         ) from error
 
 
-_MEASURING = (
-    "data", "n", "max_response_length", "temperature", "top_p", "max_prompt_length",
-    "enable_thinking",
-)  # fmt: skip
-"""Fields of an evaluation that must be alike if two are to be compared, beside `grading`."""
-
-
 def check_measured(expected: EvaluateConfig, tokenizer: Any) -> None:
     """See that the evaluation in `test.before` is the one that would be made of the start model.
 
@@ -62,17 +55,7 @@ def check_measured(expected: EvaluateConfig, tokenizer: Any) -> None:
         raise InputError(
             f"test.before={folder}: it is not of model={expected.model}: {different}; {advice}"
         )
-    ours, theirs = (
-        {name: getattr(config, name) for name in _MEASURING} | dict(leaves(config.grading))
-        for config in (expected, measured)
-    )
-    if wrong := [name for name in ours if ours[name] != theirs[name]]:
-        raise InputError(
-            f"test.before={folder}: "
-            + "; ".join(f"{name} is {shown(theirs[name])} there" for name in wrong)
-            + f"; expected {', '.join(shown(ours[name]) for name in wrong)}: give test.* the same, "
-            f"or {advice}"
-        )
+    check_measured_alike(expected, measured)
     if not (folder / schema.SUMMARY_FILE).is_file():
         raise InputError(
             f"test.before={folder}: that evaluation has not ended; go on with it first, or {advice}"

@@ -11,6 +11,7 @@ from typing import Any
 from megaprune import schema
 from megaprune.algorithms import registry
 from megaprune.algorithms.algorithm import Algorithm
+from megaprune.config.fields import leaves, shown
 from megaprune.config.rounds import config_of_round
 from megaprune.config.run import Config, EngineConfig
 from megaprune.errors import InputError
@@ -120,11 +121,15 @@ def finished(config: HarmonizeConfig) -> bool:
     """Say whether a harmonizing has done all that it was to do, as its folder says."""
     folder = Path(config.out)
     try:
-        text = (folder / schema.HARMONIZE_FILE).read_text(encoding="utf-8")
-        rounds = len(json.loads(text)["rounds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / schema.HARMONIZE_FILE).read_text(encoding="utf-8"))
+        rounds, tested = content["rounds"], content["test"] is not None
+        last = folder / rounds[-1]["model"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return False
-    return rounds >= config.rounds and (folder / schema.MODEL_FOLDER).exists()
+    if len(rounds) < config.rounds or (config.test.data and not tested):
+        return False
+    # The link is the last that is made.
+    return bool((folder / schema.MODEL_FOLDER).resolve() == last.resolve())
 
 
 def folder_before(config: HarmonizeConfig) -> Path:
@@ -155,6 +160,32 @@ def evaluations_of_test(
     )
     after = replace(before, model=model, out=str(out / schema.AFTER_FOLDER), baseline=before.out)
     return before, after
+
+
+_MEASURING = (
+    "data", "n", "max_response_length", "temperature", "top_p", "max_prompt_length",
+    "enable_thinking", "problems",
+)  # fmt: skip
+"""Fields of an evaluation that must be alike if two are to be compared, beside `grading`."""
+
+
+def check_measured_alike(expected: EvaluateConfig, measured: EvaluateConfig) -> None:
+    """See that an evaluation has the settings of the one that would be made.
+
+    Raises:
+        InputError: it has others, which are named.
+    """
+    ours, theirs = (
+        {name: getattr(config, name) for name in _MEASURING} | dict(leaves(config.grading))
+        for config in (expected, measured)
+    )
+    if wrong := [name for name in ours if ours[name] != theirs[name]]:
+        raise InputError(
+            f"test.before={measured.out}: "
+            + "; ".join(f"{name} is {shown(theirs[name])} there" for name in wrong)
+            + f"; expected {', '.join(shown(ours[name]) for name in wrong)}: give both the same, "
+            f"or measure it anew with null"
+        )
 
 
 def _shared_with_evaluations(config: HarmonizeConfig) -> dict[str, Any]:

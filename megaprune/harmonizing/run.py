@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from megaprune import schema
-from megaprune.config.given import value_as_written
 from megaprune.config.run import Config
 from megaprune.data import load_tokenizer
 from megaprune.data.on_node import read_problems_on_node
@@ -35,7 +35,12 @@ from megaprune.errors import InputError
 from megaprune.evaluation.run import evaluate
 from megaprune.files import replace_link, replace_text, writing
 from megaprune.harmonizing.config import HarmonizeConfig
-from megaprune.harmonizing.presampled import drawn_as_trained, read_presampled_config
+from megaprune.harmonizing.presampled import (
+    check_measured,
+    check_presampled,
+    drawn_as_trained,
+    read_presampled_config,
+)
 from megaprune.harmonizing.reference import write_reference
 from megaprune.harmonizing.rounds import Round, evaluations_of_test, folder_before
 from megaprune.harmonizing.table import write_weights
@@ -53,6 +58,11 @@ def harmonize(config: HarmonizeConfig) -> None:
         InputError: the folder, the responses or a round's run cannot be used.
     """
     own = RunLock(Path(config.out), config)
+    if config.test.data and config.test.before:
+        with world.phase("check"), world.raise_on_all_ranks():
+            if dist.get_rank() == 0:
+                before, _ = evaluations_of_test(config, config.model)
+                check_measured(before, load_tokenizer(Path(config.model)))
     record = broadcast_from_rank0(Record(config))
     while (number := record.next) is not None:
         current = Round(config, number, record.model)
@@ -68,6 +78,10 @@ def harmonize(config: HarmonizeConfig) -> None:
             raise world.Stopped(f"round {number} of {config.rounds} has ended")
     if config.test.data:
         before, after = evaluations_of_test(config, record.model)
+        with world.raise_on_all_ranks():
+            if dist.get_rank() == 0:
+                _set_aside_test_of_other_model(Path(after.out), record.model)
+        dist.barrier()
         for evaluation in [after] if config.test.before else [before, after]:
             world.say(f"test of {evaluation.model}")
             evaluate(evaluation)
@@ -92,6 +106,8 @@ def _do_round(config: HarmonizeConfig, current: Round) -> Config:
         problems = problems[: config.presample.problems]
         with world.raise_on_all_ranks():
             if dist.get_rank() == 0 and not current.weights.is_file():
+                if current.given is not None:
+                    check_presampled(config, tokenizer, problems)
                 write_weights(
                     current.folder,
                     current.rollouts,
@@ -112,6 +128,15 @@ def _do_round(config: HarmonizeConfig, current: Round) -> Config:
     train(run)
     gc.collect()
     return run
+
+
+def _set_aside_test_of_other_model(folder: Path, model: str) -> None:
+    """Keep what an earlier round's model came to in the test, after more rounds were asked for."""
+    if (folder / schema.CONFIG_FILE).is_file():
+        tested = read_presampled_config(folder).model
+        if Path(tested).resolve() != Path(model).resolve():
+            of_round = Path(tested).resolve().relative_to(folder.parent.resolve()).parts[0]
+            folder.rename(folder.with_name(f"{folder.name}_{of_round}"))
 
 
 class Record:
@@ -183,16 +208,18 @@ class Record:
                 for name, summary in after["sets"].items()
             }
         self._write(test)
-        link = self._folder / schema.MODEL_FOLDER
+        report, link = write_report(self._folder), self._folder / schema.MODEL_FOLDER
+        # The link is the last: a harmonizing that has it is done.
         replace_link(link, self._rounds[-1]["model"])
         world.say(f"model:  {link}")
-        world.say(f"report: {write_report(self._folder)}")
+        world.say(f"report: {report}")
 
     def _write(self, test: dict[str, Any] | None) -> None:
+        before = self._config.test.before
         content = {
             "method": self._config.method,
             "rounds": self._rounds,
-            "before": value_as_written("test.before", self._config.test.before),
+            "before": before and os.path.relpath(before, self._folder),
             "test": test,
         }
         with writing(self._file):

@@ -65,7 +65,8 @@ def write_weights(
             f"none of the responses in {rollouts} is chosen by method={method}: "
             f"{counted(sum(map(len, responses)), 'response')} to "
             f"{counted(len(responses), 'problem')}, "
-            f"{sum(int(p.correct.sum()) for p in responses)} of them right"
+            f"{sum(int(p.correct.sum()) for p in responses)} of them right; "
+            f"harmonize.difficulty={weights.difficulty}, harmonize.all_wrong={weights.all_wrong}"
         )
     statistics = statistics_of(responses, raw, values, chosen, weights)
     with writing(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def harmonize_page(path: Path, analyses: Sequence[Path], out: Path) -> page.Page
         parts = [page.notes(notes), rounds, page.figures("Thoughts", behaviours)]
         parts.append(f"<h2>Configuration</h2>{configuration}")
         return page.make_page(title, f"{header}\n{page.facts(facts)}", parts, behaviours)
-    before = Path(record.get("before") or path / schema.BEFORE_FOLDER)
+    before = Path(os.path.normpath(path / (record.get("before") or schema.BEFORE_FOLDER)))
     after = path / schema.AFTER_FOLDER
     comparison = read_comparison([before, after], before)
     return show_comparison(comparison, analyses, title, [page.notes(notes), rounds], configuration)

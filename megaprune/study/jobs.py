@@ -18,7 +18,7 @@ from megaprune.config.run import Config, read_config
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig, read_evaluate_config
 from megaprune.harmonizing.config import HarmonizeConfig, read_harmonize_config
-from megaprune.harmonizing.rounds import Round
+from megaprune.harmonizing.rounds import Round, check_measured_alike, evaluations_of_test
 from megaprune.harmonizing.rounds import finished as harmonized
 from megaprune.hub import find_model
 from megaprune.lease import holder_of
@@ -193,6 +193,8 @@ class _Maker:
         words = _words_of(self._config, self._shared, variant, seed, own)
         harmonizing = _named(name, lambda: read_harmonize_config(words))
         _named(name, lambda: refuse(harmonize_problems(harmonizing)))
+        measured, _ = evaluations_of_test(harmonizing, self._model)
+        _named(name, lambda: check_measured_alike(measured, test))
         return Job(name, ("harmonize", *words), harmonizing, variant, seed, needs)
 
     def _presample(self, drawn: EvaluateConfig, seed: int) -> str:
@@ -201,8 +203,8 @@ class _Maker:
         for name in names:
             wanted = replace(drawn, out=str(Path(self._config.out) / name))
             if name not in self.evaluations:
-                words = _words(dict(leaves(wanted)))
-                self._add_evaluation(name, words)
+                self._add_evaluation(name, _words(dict(leaves(wanted))))
+                assert self.evaluations[name].config == wanted, "words lose fields"
             if self.evaluations[name].config == wanted:
                 return name
         raise AssertionError("there are as many names as are needed")
@@ -210,6 +212,11 @@ class _Maker:
     def _evaluation(self, variant: Variant, seed: int) -> Job:
         """The start model, measured with fields of its own, as with another prompt."""
         name = _job_name(variant, seed)
+        if other := variant.fields.keys() & {"recipe", "model"}:
+            raise InputError(
+                f"{name}: {min(other)} is not an evaluation's to set in a study, which is of the "
+                f"start model; give the fields that differ from `evaluate`, as data=FILE.parquet"
+            )
         same = dict(leaves(self._test)) | {"seed": seed, "wandb.group": self._group}
         words = _words_of(self._config, same, variant, seed)
         evaluation = _named(name, lambda: read_evaluate_config(words))
@@ -299,7 +306,7 @@ def _test_words(config: StudyConfig, run: Config, model: str) -> list[str]:
     own = {"model": model, "out": str(Path(config.out) / schema.START_FOLDER)}
     if "recipe" in given:
         return _words({**given, **own})
-    if isinstance(run, HarmonizeConfig) and run.test.data and "data" not in given:
+    if isinstance(run, HarmonizeConfig) and run.test.data:
         tested = {name: value for name, value in leaves(run.test) if name not in ("before", "seed")}
         return _words({**tested, **_engine_fields(run), **given, **own})
     if run.data.validation is None and "data" not in given:
@@ -359,6 +366,8 @@ def _test_problems(test: EvaluateConfig) -> Iterator[str]:
     yield from evaluate_problems(test)
     if len(test.data) > 1:
         yield f"data={test.data}; expected one file or folder, which every run is measured on"
+    if test.problems is not None:
+        yield f"problems={test.problems}; expected null: runs are measured on all problems of data"
     if test.n is None:
         yield "n=null; expected the number of responses to each problem, as n=4"
 
@@ -366,9 +375,9 @@ def _test_problems(test: EvaluateConfig) -> Iterator[str]:
 def _words(fields: Fields) -> list[str]:
     """Fields as words of a command line; empty mappings say nothing."""
     return [
-        f"{name}={json.dumps(value) if isinstance(value, list) else shown(value)}"
+        f"{name}={json.dumps(value) if isinstance(value, list | Mapping) else shown(value)}"
         for name, value in fields.items()
-        if not isinstance(value, Mapping)
+        if not isinstance(value, Mapping) or value
     ]
 
 

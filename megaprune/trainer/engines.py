@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from megaprune.actor.actor import Actor
-from megaprune.config.limits import longest_sequence
+from megaprune.config.limits import longest_sequence, needs_engine
 from megaprune.config.run import Config
 from megaprune.distributed.device import release_cached
 from megaprune.generation.generator import Generator
@@ -43,7 +43,7 @@ class Engines:
         length = longest_sequence(config, context_of(read_config(model)))
         self._dtype = getattr(torch, config.dtype)
         self.generator: Generator | None = None
-        if config.data.rollouts is None or config.data.validation is not None:
+        if needs_engine(config):
             with starting("vLLM"):
                 self.generator = Generator(
                     model, config.rollout, self._dtype, length, dummy_weights=True

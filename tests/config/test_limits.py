@@ -4,8 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from megaprune.config.limits import longest_sequence, training_limits, validation_limit
-from megaprune.config.run import read_config
+from megaprune.config.limits import (
+    longest_sequence,
+    needs_engine,
+    training_limits,
+    validation_limit,
+)
+from megaprune.config.run import Config, DataConfig, read_config
 from megaprune.pruning.config import read_prune_config
 
 RUN = ["model=m", "out=o", "data.train=t", "data.validation=v", "data.max_prompt_length=100"]
@@ -49,3 +54,11 @@ def test_what_an_engine_must_hold(fields, longest):
     assert longest_sequence(config, 8192) <= max(8192, 5100)
     shorter = replace(config, rollout=replace(config.rollout, max_response_length=10))
     assert longest_sequence(shorter, 0) <= longest
+
+
+@pytest.mark.parametrize("rollouts", [None, "drawn"])
+@pytest.mark.parametrize("validation", [None, "v.parquet"])
+def test_a_run_that_neither_draws_nor_measures_needs_no_engine(rollouts, validation):
+    data = DataConfig(train="t.parquet", rollouts=rollouts, validation=validation)
+    config = Config(model="m", out="o", data=data)
+    assert needs_engine(config) == (rollouts is None or validation is not None)

@@ -50,7 +50,8 @@ def test_the_same_is_taken(expected, tokenizer):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n": 3}, "n is 3 there; expected 1: give test.* the same, or measure it anew"),
+        ({"n": 3}, "n is 3 there; expected 1: give both the same, or measure it anew"),
+        ({"problems": 5}, "problems is 5 there; expected null"),
         ({"max_response_length": 9}, "max_response_length is 9 there; expected 512"),
         ({"temperature": 0.5, "top_p": 0.9}, r"temperature is 0\.5 there; top_p is 0\.9 there"),
         ({"data": ["other.parquet"]}, r"data is \[other.parquet\] there"),

@@ -162,3 +162,24 @@ def test_the_same_table_again(recorded, tmp_path):
     first, second = ((tmp_path / n / schema.WEIGHTS_FILE).read_bytes() for n in ("a", "b"))
     assert first == second
     shutil.rmtree(tmp_path / "a")
+
+
+@pytest.mark.parametrize("method", ["o1_pruner", "sft", "dpo"])
+def test_problems_of_a_difficulty_alone_are_learned_from(recorded, tmp_path, method):
+    problems, rollouts = recorded
+    easy = SampleWeights(difficulty="easy")
+    write(tmp_path / "all", problems, method)
+    write(tmp_path / "easy", problems, method, easy)
+    accuracy = [np.mean([r.verdict.match for r in rollouts[p.name]]) for p in problems]
+    order = sorted(range(len(problems)), key=accuracy.__getitem__)
+    chosen = {problems[place].name for place in order[round(0.6 * len(order)) :]}
+    both = zip(rows_of(tmp_path / "all"), rows_of(tmp_path / "easy"), strict=True)
+    for everywhere, row in both:
+        assert row["selected"] == (everywhere["selected"] and row["problem"] in chosen)
+
+
+def test_a_difficulty_without_a_right_answer(recorded, tmp_path):
+    problems, _ = recorded
+    wrong = changed(tmp_path, match=False)
+    with pytest.raises(InputError, match="is chosen by.*harmonize.difficulty=hard, harmonize.all_"):
+        write(tmp_path / "out", problems, weights=SampleWeights(difficulty="hard"), rollouts=wrong)

@@ -91,6 +91,16 @@ def test_all_parts_are_there(whole):
     assert of_set["against"]["aes"] == pytest.approx({"signed": signed, "absolute": absolute})
 
 
+def test_training_starts_no_engine(whole):
+    """Nothing is drawn and nothing is measured in the round's run."""
+    run = whole / "round_1" / schema.TRAIN_FOLDER
+    lines = [json.loads(line) for line in (run / schema.METRICS_FILE).open()]
+    assert not any(name.startswith("sync/") for line in lines for name in line)
+    (start,) = (json.loads(line) for line in (run / schema.STARTS_FILE).open())
+    assert "vLLM" not in start["seconds"]
+    assert "actor" in start["seconds"]
+
+
 def test_no_engine_computes_the_reference_while_training(whole):
     """At the first step the policy is the reference: the loss is minus the mean weight."""
     first = metrics(whole)[0]

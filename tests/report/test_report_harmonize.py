@@ -19,7 +19,7 @@ STATISTICS = {
 
 def write_harmonizing(folder, rounds=1, tested=True):
     """As `megaprune harmonize` leaves one."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     record = {
         "method": "o1_pruner",
         "rounds": [
@@ -86,3 +86,15 @@ def test_a_harmonizing_that_has_only_begun(tmp_path):
     (tmp_path / "own" / "round_1" / schema.PRESAMPLE_FOLDER).mkdir(parents=True)
     with pytest.raises(InputError, match="`megaprune harmonize` writes it when its first round"):
         write_report(tmp_path / "own")
+
+
+def test_an_evaluation_that_was_made_before(tmp_path, monkeypatch):
+    """It lies elsewhere, and the page is made from anywhere."""
+    own = write_harmonizing(tmp_path / "study" / "runs" / "own", rounds=1)
+    expected = text_of(write_report(own))
+    (own / schema.BEFORE_FOLDER).rename(tmp_path / "study" / "before")
+    file = own / schema.HARMONIZE_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"before": "../../before"}))
+    monkeypatch.chdir(tmp_path)
+    moved = expected.replace(f"{own}/before", f"{tmp_path}/study/before")
+    assert text_of(write_report(own)) == moved

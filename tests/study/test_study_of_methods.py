@@ -5,6 +5,7 @@ import json
 import pytest
 
 from megaprune import schema
+from megaprune.cli.main import main
 from megaprune.config.fields import leaves
 from megaprune.errors import InputError
 from megaprune.evaluation.config import EvaluateConfig
@@ -98,21 +99,65 @@ def test_fields_alone_say_what_a_variant_is(tmp_path):
     assert isinstance(job.config, HarmonizeConfig)
 
 
-def test_evaluations_alone_are_no_study(tmp_path):
-    with pytest.raises(InputError, match="every variant is an evaluation; expected one that is tr"):
-        jobs_of(study(tmp_path, "variants.a.data=a.parquet"))
-
-
 def test_a_harmonizing_is_done_when_its_rounds_and_its_test_are(tmp_path):
     words = ["run.recipe=tiny_overthinker_harmonize", "run.rounds=2"]
     *_, job = jobs_of(study(tmp_path, *words))
-    (folder := tmp_path / "study" / "runs" / "run_seed_0").mkdir(parents=True)
-    file = folder / schema.HARMONIZE_FILE
+    folder = tmp_path / "study" / "runs" / "run_seed_0"
+    models = [f"round_{number}/train/model" for number in (1, 2)]
+    for model in models:
+        (folder / model).mkdir(parents=True)
+    file, link = folder / schema.HARMONIZE_FILE, folder / schema.MODEL_FOLDER
+
+    def write(rounds, test):
+        entries = [{"model": model} for model in models[:rounds]]
+        file.write_text(json.dumps({"rounds": entries, "test": test}))
+
     assert not job.done
-    for rounds in (1, 2):
-        file.write_text(json.dumps({"rounds": [{}] * rounds}))
+    link.symlink_to(models[0])  # of a time when one round was all
+    for rounds, test in ((1, {}), (2, None), (2, {})):
+        write(rounds, test)
         assert not job.done
-    (folder / schema.MODEL_FOLDER).mkdir()
+    link.unlink()
+    assert not job.done  # its page is not there yet
+    link.symlink_to(models[1])
     assert job.done
+    write(2, None)
+    assert not job.done
     file.write_text("{")
     assert not job.done
+
+
+def test_mappings_reach_all_jobs(tmp_path):
+    """Such as graders by data source, which decide what is right."""
+    words = ["run.recipe=tiny_overthinker_harmonize", "run.grading.graders.arithmetic=math_verify"]
+    jobs = jobs_of(study(tmp_path, *words))
+    assert len(jobs) == 3
+    assert {job.config.grading.graders["arithmetic"] for job in jobs} == {"math_verify"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["variants.a.data=a.parquet"], "every variant is an evaluation; expected one that is tr"),
+        ([*METHODS, "variants.a={data: a.parquet, model: /b}"], "a_seed_0: model is not an evalua"),
+        ([*METHODS, "variants.a.recipe=tiny_reasoner_test"], "a_seed_0: recipe is not an evaluati"),
+        (
+            [*METHODS, "variants.sft.data.max_prompt_length=99"],
+            "sft_seed_0: .*max_prompt_length is",
+        ),
+        ([*METHODS, "evaluate.problems=5"], "evaluate: problems=5; expected null: runs are measu"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, words, message):
+    with pytest.raises(InputError, match=message):
+        jobs_of(study(tmp_path, *words))
+
+
+def test_a_job_waits_for_those_that_it_needs(tmp_path, capsys):
+    words = ["study", f"out={tmp_path}/study", *METHODS]
+    assert main([*words, "--check"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if " sft_seed_0" in line)
+    assert line.split()[:5] == ["3", "sft_seed_0", "to", "do", "0,1"]
+    assert main([*words, "--index", "3"]) == 1
+    said = capsys.readouterr().err
+    assert "sft_seed_0 needs start, presample_seed_0 first: do --index 0,1" in said
