@@ -108,7 +108,8 @@ def transformer_config(args, unchecked=None):
     """
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-    fields = {name: value for name, value in vars(args).items() if name in defaults()}
+    known = defaults().keys()
+    fields = {name: value for name, value in vars(args).items() if name in known}
     fields |= {
         "layernorm_epsilon": args.norm_epsilon,
         "layernorm_zero_centered_gamma": args.apply_layernorm_1p,

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import _dynamo
 
 import wheels
+from megaprune.distributed.process import importing
 
 _ENUMS = {
     "DType": "kByte kInt32 kFloat32 kFloat16 kBFloat16 kFloat8E4M3 kFloat8E5M2 kFloat4E2M1",
@@ -73,7 +74,13 @@ def install() -> None:
     """
     if "megatron.core" in sys.modules:
         raise RuntimeError("Megatron-core was imported before Transformer Engine's stand-in")
-    _import_package(wheels.files(*wheels.TRANSFORMER_ENGINE))
+    folder = wheels.files(*wheels.TRANSFORMER_ENGINE)
+    with importing():
+        _import_package(folder)
+        _replace_kernels()
+
+
+def _replace_kernels() -> None:
     import transformer_engine.pytorch as te
     from transformer_engine.pytorch.attention import rope
 

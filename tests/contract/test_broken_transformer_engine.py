@@ -19,7 +19,10 @@ from megaprune.actor import transformer_engine
 print(transformer_engine.load(), transformer_engine.load())
 """
 BUILD = """
-import megaprune.actor.build as build
+import torch
+from megaprune.distributed.process import importing
+with importing():
+    import megaprune.actor.build as build
 from megatron.core.extensions import transformer_engine as extension
 print(build.has_transformer_engine(), extension.HAVE_TE)
 """

@@ -15,8 +15,11 @@ import torch.nn.attention.varlen as installed
 import torch.nn.functional as F
 
 import wheels
-from megaprune.actor import attention
+from megaprune.distributed.process import importing
 from sources import Sources
+
+with importing():
+    from megaprune.actor import attention
 
 KNOWN = {"scale", "window_size", "enable_gqa", "is_causal"}
 """Options whose meaning is written below."""
