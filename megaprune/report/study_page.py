@@ -153,7 +153,7 @@ def _results(record: StudyRecord, order: Sequence[StudyVariant]) -> str:
                 else f"{_number(means['aes_signed'], score)}<small>{absolute} absolute</small>",
                 _number(means["ock_score"], plain),
                 _number(means["budget_area"], percent),
-                _number(means["efficiency_gap"], plain),
+                _number(means["efficiency_gap"], _gap),
                 _number(means[schema.TRUNCATED], percent),
             ]
         )
@@ -178,6 +178,11 @@ def _change(change: Estimate | None) -> str:
 
 def _number(value: float | None, form: Callable[[float], str]) -> str:
     return "" if value is None else form(value)
+
+
+def _gap(gap: float) -> str:
+    """Format tokens; a rounding error below zero is none."""
+    return plain(round(gap, 1) + 0.0)
 
 
 def _group_table(record: StudyRecord, order: Sequence[StudyVariant]) -> str:

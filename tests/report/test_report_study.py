@@ -12,6 +12,7 @@ from study_folders import START, write_harmonizing, write_listing, write_run, wr
 from megaprune.errors import InputError
 from megaprune.evaluation.metrics import accuracy_at_budget
 from megaprune.report import write_report
+from megaprune.report.study_page import _gap
 from megaprune.report.study_records import read_study
 
 # Right: 1, 1, 0.5, mean 5/6; tokens 50, 100, 150, mean 100: half of the start's 200.
@@ -184,3 +185,8 @@ def test_an_evaluation_can_be_a_variant(study):
     assert (evaluation["accuracy"], evaluation["steps"]) == (run["accuracy"], 0)
     assert "prompt" in write_report(study).read_text()
     assert record.limit == 400
+
+
+@pytest.mark.parametrize(("gap", "text"), [(-1.5e-16, "0"), (58.333, "58.3"), (-2.04, "\u22122")])
+def test_a_gap_is_shown_without_its_rounding_error(gap, text):
+    assert _gap(gap) == text
