@@ -33,7 +33,7 @@ from megaprune.distributed import world
 from megaprune.distributed.objects import broadcast_from_rank0
 from megaprune.errors import InputError
 from megaprune.evaluation.run import evaluate
-from megaprune.files import replace_link, replace_text, writing
+from megaprune.files import replace_link, replace_text, set_aside, writing
 from megaprune.harmonizing.config import HarmonizeConfig
 from megaprune.harmonizing.presampled import (
     check_measured,
@@ -135,8 +135,7 @@ def _set_aside_test_of_other_model(folder: Path, model: str) -> None:
     if (folder / schema.CONFIG_FILE).is_file():
         tested = read_presampled_config(folder).model
         if Path(tested).resolve() != Path(model).resolve():
-            of_round = Path(tested).resolve().relative_to(folder.parent.resolve()).parts[0]
-            folder.rename(folder.with_name(f"{folder.name}_{of_round}"))
+            set_aside(folder, "earlier")
 
 
 class Record:

@@ -12,6 +12,7 @@ from megaprune.errors import InputError
 from megaprune.evaluation.identity import model_identity
 from megaprune.harmonizing.presampled import check_measured
 from megaprune.harmonizing.rounds import evaluations_of_test
+from megaprune.harmonizing.run import _set_aside_test_of_other_model
 from megaprune.recipes.tiny import FOLDER
 
 
@@ -80,3 +81,17 @@ def test_no_evaluation_is_refused(expected, tokenizer, tmp_path):
     (tmp_path / "before" / schema.CONFIG_FILE).unlink()
     with pytest.raises(InputError, match=r"test.before=.*expected the folder of a `megaprune eva"):
         check_measured(expected, tokenizer)
+
+
+def test_the_test_of_an_earlier_round_s_model_is_kept(tmp_path):
+    """After more rounds were asked for, another model is tested."""
+    config = replace(recipes.tiny_overthinker_harmonize(), out=str(tmp_path))
+    models = [str(tmp_path / f"round_{number}" / "train" / "model") for number in (1, 2)]
+    _, after = evaluations_of_test(config, models[0])
+    folder = tmp_path / schema.AFTER_FOLDER
+    folder.mkdir()
+    write(after)
+    _set_aside_test_of_other_model(folder, models[0])
+    assert folder.is_dir()
+    _set_aside_test_of_other_model(folder, models[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["earlier_after"]
