@@ -136,6 +136,7 @@ def _run_jobs(
 
         with importing():
             from megaprune.distributed import world
+            from megaprune.harmonizing.run import harmonize  # noqa: F401 (what jobs import)
             from megaprune.study.work import do
 
         for each in left:

@@ -1,4 +1,4 @@
-"""What a job of a study does: a run, a harmonizing or an evaluation. It imports both engines."""
+"""What a job of a study does: a run, a harmonizing or an evaluation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Mapping
 
 from megaprune.config.run import Config
 from megaprune.errors import InputError
-from megaprune.evaluation.run import evaluate
 from megaprune.harmonizing.config import HarmonizeConfig
-from megaprune.harmonizing.run import harmonize
 from megaprune.study.jobs import Job
-from megaprune.trainer.loop import train
 from megaprune.validate import check_evaluation, check_harmonizing, check_run
 
 
@@ -24,6 +21,11 @@ def do(job: Job, jobs: Mapping[int, Job]) -> None:
         InputError: as there; or another job must be done before.
     """
     _check_needs(job, jobs)
+    # They import the engines, which a check has no need of.
+    from megaprune.evaluation.run import evaluate
+    from megaprune.harmonizing.run import harmonize
+    from megaprune.trainer.loop import train
+
     if isinstance(job.config, HarmonizeConfig):
         harmonize(job.config)
     elif isinstance(job.config, Config):
