@@ -221,6 +221,8 @@ class _Process:
     """
 
     def __init__(self, environment: Mapping[str, str]):
+        # Once a process is reaped, another may have its number: no thread kills it from then on.
+        self._reaping = threading.Lock()
         self.channel, theirs = socket.socketpair()
         with theirs:
             try:
@@ -238,28 +240,35 @@ class _Process:
 
     def end(self) -> int:
         """Let the process end by itself for a moment, then end it; its exit status."""
-        end = time.monotonic() + LAST_WORD_SECONDS
-        # It is not reaped yet: until then nobody else can have its number.
-        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        while not os.waitid(os.P_PID, self.popen.pid, ended) and time.monotonic() < end:
-            time.sleep(0.01)
+        self._ended_within(LAST_WORD_SECONDS)
         self.kill()
         return self.wait()
 
     def wait(self) -> int:
         """Wait until the killed process has ended; its exit status."""
-        try:
-            return self.popen.wait(END_SECONDS)
-        except subprocess.TimeoutExpired as error:
+        if self.popen.returncode is None and not self._ended_within(END_SECONDS):
             raise InputError(
                 f"the grading worker {self.popen.pid} has not ended {END_SECONDS:g} s after it was "
                 f"killed: it waits for a disk or a device that does not answer; see to that"
-            ) from error
+            )
+        with self._reaping:
+            return self.popen.wait()
 
     def kill(self) -> None:
-        """Kill the process and those that a user's grader started."""
-        if self.popen.returncode is None:
-            os.killpg(self.popen.pid, signal.SIGKILL)
+        """Kill the process and those that a user's grader started; any thread may call it."""
+        with self._reaping:
+            if self.popen.returncode is None:
+                os.killpg(self.popen.pid, signal.SIGKILL)
+
+    def _ended_within(self, seconds: float) -> bool:
+        """Whether the process ends within so many seconds; it is not reaped."""
+        end = time.monotonic() + seconds
+        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while not os.waitid(os.P_PID, self.popen.pid, ended):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
 
 
 def _environment(variables: Sequence[str]) -> dict[str, str]:

@@ -253,13 +253,41 @@ def test_a_process_that_does_not_die(own, monkeypatch):
     """As one that waits for a disk that is gone: it is named."""
     monkeypatch.setattr(process, "END_SECONDS", 0.2)
     pool = Pool({}, own)
-    held = pool._workers[0]._process.popen
-    wait = held.wait
-    held.wait = lambda seconds: (_ for _ in ()).throw(subprocess.TimeoutExpired("", seconds))
-    with pytest.raises(InputError, match=f"grading worker {held.pid} has not ended 0.2 s after"):
-        pool.close()
-    held.wait = wait
+    pid = pool.pids[0]
+    os.kill(pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", lambda *_: None)
+        with pytest.raises(InputError, match=f"grading worker {pid} has not ended 0.2 s after"):
+            pool.close()
     pool.close()
+
+
+def test_a_process_is_killed_while_it_is_reaped(monkeypatch):
+    """By another thread, between the system's word that it has ended and Python's note of it."""
+    worker = process.GradingWorker([], process.GradingLimits(1.0, 1 << 30))
+    held = worker._process
+    reaped, killed = threading.Event(), []
+    wait = held.popen.wait
+
+    def slow(*arguments):
+        status = os.waitpid(held.popen.pid, 0)[1]
+        reaped.set()
+        time.sleep(0.3)
+        held.popen.returncode = os.waitstatus_to_exitcode(status)
+        return wait(*arguments)
+
+    held.kill()
+    monkeypatch.setattr(held.popen, "wait", slow)
+    monkeypatch.setattr(os, "killpg", lambda *arguments: killed.append(arguments))
+    thread = threading.Thread(target=held.wait)
+    thread.start()
+    assert reaped.wait(30)
+    worker.close()
+    thread.join()
+    assert killed == []
+    assert held.popen.returncode == -signal.SIGKILL
+    monkeypatch.undo()
+    worker.release()
 
 
 def test_a_message_that_trickles(own):

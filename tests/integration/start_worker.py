@@ -37,6 +37,7 @@ def job() -> None:
         options = ASKED.get("options", {})
         actor = build_actor(folder, parallel, **options)
     with world.phase("train"):
+        dist.barrier()  # the others are in this phase too when one of them dies
         if dist.get_rank() == ASKED.get("dies"):
             print("READY", flush=True)
             if ASKED["how"] == "kill":
