@@ -66,7 +66,7 @@ def marco_o1_7b_harmonize() -> HarmonizeConfig:
         presample=_presample(16),
         cutoff=3072,
         lr=2e-7,
-        actor=ActorConfig(tp=2, pp=2, max_tokens=6144, offload="optimizer"),
+        actor=ActorConfig(tp=2, pp=2, max_tokens=6144),
     )
 
 
@@ -85,9 +85,7 @@ def qwq_32b_preview_harmonize() -> HarmonizeConfig:
         presample=_presample(12),
         cutoff=4096,
         lr=2e-6,
-        actor=ActorConfig(
-            tp=8, trainable_layers=48, sequence_parallel=True, max_tokens=8192, offload="all"
-        ),
+        actor=ActorConfig(tp=8, trainable_layers=48, sequence_parallel=True, max_tokens=4096),
         tp=4,
     )  # fmt: skip
 

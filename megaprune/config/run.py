@@ -274,7 +274,8 @@ class ActorConfig:
         choices=OFFLOADS,
         may_change=True,
         doc="What leaves the GPU while it is not needed: gradients and the optimizer's state, or "
-        "also the weights, which the engine has while it generates. It costs memory of the host.",
+        "also the weights, which the engine has while it generates. It costs memory of the host, "
+        "and does nothing in a run without an engine.",
     )
     frozen_layers: int = field(
         default=0,

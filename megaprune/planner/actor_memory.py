@@ -298,7 +298,8 @@ def actor_phases(
     "all", no weights to generate. To train: activations of the micro-batches under way, and what
     one gradient needs; where nothing is offloaded, torch's pool keeps their memory in the update,
     and gives it back before the sync, which needs its buffers. To save takes no more: the
-    optimizer's state is gathered in the host's memory.
+    optimizer's state is gathered in the host's memory. Without an engine beside it, the model is
+    there to train alone, and nothing is synced.
 
     Raises:
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
@@ -322,8 +323,8 @@ def actor_phases(
         working = batch.working(last) + elements.largest * size
         on_cpu = config.optimizer.on_cpu
         parts = actor_parts(elements, dp, config.dtype, distributed, on_cpu)
-        resident = resident_parts(parts, actor.offload)
-        passes = 0 if actor.offload != "none" else kept + working
+        resident = resident_parts(parts, config.offload)
+        passes = 0 if config.offload != "none" else kept + working
         extra = {
             "generate": {},
             "train": {"activations": kept, "gradients under way": working},
@@ -331,7 +332,10 @@ def actor_phases(
             "sync": {POOL: TRANSFER_BUFFER_BYTES},
         }
         contexts = {"contexts, NCCL": int(hardware.overhead * GB)}
-        phases.append({name: contexts | resident[name] | extra[name] for name in PHASES})
+        stage_phases = {name: contexts | resident[name] | extra[name] for name in PHASES}
+        if not config.engine_beside:
+            stage_phases |= {"generate": contexts, "sync": {}}
+        phases.append(stage_phases)
     return phases
 
 

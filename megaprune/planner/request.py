@@ -57,6 +57,21 @@ class PlanConfig(PruneConfig):
         """Log-probs that take a pass of the model in a step."""
         return self.algorithm.needs & {"reference", "old"}
 
+    @property
+    def sampling(self) -> PlanConfig:
+        """The fields of the engines that draw the responses to learn from."""
+        return self
+
+    @property
+    def engine_beside(self) -> bool:
+        """Whether engines share the GPUs with the model in training."""
+        return True
+
+    @property
+    def offload(self) -> str:
+        """What leaves the GPU for the engines."""
+        return self.actor.offload
+
 
 @section()
 class HarmonizePlanConfig(HarmonizeConfig):
@@ -98,6 +113,16 @@ class HarmonizePlanConfig(HarmonizeConfig):
         """The same, with the engines that draw the responses: no model in training is beside."""
         share = EngineConfig().gpu_memory_utilization
         return replace(self, rollout=replace(self.rollout, gpu_memory_utilization=share))
+
+    @property
+    def engine_beside(self) -> bool:
+        """Whether engines share the GPUs with the model in training: to measure it."""
+        return self.data.validation is not None
+
+    @property
+    def offload(self) -> str:
+        """What leaves the GPU for the engines, if there are any."""
+        return self.actor.offload if self.engine_beside else "none"
 
     def count_problems(self, assumed: int) -> int:
         """How many problems responses are drawn to, of so many in data.train."""

@@ -89,15 +89,16 @@ def plan_run(config: AnyPlan, hardware: HardwareSpec) -> RunPlan:
     rounds: list[RoundTime] = []
     if not list(parallelism_problems(config, shape.model, hardware.gpus)):
         try:
-            traffic = sync_traffic(config, shape, hardware)
+            traffic = sync_traffic(config, shape, hardware) if config.engine_beside else None
+            sync = 0.0 if traffic is None else traffic.seconds
             figures = {
                 "gpu": gpu_memory(config, shape, hardware),
-                "engine": engine_memory(config, shape, hardware),
+                "engine": engine_memory(config.sampling, shape, hardware),
                 "host": host_memory(config, shape, hardware),
                 "traffic": traffic,
             }
             rounds = [
-                round_time(config, shape, hardware, number, traffic.seconds)
+                round_time(config, shape, hardware, number, sync)
                 for number in range(len(config.round_limits))
             ]
         except (InputError, ValueError) as error:
@@ -264,16 +265,15 @@ def _head(run_plan: RunPlan) -> str:
 
 
 def _memory_table(gpu: GpuMemory, hardware: HardwareSpec) -> Table:
-    table = figures_table(
-        f"GB of a GPU (stage {gpu.stage})", *[f"to {phase}" for phase in gpu.phases]
-    )
-    names = dict.fromkeys(name for parts in gpu.phases.values() for name in parts)
-    for name in names:
-        table.add_row(name, *[_gb(parts.get(name, 0)) for parts in gpu.phases.values()])
+    phases = {phase: parts for phase, parts in gpu.phases.items() if parts}
+    table = figures_table(f"GB of a GPU (stage {gpu.stage})", *[f"to {phase}" for phase in phases])
+    for name in dict.fromkeys(name for parts in phases.values() for name in parts):
+        table.add_row(name, *[_gb(parts.get(name, 0)) for parts in phases.values()])
     table.add_section()
-    table.add_row("all", *[_gb(total) for total in gpu.totals.values()])
+    totals = [gpu.totals[phase] for phase in phases]
+    table.add_row("all", *[_gb(total) for total in totals])
     usable = hardware.usable
-    left = [(usable - total) / GB for total in gpu.totals.values()]
+    left = [(usable - total) / GB for total in totals]
     table.add_row(
         f"left of {usable / GB:g}, after a reserve of {hardware.reserve:g}",
         *[Text(f"{value:.2f}", "red" if value < 0 else "") for value in left],
@@ -287,7 +287,7 @@ def _gb(value: int) -> str:
 
 def _time_table(rounds: list[RoundTime], gpus: int) -> Table:
     table = figures_table("seconds of a step", *[f"limit {r.limit}" for r in rounds])
-    for name in rounds[0].seconds:
+    for name in (name for name in rounds[0].seconds if any(r.seconds[name] for r in rounds)):
         table.add_row(name, *[_seconds(r.seconds[name]) for r in rounds])
     table.add_section()
     rows: dict[str, Callable[[RoundTime], str]] = {

@@ -227,7 +227,7 @@ def _actor_candidates(
             "actor.recompute": ["none", "core_attention", "full"],
             "actor.sequence_parallel": [False, True],
             "actor.max_tokens": sorted(sizes),
-            "actor.offload": list(OFFLOADS),
+            "actor.offload": list(OFFLOADS) if config.engine_beside else [config.actor.offload],
             "optimizer.on_cpu": on_cpu,
             "optimizer.distributed": [False, True],
         }
@@ -268,7 +268,8 @@ def _engine_candidates(
 ) -> Iterator[_Candidate]:
     """Yield the engines that are possible and hold the longest sequence."""
     own = config.rollout.gpu_memory_utilization
-    shares = [own] if config.rollout.kv_cache_memory_bytes is not None else [own, *_SHARES]
+    given = config.rollout.kv_cache_memory_bytes is not None or not config.engine_beside
+    shares = [own] if given else [own, *_SHARES]
     for tp, share in product(_powers(hardware.on_a_node), dict.fromkeys(shares)):
         chosen = {"rollout.tp": tp, "rollout.gpu_memory_utilization": share}
         changes = {name: value for name, value in chosen.items() if _get(config, name) != value}
@@ -276,7 +277,8 @@ def _engine_candidates(
         if hardware.gpus % tp:
             continue
         try:
-            engine = engine_memory(changed, shape, hardware)
+            engine = engine_memory(changed.sampling, shape, hardware)
+            phases = engine_phases(changed, shape, hardware)
         except ValueError:
             continue
         if engine.cache_tokens >= longest_sequence(config, shape.context):
@@ -284,7 +286,7 @@ def _engine_candidates(
                 generation_seconds(changed, shape, hardware, number)
                 for number in range(len(changed.round_limits))
             )
-            yield _candidate(changes, seconds, [engine_phases(engine)])
+            yield _candidate(changes, seconds, [phases])
 
 
 def _powers(most: int) -> list[int]:

@@ -364,11 +364,11 @@ def offload_seconds(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) 
     The optimizer's state leaves and comes back for each update; with "all", the weights leave and
     come back once. Nothing of it overlaps with anything. Gradients are not copied.
     """
-    if config.actor.offload == "none":
+    if config.offload == "none":
         return 0.0
     parts = _resident(config, shape, hardware)
     moved = 2 * config.algorithm.num_minibatches * parts["optimizer"]
-    moved += 2 * parts["weights"] if config.actor.offload == "all" else 0
+    moved += 2 * parts["weights"] if config.offload == "all" else 0
     return moved / (hardware.pinned_bandwidth * GB)
 
 
@@ -453,7 +453,12 @@ class SyncTraffic:
 
 
 def most_sync_seconds(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> float:
-    """Bound the seconds of a sync: as if a GPU got all that its engine's rank holds from others."""
+    """Bound the seconds of a sync: as if a GPU got all that its engine's rank holds from others.
+
+    Without an engine beside the model there is none.
+    """
+    if not config.engine_beside:
+        return 0.0
     weights = engine_memory(config, shape, hardware).weights
     return weights / (hardware.bandwidth * GB) + 2 * weights / (hardware.memory_bandwidth * 1e12)
 

@@ -15,7 +15,7 @@ from megaprune.planner.actor_memory import (
     rank_elements,
 )
 from megaprune.planner.hardware import ELEMENT_BYTES, GB, HardwareSpec
-from megaprune.planner.request import AnyPlan, ModelShape, PlanConfig
+from megaprune.planner.request import AnyPlan, ModelShape
 from megaprune.weights.layouts import vllm_layout
 from megaprune.weights.model import Model
 
@@ -100,17 +100,27 @@ def _engine_elements(model: Model, tp: int) -> int:
     return sum(p.size for p in vllm_layout(model, tp).ranks[0])
 
 
-def engine_phases(engine: EngineMemory) -> dict[str, dict[str, int]]:
-    """Return an engine's parts in each phase: it sleeps while the actor trains.
+def engine_phases(
+    config: AnyPlan, shape: ModelShape, hardware: HardwareSpec
+) -> dict[str, dict[str, int]]:
+    """Return the parts of a rank of an engine in each phase: it sleeps while the actor trains.
 
-    The sync needs its weights alone. While a checkpoint is made it does not compute.
+    The sync needs its weights alone. While a checkpoint is made it does not compute. A harmonizing
+    that measures nothing as it trains has engines before that alone.
+
+    Raises:
+        ValueError: the parallelism does not divide the model.
     """
+    beside = config.engine_beside
+    engine = engine_memory(config if beside else config.sampling, shape, hardware)
     asleep = {"engine: CUDA graphs": engine.graphs}
     synced = asleep | {"engine: weights": engine.weights}
     awake = synced | {
         "engine: key-value cache": max(0, engine.cache),
         POOL: engine.workspace,
     }
+    if not beside:
+        return dict.fromkeys(PHASES, {}) | {"generate": awake}
     return {"generate": awake, "train": asleep, "update": asleep, "sync": synced}
 
 
@@ -120,7 +130,7 @@ def gpu_memory(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> Gp
     Raises:
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
     """
-    engine = engine_phases(engine_memory(config, shape, hardware))
+    engine = engine_phases(config, shape, hardware)
     gpus = [
         GpuMemory(stage, {phase: actor[phase] | engine[phase] for phase in PHASES})
         for stage, actor in enumerate(actor_phases(config, shape, hardware))
@@ -160,7 +170,7 @@ def host_memory(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> d
     leaving = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "weights")}
     return {
         "optimizer on the CPU": int(24 * elements.buffer // dp * on_cpu) * count,
-        "offloaded": count * sum(parts[name] for name in leaving[config.actor.offload]),
+        "offloaded": count * sum(parts[name] for name in leaving[config.offload]),
         "reference": weights * count * 2 if "reference" in config.passes else 0,
         "saving": saving,
         "graders, at most": engines * config.grading.workers * config.grading.memory_bytes,
@@ -175,8 +185,7 @@ def memory_problems(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) 
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
     """
     problems = []
-    # A harmonizing's engines draw responses before there is a model in training beside them.
-    drawing = config if isinstance(config, PlanConfig) else config.sampling
+    drawing = config.sampling
     engine = engine_memory(drawing, shape, hardware)
     longest = longest_sequence(config, shape.context)
     if engine.cache_tokens < longest:

@@ -46,6 +46,33 @@ def test_frozen_layers_have_neither_gradients_nor_optimizer_state():
     assert parts["train"]["weights"] == pytest.approx(2 * every, rel=1e-3)
 
 
+def test_engines_are_beside_the_model_only_to_measure_it():
+    """Otherwise there are only engines to draw, and then only the model to train."""
+    alone = plan_run(read_plan_config([QWQ, "actor.offload=all"]), HardwareSpec(gpus=8))
+    drawing, training = alone.gpu.phases["generate"], alone.gpu.phases["train"]
+    assert {name for name in drawing if not name.startswith("engine")} == {
+        "contexts, NCCL",
+        "torch's pool",
+    }
+    assert not any(name.startswith("engine") for name in training)
+    assert alone.gpu.phases["sync"] == {}
+    assert alone.traffic is None
+    # Nothing has to leave for an engine, whatever actor.offload says.
+    assert {"weights", "gradients", "optimizer"} <= training.keys()
+    assert alone.host["offloaded"] == 0
+    (time,) = alone.rounds
+    assert time.seconds["offload"] == time.seconds["sync"] == 0
+    assert alone.engine.cache_tokens == pytest.approx(
+        (0.9 * 80e9 - 65.53e9 / 4 - alone.engine.workspace) / alone.engine.cache_token, rel=1e-3
+    )
+    measured = [QWQ, "actor.offload=all", "data.validation=held_out.parquet"]
+    beside = plan_run(read_plan_config(measured), HardwareSpec(gpus=8))
+    assert "engine: CUDA graphs" in beside.gpu.phases["train"]
+    assert "optimizer" not in beside.gpu.phases["train"]
+    assert beside.host["offloaded"] > 0
+    assert beside.rounds[0].seconds["sync"] > 0
+
+
 def test_responses_are_drawn_once_and_the_reference_is_passed_over_once():
     hardware = HardwareSpec(gpus=8, training_problems=4000)
     planned = plan_run(read_plan_config([QWQ]), hardware)
