@@ -41,6 +41,8 @@ _LEAVE_SECONDS = 10
 _LOOK_SECONDS = 1.0
 """Between two looks at whether what launched this rank still lives."""
 _phase = "starting"
+_phases: list[str] = []
+"""Those that were entered and not left, the innermost last."""
 
 
 def rank() -> int:
@@ -50,9 +52,13 @@ def rank() -> int:
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Name what this process is doing: errors and signals then say it."""
+    """Name what this process is doing: errors and signals then say it.
+
+    After the outermost phase and before the next one they say "after" and its name.
+    """
     global _phase, _failed
-    before, _phase = _phase, name
+    _phases.append(name)
+    _phase = name
     try:
         yield
     except BaseException as error:
@@ -61,7 +67,8 @@ def phase(name: str) -> Iterator[None]:
             _failed = (error, name)
         raise
     finally:
-        _phase = before
+        _phases.pop()
+        _phase = _phases[-1] if _phases else f"after {name}"
 
 
 _failed: tuple[BaseException, str] | None = None
