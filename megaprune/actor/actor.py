@@ -313,9 +313,9 @@ class Actor:
 
         def end(packed: Packed, chunk: build.Decoder, hidden: torch.Tensor) -> tuple[Any, Any]:
             result = self._log_probs(packed, chunk, hidden, temperature)
-            value, told = use(result, packed, len(batches))
+            value, summary = use(result, packed, len(batches))
             if parallel_state.get_tensor_model_parallel_rank() == 0:
-                collected.append(told)
+                collected.append(summary)
             return value, {}
 
         for stage in self._stages:

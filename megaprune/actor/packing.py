@@ -187,9 +187,9 @@ def _balanced(
     heap = [(0, number) for number in range(count)]
     bins: list[list[int]] = [[] for _ in range(count)]
     for index in longest_first:
-        held, number = heap[0]
-        if held + lengths[index] > max_tokens:
+        filled, number = heap[0]
+        if filled + lengths[index] > max_tokens:
             return None
-        heapq.heapreplace(heap, (held + lengths[index], number))
+        heapq.heapreplace(heap, (filled + lengths[index], number))
         bins[number].append(index)
     return bins

@@ -137,10 +137,10 @@ class Judging:
     async def _reply(self, thought: Thought) -> dict[str, Any]:
         steps = len(thought.steps)
         before = [_read([row], steps) for row in self._replies.of(thought_digest(thought))]
-        asked = messages(thought, [str(fault) for fault in before])
+        conversation = messages(thought, [str(fault) for fault in before])
         tokens = self._limits.reply_tokens or 256 + 32 * steps
         try:
-            return asdict(await self._client.ask(asked, tokens, reply_schema(steps)))
+            return asdict(await self._client.ask(conversation, tokens, reply_schema(steps)))
         except TooLong as error:
             none: dict[str, Any] = dict.fromkeys(("tokens_in", "tokens_out"), 0)
             return {"text": str(error), "finish": TOO_LONG, "structured": False, **none}

@@ -36,8 +36,8 @@ def interpolated(raw: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         raw: by dotted name, not resolved.
     """
-    found = {name: value for name, value in raw.items() if "${" in _text(value)}
-    return found if any(":" in _text(value) for value in found.values()) else {}
+    interpolations = {name: value for name, value in raw.items() if "${" in _text(value)}
+    return interpolations if any(":" in _text(value) for value in interpolations.values()) else {}
 
 
 def remember(given: Mapping[str, Any], values: Mapping[str, Any]) -> None:

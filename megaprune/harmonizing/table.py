@@ -163,18 +163,18 @@ def _read(
     rollouts: Path, problems: Sequence[Problem], n: int
 ) -> dict[str, list[Mapping[str, Any]]]:
     """The first n rows of each problem by number, in the order of the problems."""
-    found: dict[str, dict[int, Mapping[str, Any]]] = {problem.name: {} for problem in problems}
+    responses: dict[str, dict[int, Mapping[str, Any]]] = {problem.name: {} for problem in problems}
     for _, row in stored_responses("presample.folder", rollouts, problems, _COLUMNS):
-        found[row["problem"]].setdefault(row["number"], row)
-    short = {name: len(rows) for name, rows in found.items() if len(rows) < n}
+        responses[row["problem"]].setdefault(row["number"], row)
+    short = {name: len(rows) for name, rows in responses.items() if len(rows) < n}
     if short:
         name, count = next(iter(short.items()))
         raise InputError(
-            f"{rollouts}: {len(short)} of {counted(len(found), 'problem')} of data.train have "
+            f"{rollouts}: {len(short)} of {counted(len(responses), 'problem')} of data.train have "
             f"fewer than presample.n={n} responses, such as {name} with {count}; give "
             f"presample.n={min(short.values())} or less, or have more drawn"
         )
-    rows = {name: [of[number] for number in sorted(of)[:n]] for name, of in found.items()}
+    rows = {name: [of[number] for number in sorted(of)[:n]] for name, of in responses.items()}
     _check_verdicts(rollouts, Counter(row["why"] for of in rows.values() for row in of))
     return rows
 

@@ -74,10 +74,10 @@ class TickNumbers(Formatter):
         fits = (
             digits
             for digits in range(_DECIMALS)
-            if all(abs(round(one, digits) - one) < most for one in numbers)
+            if all(abs(round(number, digits) - number) < most for number in numbers)
         )
         digits = next(fits, _DECIMALS)
-        return [f"{one:,.{digits}f}{self._unit}".replace("-", "\u2212") for one in numbers]
+        return [f"{number:,.{digits}f}{self._unit}".replace("-", "\u2212") for number in numbers]
 
 
 _DECIMALS = 8

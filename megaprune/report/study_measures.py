@@ -131,7 +131,8 @@ def numbers_of(
     if start is not None and (both := {*start.problems} & {*measured.problems}):
         ours, theirs = measured.among(both), start.among(both)
         base, own = (
-            (float(one.accuracies.mean()), float(one.tokens.mean())) for one in (theirs, ours)
+            (float(evaluation.accuracies.mean()), float(evaluation.tokens.mean()))
+            for evaluation in (theirs, ours)
         )
         score = aes(*own, *base)
         numbers["accuracy_change"] = own[0] - base[0]

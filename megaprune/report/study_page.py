@@ -70,8 +70,10 @@ def study_page(path: Path, analyses: Sequence[Path]) -> page.Page:
         f"<h2>Configuration</h2>{_fields(record)}{_runs(record)}{page.config(record.config_text)}",
     ]
     header = f'{_claim(record)}{_about(record)}<p class="soft">{METHOD}</p>'
-    made = page.make_page(path.resolve().name, header, parts, [*comparison, *grouped, *behaviours])
-    return replace(made, tables=_tables(record))
+    report = page.make_page(
+        path.resolve().name, header, parts, [*comparison, *grouped, *behaviours]
+    )
+    return replace(report, tables=_tables(record))
 
 
 def _order(record: StudyRecord) -> list[StudyVariant]:

@@ -262,7 +262,7 @@ def _start_run(start: Measured, groups: Groups, budgets: Sequence[int]) -> Study
 def _add_gaps(by_variant: Mapping[str, Sequence[StudyRun]]) -> None:
     """Give every run its distance from the frontier of all models of the study."""
     measured = [[run.measured for run in runs] for runs in by_variant.values()]
-    longest = max(max(map(max, one.lengths)) for runs in measured for one in runs)
+    longest = max(max(map(max, evaluation.lengths)) for runs in measured for evaluation in runs)
     for runs, gaps in zip(by_variant.values(), gaps_of(measured, longest), strict=True):
         for run, gap in zip(runs, gaps, strict=True):
             run.numbers["efficiency_gap"] = gap
@@ -295,17 +295,19 @@ def _variant(
 ) -> StudyVariant:
     shared = set.intersection(*({*run.measured.problems} for run in runs))
     measured = [run.measured.among(shared) for run in runs]
-    right = np.stack([one.accuracies for one in measured])
-    tokens = np.stack([one.tokens for one in measured])
+    right = np.stack([evaluation.accuracies for evaluation in measured])
+    tokens = np.stack([evaluation.tokens for evaluation in measured])
     change = None
     if start is not None and (both := shared & {*start.problems}):
         base = start.among(both).accuracies
-        ours = np.stack([one.among(both).accuracies for one in measured])
+        ours = np.stack([evaluation.among(both).accuracies for evaluation in measured])
         change = _estimate(ours - base)
     accuracy = _estimate(right)
     if np.ptp(right) == 0:  # draws cannot differ
         accuracy = Estimate(accuracy.value, *share_interval(right[0]))
-    at_budgets = [accuracy_at_budget(one.right, one.lengths, budgets) for one in measured]
+    at_budgets = [
+        accuracy_at_budget(evaluation.right, evaluation.lengths, budgets) for evaluation in measured
+    ]
     columns = [
         key for key, value in runs[0].numbers.items() if isinstance(value, int | float | None)
     ]
@@ -332,8 +334,8 @@ def _variant(
         },
         at_budget={
             at: (
-                float(np.mean([one[at][0] for one in at_budgets])),
-                float(np.mean([one[at][1] for one in at_budgets])),
+                float(np.mean([shares[at][0] for shares in at_budgets])),
+                float(np.mean([shares[at][1] for shares in at_budgets])),
             )
             for at in budgets
         },

@@ -51,7 +51,7 @@ class Best:
 
     def record(self, step: int, score: Score | None) -> CheckpointRecord:
         """Put what is known at a step into its checkpoint's record, whose files come later."""
-        own, chosen = (None if one is None else asdict(one) for one in (score, self.score))
+        own, chosen = (None if value is None else asdict(value) for value in (score, self.score))
         return CheckpointRecord(step, own, chosen, self.highest)
 
     @staticmethod
@@ -90,10 +90,11 @@ def finished(config: Config) -> bool:
 
 def goes_on(folder: Path, steps: int) -> str:
     """Say from where the same command goes on with a run of so many steps."""
-    found = iterations(folder)
-    if not found:
+    checkpoints = iterations(folder)
+    if not checkpoints:
         return f"no checkpoint is in {folder} yet: the same command begins with the first step"
-    return f"the same command goes on from {found[-1]} (step {step_of(found[-1])} of {steps})"
+    last = checkpoints[-1]
+    return f"the same command goes on from {last} (step {step_of(last)} of {steps})"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

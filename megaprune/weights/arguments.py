@@ -101,9 +101,9 @@ def _difference(fact: Fact, name: str, value: Any, model: Model) -> str:
     return f"{fact.key}: {shown(fact.value)} against {name}={shown(value)}"
 
 
-def _same(one: Any, other: Any) -> bool:
-    one, other = (tuple(v) if isinstance(v, list) else v for v in (one, other))
-    return bool(one == other)
+def _same(first: Any, second: Any) -> bool:
+    first, second = (tuple(v) if isinstance(v, list) else v for v in (first, second))
+    return bool(first == second)
 
 
 def _is_off(value: Any) -> bool:

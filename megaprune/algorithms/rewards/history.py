@@ -180,8 +180,8 @@ class StepBonus:
         """[K] rewards, -1 to 1 + alpha."""
         if not len(group.correct):
             return correctness(group)
-        found = group.memory.get("budgets", {}) if self.by_difficulty else {}
-        within = lengths(group) <= found.get(difficulty(group.correct), budget(group))
+        budgets = group.memory.get("budgets", {}) if self.by_difficulty else {}
+        within = lengths(group) <= budgets.get(difficulty(group.correct), budget(group))
         answered = np.ones_like(group.correct) if group.answered is None else group.answered
         worth = np.where(group.correct, 1.0, np.where(answered, -0.5, -1.0))
         bonus = np.where(group.correct, within, ~within if self.explore else False)

@@ -140,13 +140,17 @@ class Archive:
 
     def tensor(self) -> StoredElements:
         """Return where the elements lie, if what was saved is a tensor."""
-        made = self.content(_of_tensors)
-        if isinstance(made, Made) and made.maker == _PARAMETER and _has(made.args, 3):
-            made = made.args[0]
-        if not isinstance(made, Made) or made.maker not in _REBUILDERS or not _has(made.args, 6):
-            raise InputError(f"{self._where} holds {shown(made)}; expected a tensor")
-        storage, first, shape, strides = made.args[:4]
-        dtype = _element_type(storage, made.args)
+        content = self.content(_of_tensors)
+        if isinstance(content, Made) and content.maker == _PARAMETER and _has(content.args, 3):
+            content = content.args[0]
+        if (
+            not isinstance(content, Made)
+            or content.maker not in _REBUILDERS
+            or not _has(content.args, 6)
+        ):
+            raise InputError(f"{self._where} holds {shown(content)}; expected a tensor")
+        storage, first, shape, strides = content.args[:4]
+        dtype = _element_type(storage, content.args)
         limits = (0, 1 << 62)
         if (
             dtype is None
@@ -206,8 +210,8 @@ def dtype_of(name: Any) -> torch.dtype | None:
     """Return the element type that a name is of; None if it is of something else."""
     if not isinstance(name, Name) or name.module != "torch":
         return None
-    found = vars(torch).get(name.name)
-    return found if isinstance(found, torch.dtype) else None
+    value = vars(torch).get(name.name)
+    return value if isinstance(value, torch.dtype) else None
 
 
 def storage_type(name: Any) -> torch.dtype | None:
@@ -242,8 +246,10 @@ def elements_of(path: Path, offset: int, length: int, where: str) -> StoredEleme
         InputError: the part is not such an archive.
     """
     with FilePart(path, offset, length) as part:
-        found = Archive(part, where).tensor()
-    return StoredElements(offset + found.offset, found.dtype, found.shape, found.strides)
+        elements = Archive(part, where).tensor()
+    return StoredElements(
+        offset + elements.offset, elements.dtype, elements.shape, elements.strides
+    )
 
 
 def viewed(elements: StoredElements, shape: Shape) -> Shape | None:

@@ -137,35 +137,36 @@ def latest_checkpoint(path: Path) -> Path:
     tracker = path / TRACKER
     if (path / METADATA).exists():
         return path
-    found = iterations(path)
-    if own := [checkpoint for checkpoint in found if is_own(checkpoint)]:
+    checkpoints = iterations(path)
+    if own := [checkpoint for checkpoint in checkpoints if is_own(checkpoint)]:
         return own[-1]
     if not tracker.is_file():
-        return found[-1] if found else path
+        return checkpoints[-1] if checkpoints else path
     with tracker.open("rb") as file:
         word = file.read(100).decode(errors="replace").strip()
     number = re.fullmatch(r"[0-9]{1,18}", word)
     name = word if word == "release" else number and f"iter_{int(word):07}"
     if name and (path / name).is_dir():
         return path / name
-    if not found:
+    if not checkpoints:
         raise InputError(
             f"{tracker} names {word[:40]!r}, which is not a checkpoint in {path}{below(path)}"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 def locate(name: str, chunk: Chunk, dtype: torch.dtype) -> tuple[int, Shape]:
     """Find a chunk's elements inside the archive that torch.save made of it."""
     where = f"{chunk.path}: {named(name)}{chunk.box} at byte {chunk.offset}"
     try:
-        found = elements_of(chunk.path, chunk.offset, chunk.length, where)
+        elements = elements_of(chunk.path, chunk.offset, chunk.length, where)
     except InputError as error:
         raise InputError(f"{where} is damaged: {str(error).removeprefix(where)}") from error
-    strides = viewed(found, chunk.box.shape)
-    if strides is None or found.dtype != dtype:
+    strides = viewed(elements, chunk.box.shape)
+    if strides is None or elements.dtype != dtype:
         raise InputError(
-            f"{chunk.path}: {named(name)}{chunk.box} is stored as {found.dtype} "
-            f"{list(found.shape)}; the checkpoint's metadata says {dtype} {list(chunk.box.shape)}"
+            f"{chunk.path}: {named(name)}{chunk.box} is stored as {elements.dtype} "
+            f"{list(elements.shape)}; the checkpoint's metadata says {dtype} "
+            f"{list(chunk.box.shape)}"
         )
-    return found.offset, strides
+    return elements.offset, strides

@@ -244,8 +244,10 @@ def damage(
         elif wanted and number == 0:
             lines += faults
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda job: _part_damage(folder, *job), islice(jobs, number, None, count))
-        return lines + [line for line in found if line is not None]
+        damaged = pool.map(
+            lambda job: _part_damage(folder, *job), islice(jobs, number, None, count)
+        )
+        return lines + [line for line in damaged if line is not None]
 
 
 def check_whole(folder: Path, verify: str, tensors: Collection[str] | None = None) -> None:

@@ -73,13 +73,13 @@ def sign_of_hugging_face(path: Path) -> str:
 
 def iterations(folder: Path) -> list[Path]:
     """List the checkpoints in a run's folder by their steps; no other folder of such a name."""
-    found = {
+    by_step = {
         step_of(path): path
         for path in folder.glob("iter_*")
         if re.fullmatch(r"iter_[0-9]{7,}", path.name) and path.name == f"iter_{step_of(path):07}"
         if path.is_dir() and any(os.path.lexists(path / n) for n in (METADATA, DIGESTS, RECORD))
     }
-    return [found[step] for step in sorted(found)]
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def step_of(checkpoint: Path) -> int:

@@ -89,10 +89,10 @@ class _Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Name:
         """Return the name of a class or function; it is not looked for."""
-        found = Name(module, name)
-        if not self._known(found):
-            raise RefusedName(named(str(found)))
-        return found
+        reference = Name(module, name)
+        if not self._known(reference):
+            raise RefusedName(named(str(reference)))
+        return reference
 
     def _call(self, maker: Any, args: Any) -> Any:
         if not isinstance(maker, Name):
@@ -114,11 +114,11 @@ class _Reader(pickle._Unpickler):
 
     def _build(self) -> None:
         state = self.stack.pop()
-        made = self.stack[-1]
-        if isinstance(made, Made):
-            made.state = state
-        elif not isinstance(made, dict):  # what else hangs on an OrderedDict does not matter
-            raise pickle.UnpicklingError(f"gives {shown(made)} a state")
+        target = self.stack[-1]
+        if isinstance(target, Made):
+            target.state = state
+        elif not isinstance(target, dict):  # what else hangs on an OrderedDict does not matter
+            raise pickle.UnpicklingError(f"gives {shown(target)} a state")
 
     def _persistent(self) -> None:
         self.stack[-1] = Made(STORAGE, (), self.stack[-1])

@@ -111,9 +111,9 @@ def look_at(
     stored = next(iter(shapes.values()))[0]
     if stored <= said:
         return Vocabulary(said, stored, said)
-    reasons, agreeing, seen, tokens = [], [], {}, said
+    reasons, agreeing, paddings, tokens = [], [], {}, said
     for name, shape in shapes.items():
-        end, seen[name] = _rows(read, name, shape, said)
+        end, paddings[name] = _rows(read, name, shape, said)
         if end > said:
             reasons.append(_own_values(name, said, end, stored))
             tokens = max(tokens, end)
@@ -127,9 +127,9 @@ def look_at(
         elif count:
             agreeing.append(words)
     tokens = min(tokens, stored)
-    padding = " and ".join(dict.fromkeys(seen.values()))
-    if len({*seen.values()}) > 1:
-        padding = ", ".join(f"{name}: {words}" for name, words in seen.items())
+    padding = " and ".join(dict.fromkeys(paddings.values()))
+    if len({*paddings.values()}) > 1:
+        padding = ", ".join(f"{name}: {words}" for name, words in paddings.items())
     return Vocabulary(said, stored, tokens, tuple(reasons), padding, tuple(agreeing))
 
 
