@@ -90,10 +90,10 @@ def _asking(name: str, what: str, revision: str | None, without: str) -> Iterato
         revision: that was asked for.
         without: what to do without the hub.
     """
-    import httpx
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HTTPError,  # of the HTTP library that it uses: httpx before 2.0, and httpx2 since
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -112,7 +112,7 @@ def _asking(name: str, what: str, revision: str | None, without: str) -> Iterato
             f"{name} cannot be found: the hub has no {what}, or it is private; check the name, or "
             f"log in (hf auth login)"
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{name} cannot be fetched ({type(error).__name__}: {reason}). Without a "

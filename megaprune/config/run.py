@@ -412,7 +412,12 @@ class Config:
     )
     out: str = field(may_change=True, doc="Folder of the run. A run that is there already goes on.")
     steps: int = field(default=200, gt=0, unit="steps", may_change=True, doc="Steps in all.")
-    seed: int = field(default=0, ge=0, doc="Seed of the order of problems and of the responses.")
+    seed: int = field(
+        default=0,
+        ge=0,
+        doc="Seed of the order of problems, of the responses, and of Python's, numpy's and torch's "
+        "random numbers.",
+    )
     dtype: str = field(
         default="bfloat16", choices=("bfloat16", "float32"), doc="Type of weights and activations."
     )

@@ -300,6 +300,17 @@ def _random_state() -> dict[str, Any]:
     return state
 
 
+def seed_random_numbers(seed: int) -> None:
+    """Begin the random numbers of Python, numpy and torch of this process anew.
+
+    Nothing here draws from them, but a reward or a grader of a user's may; and checkpoints hold
+    their states, so that those of two runs are equal only if these are.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed % 2**32)
+
+
 def _set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])

@@ -30,7 +30,7 @@ from megaprune.generation.worker import RolloutRequest, RolloutWorker
 from megaprune.report import write_report
 from megaprune.report.progress import ProgressPage
 from megaprune.trainer.batch import RolloutBatch, sample_row
-from megaprune.trainer.checkpoint import Checkpoints, export
+from megaprune.trainer.checkpoint import Checkpoints, export, seed_random_numbers
 from megaprune.trainer.checkpoint_files import Score, finished, goes_on, latest_step
 from megaprune.trainer.engines import Engines
 from megaprune.trainer.failing_steps import FailingSteps
@@ -116,6 +116,7 @@ class TrainingRun:
         if self.engines.generator is not None:
             self._worker = RolloutWorker(self.engines.generator, config.grading, tokenizer)
         start_times.lap("graders")
+        seed_random_numbers(config.seed)
         with self._starting("checkpoint"):
             progress = self.checkpoints.load_latest(self.engines.actor)
         self.step = progress.step

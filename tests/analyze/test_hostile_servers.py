@@ -105,7 +105,7 @@ def test_what_is_no_completion(serve, name, status):
     begin = time.monotonic()
     result = outcome(serve(lambda *_: (status, {}, WRONG[name])))
     assert isinstance(result, (NoReply, InputError))
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10  # nothing is waited for, but machines are slow
 
 
 USAGES = [

@@ -155,7 +155,7 @@ def outcome(root):
             content[name] = [without_times(json.loads(line)) for line in path.open()]
         elif path.name in ("summary.json", "rounds.json", "harmonize.json", "statistics.json"):
             content[name] = without_times(json.loads(path.read_text()))
-        elif path.suffix in (".safetensors", ".distcp", ".txt") or path.name in COMPUTED:
+        elif path.suffix in (".safetensors", ".distcp", ".pt", ".txt") or path.name in COMPUTED:
             content[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
             content[name] = "file" if path.stat().st_size else "empty file"
