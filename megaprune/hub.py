@@ -90,10 +90,11 @@ def _asking(name: str, what: str, revision: str | None, without: str) -> Iterato
         revision: that was asked for.
         without: what to do without the hub.
     """
+    # The error of the HTTP library below: httpx before version 2.0 of the hub's, and httpx2 since.
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
-        HTTPError,  # of the HTTP library that it uses: httpx before 2.0, and httpx2 since
+        HTTPError,  # type: ignore[attr-defined]
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )

@@ -85,7 +85,7 @@ def qwq_32b_preview_harmonize() -> HarmonizeConfig:
         presample=_presample(12),
         cutoff=4096,
         lr=2e-6,
-        # With room for a pair of responses, which method=dpo learns from together.
+        # This leaves room for a pair of responses, which method=dpo learns from together.
         actor=ActorConfig(
             tp=8, trainable_layers=48, sequence_parallel=True, max_tokens=8192, recompute="full"
         ),

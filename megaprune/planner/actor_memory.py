@@ -299,7 +299,7 @@ def actor_phases(
     one gradient needs; where nothing is offloaded, torch's pool keeps their memory in the update,
     and gives it back before the sync, which needs its buffers. To save takes no more: the
     optimizer's state is gathered in the host's memory. Without an engine beside it, the model is
-    there to train alone, and nothing is synced.
+    on the GPU only to train and to update: nothing is generated or synced.
 
     Raises:
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
@@ -334,7 +334,7 @@ def actor_phases(
         contexts = {"contexts, NCCL": int(hardware.overhead * GB)}
         stage_phases = {name: contexts | resident[name] | extra[name] for name in PHASES}
         if not config.engine_beside:
-            stage_phases |= {"generate": contexts, "sync": {}}
+            stage_phases |= {"generate": {}, "sync": {}}
         phases.append(stage_phases)
     return phases
 

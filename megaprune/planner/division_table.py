@@ -56,7 +56,7 @@ def _cells(
     return [
         f"{name} {mark}".strip(),
         actor.recompute.replace("core_attention", "core"),
-        actor.offload.replace("optimizer", "optim."),
+        config.offload.replace("optimizer", "optim."),
         *[f"{seconds[phase]:.0f}" for phase in shown],
         f"{first.step_seconds:.0f}",
         f"{gpu_hours:.0f}",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, TypeAlias
 
 from megaprune.config.fields import field, nearest, section
-from megaprune.config.limits import training_limits
+from megaprune.config.limits import needs_engine, training_limits
 from megaprune.config.read import read_fields, read_recipe, yaml_mapping
 from megaprune.config.run import Config, DataConfig, EngineConfig
 from megaprune.errors import InputError
@@ -44,8 +44,8 @@ class PlanConfig(PruneConfig):
 
     @property
     def prompts(self) -> int:
-        """Prompts that the engines answer in a step."""
-        return self.data.train_batch_size
+        """Prompts that the engines answer in a step; none if it learns from stored responses."""
+        return 0 if self.data.rollouts is not None else self.data.train_batch_size
 
     @property
     def learned_samples(self) -> int:
@@ -58,19 +58,19 @@ class PlanConfig(PruneConfig):
         return self.algorithm.needs & {"reference", "old"}
 
     @property
-    def sampling(self) -> PlanConfig:
-        """The fields of the engines that draw the responses to learn from."""
-        return self
+    def engines(self) -> list[PlanConfig]:
+        """The same plan for each kind of engine that the run starts, with that engine's fields."""
+        return [self] if self.engine_beside else []
 
     @property
     def engine_beside(self) -> bool:
         """Whether engines share the GPUs with the model in training."""
-        return True
+        return needs_engine(self)
 
     @property
     def offload(self) -> str:
-        """What leaves the GPU for the engines."""
-        return self.actor.offload
+        """What leaves the GPU for the engines, if there are any."""
+        return self.actor.offload if self.engine_beside else "none"
 
 
 @section()
@@ -110,13 +110,21 @@ class HarmonizePlanConfig(HarmonizeConfig):
 
     @property
     def sampling(self) -> HarmonizePlanConfig:
-        """The same, with the engines that draw the responses: no model in training is beside."""
+        """The same plan, with the fields of the engines that draw the responses.
+
+        The GPUs are theirs alone: the model is trained after they have ended.
+        """
         share = EngineConfig().gpu_memory_utilization
         return replace(self, rollout=replace(self.rollout, gpu_memory_utilization=share))
 
     @property
+    def engines(self) -> list[HarmonizePlanConfig]:
+        """The same plan for each kind of engine that is started, with that engine's fields."""
+        return [self.sampling, *([self] if self.engine_beside else [])]
+
+    @property
     def engine_beside(self) -> bool:
-        """Whether engines share the GPUs with the model in training: to measure it."""
+        """Whether engines share the GPUs with the model in training; they only measure it."""
         return self.data.validation is not None
 
     @property

@@ -32,6 +32,10 @@ from megaprune.rules import parallelism_problems
 class RunPlan:
     """What a run will need. Figures are None where the ranks do not divide the model.
 
+    Without an engine beside the model, as in a harmonizing that does not validate, `traffic` is
+    None, and `gpu` has nothing in the phases "generate" and "sync". `engine` is then the one that
+    draws the responses before, or None if they are stored already.
+
     Args:
         problems: what keeps it from these GPUs; none if it fits.
         notes: what is possible and wastes something.
@@ -93,7 +97,9 @@ def plan_run(config: AnyPlan, hardware: HardwareSpec) -> RunPlan:
             sync = 0.0 if traffic is None else traffic.seconds
             figures = {
                 "gpu": gpu_memory(config, shape, hardware),
-                "engine": engine_memory(config.sampling, shape, hardware),
+                "engine": engine_memory(config.engines[-1], shape, hardware)
+                if config.engines
+                else None,
                 "host": host_memory(config, shape, hardware),
                 "traffic": traffic,
             }

@@ -9,7 +9,6 @@ from itertools import product
 from math import log, log1p
 from typing import Any
 
-from megaprune.config.limits import longest_sequence
 from megaprune.config.read import read_recipe
 from megaprune.config.run import OFFLOADS
 from megaprune.errors import InputError
@@ -37,7 +36,7 @@ from megaprune.planner.speed import (
     train_time,
 )
 from megaprune.planner.total_memory import (
-    engine_memory,
+    cache_problems,
     engine_phases,
     gpu_memory,
     memory_problems,
@@ -110,8 +109,9 @@ def fastest_divisions(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec
     """Return the five divisions of these GPUs that take least time, best first; those that fit.
 
     All rounds and validations count. The fields that are tried: tp, pp, vpp, recompute, sequence
-    parallelism, max_tokens and offload of the actor, the distributed optimizer, tp and the share of
-    memory of engines; where nothing fits, the optimizer's share on the CPU too. Of those with the
+    parallelism and max_tokens of the actor, the distributed optimizer and tp of engines; where
+    engines are beside the model, offload and their share of the memory; where nothing fits, the
+    optimizer's share on the CPU too. Of those with the
     same tp, pp and vpp and the same tp of engines, the best stands for all. Among times that differ
     by less than a hundredth, fewer changed fields come first.
     """
@@ -266,7 +266,10 @@ def _actor_candidate(
 def _engine_candidates(
     config: AnyPlan, shape: ModelShape, hardware: HardwareSpec
 ) -> Iterator[_Candidate]:
-    """Yield the engines that are possible and hold the longest sequence."""
+    """Yield the engines that are possible and hold the longest sequence, if there are any."""
+    if not config.engines:
+        yield _candidate({}, 0.0, [engine_phases(config, shape, hardware)])
+        return
     own = config.rollout.gpu_memory_utilization
     given = config.rollout.kv_cache_memory_bytes is not None or not config.engine_beside
     shares = [own] if given else [own, *_SHARES]
@@ -277,11 +280,11 @@ def _engine_candidates(
         if hardware.gpus % tp:
             continue
         try:
-            engine = engine_memory(changed.sampling, shape, hardware)
+            lacking = cache_problems(changed, shape, hardware)
             phases = engine_phases(changed, shape, hardware)
         except ValueError:
             continue
-        if engine.cache_tokens >= longest_sequence(config, shape.context):
+        if not lacking:
             seconds = sum(
                 generation_seconds(changed, shape, hardware, number)
                 for number in range(len(changed.round_limits))

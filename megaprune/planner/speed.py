@@ -99,6 +99,8 @@ def _generation(
     those of what is done before: a harmonizing draws all responses, and passes over those chosen.
     """
     if isinstance(config, PlanConfig):
+        if not config.prompts:
+            return 0, 0.0, {}
         n = config.rollout.n
         return *generate_seconds(config, shape, hardware, config.prompts, n, limit), {}
     sequences, drawing = generate_seconds(

@@ -105,22 +105,21 @@ def engine_phases(
 ) -> dict[str, dict[str, int]]:
     """Return the parts of a rank of an engine in each phase: it sleeps while the actor trains.
 
-    The sync needs its weights alone. While a checkpoint is made it does not compute. A harmonizing
-    that measures nothing as it trains has engines before that alone.
+    The sync needs its weights alone. While a checkpoint is made it does not compute. Where no
+    engine is beside the model, no phase has any of its parts.
 
     Raises:
         ValueError: the parallelism does not divide the model.
     """
-    beside = config.engine_beside
-    engine = engine_memory(config if beside else config.sampling, shape, hardware)
+    if not config.engine_beside:
+        return dict.fromkeys(PHASES, {})
+    engine = engine_memory(config, shape, hardware)
     asleep = {"engine: CUDA graphs": engine.graphs}
     synced = asleep | {"engine: weights": engine.weights}
     awake = synced | {
         "engine: key-value cache": max(0, engine.cache),
         POOL: engine.workspace,
     }
-    if not beside:
-        return dict.fromkeys(PHASES, {}) | {"generate": awake}
     return {"generate": awake, "train": asleep, "update": asleep, "sync": synced}
 
 
@@ -178,24 +177,34 @@ def host_memory(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> d
     }
 
 
+def cache_problems(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
+    """Say which engines could not hold one sequence.
+
+    Raises:
+        ValueError: the parallelism does not divide the model.
+    """
+    problems = []
+    longest = longest_sequence(config, shape.context)
+    for plan in config.engines:
+        engine, rollout = engine_memory(plan, shape, hardware), plan.rollout
+        if engine.cache_tokens < longest:
+            given = f"rollout.gpu_memory_utilization={rollout.gpu_memory_utilization:g}"
+            if rollout.kv_cache_memory_bytes is not None:
+                given = f"rollout.kv_cache_memory_bytes={rollout.kv_cache_memory_bytes}"
+            problems.append(
+                f"{given} leaves {max(0, engine.cache) / GB:.1f} GB for the key-value cache, "
+                f"{engine.cache_tokens} tokens; one sequence may have {longest}"
+            )
+    return problems
+
+
 def memory_problems(config: AnyPlan, shape: ModelShape, hardware: HardwareSpec) -> list[str]:
     """Say which phases do not fit, and which engines could not hold one sequence.
 
     Raises:
         InputError, ValueError: the parallelism does not divide the model or the GPUs.
     """
-    problems = []
-    drawing = config.sampling
-    engine = engine_memory(drawing, shape, hardware)
-    longest = longest_sequence(config, shape.context)
-    if engine.cache_tokens < longest:
-        given = f"rollout.gpu_memory_utilization={drawing.rollout.gpu_memory_utilization:g}"
-        if config.rollout.kv_cache_memory_bytes is not None:
-            given = f"rollout.kv_cache_memory_bytes={config.rollout.kv_cache_memory_bytes}"
-        problems.append(
-            f"{given} leaves {max(0, engine.cache) / GB:.1f} GB for the key-value cache, "
-            f"{engine.cache_tokens} tokens; one sequence may have {longest}"
-        )
+    problems = cache_problems(config, shape, hardware)
     gpu = gpu_memory(config, shape, hardware)
     for phase, total in gpu.totals.items():
         if total > hardware.usable:

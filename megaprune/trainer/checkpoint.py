@@ -97,7 +97,8 @@ class Checkpoints:
     def load_latest(self, actor: Actor) -> ResumePoint:
         """Make an actor what it was at the latest whole checkpoint; tell where that one was.
 
-        Random numbers go on where they were, on worlds of the same size. Damaged checkpoints are
+        Random numbers go on where they were; on a world of another size, all ranks' go on where the
+        first rank's were. Damaged checkpoints are
         set aside, and those that are too many go.
 
         Raises:
@@ -124,8 +125,8 @@ class Checkpoints:
             ) from error
         actor.restore(loaded)
         states = loaded["run"]["random_numbers"]
-        if len(states) == dist.get_world_size():
-            _set_random_state(states[dist.get_rank()])
+        same_size = len(states) == dist.get_world_size()
+        _set_random_state(states[dist.get_rank() if same_size else 0])
         if "source" not in loaded["run"]:
             raise InputError(
                 f"{path} does not say which problems its run has had; give another out=..., and "
@@ -303,8 +304,8 @@ def _random_state() -> dict[str, Any]:
 def seed_random_numbers(seed: int) -> None:
     """Begin the random numbers of Python, numpy and torch of this process anew.
 
-    Nothing here draws from them, but a reward or a grader of a user's may; and checkpoints hold
-    their states, so that those of two runs are equal only if these are.
+    Nothing here draws from them, but a user's reward may. Checkpoints hold their states, so that
+    the checkpoints of two runs can be equal only if the states are.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)

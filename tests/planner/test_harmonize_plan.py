@@ -49,13 +49,9 @@ def test_frozen_layers_have_neither_gradients_nor_optimizer_state():
 def test_engines_are_beside_the_model_only_to_measure_it():
     """Otherwise there are only engines to draw, and then only the model to train."""
     alone = plan_run(read_plan_config([QWQ, "actor.offload=all"]), HardwareSpec(gpus=8))
-    drawing, training = alone.gpu.phases["generate"], alone.gpu.phases["train"]
-    assert {name for name in drawing if not name.startswith("engine")} == {
-        "contexts, NCCL",
-        "torch's pool",
-    }
+    training = alone.gpu.phases["train"]
+    assert alone.gpu.phases["generate"] == alone.gpu.phases["sync"] == {}
     assert not any(name.startswith("engine") for name in training)
-    assert alone.gpu.phases["sync"] == {}
     assert alone.traffic is None
     # Nothing has to leave for an engine, whatever actor.offload says.
     assert {"weights", "gradients", "optimizer"} <= training.keys()
@@ -71,6 +67,46 @@ def test_engines_are_beside_the_model_only_to_measure_it():
     assert "optimizer" not in beside.gpu.phases["train"]
     assert beside.host["offloaded"] > 0
     assert beside.rounds[0].seconds["sync"] > 0
+    assert beside.gpu.phases["generate"]["engine: key-value cache"] == beside.engine.cache
+
+
+def test_both_engines_must_hold_a_sequence():
+    """The one that draws has 0.9 of a GPU, and the one beside the model what is given."""
+    fields = [QWQ, "data.validation=held_out.parquet", "rollout.gpu_memory_utilization=0.2"]
+    planned = plan_run(read_plan_config(fields), HardwareSpec(gpus=8))
+    assert ["rollout.gpu_memory_utilization=0.2 leaves" in line for line in planned.problems] == [
+        True
+    ]
+    for division in planned.fastest:
+        assert division.config.rollout.gpu_memory_utilization > 0.2
+
+
+def test_the_stage_that_needs_most_is_shown():
+    """Of four stages the first has no trained layer, and neither gradients nor their optimizer."""
+    fields = [QWQ, "actor.tp=2", "actor.pp=4", "actor.recompute=full"]
+    gpu = plan_run(read_plan_config(fields), HardwareSpec(gpus=8)).gpu
+    assert gpu.stage > 0
+    assert gpu.phases["train"]["gradients"] > 0
+
+
+@pytest.mark.parametrize("gpu", ["l40s", "a100-40gb"])
+def test_smaller_gpus_are_not_refused_for_the_engine_that_draws(gpu):
+    """It takes what there is, of any GPU; the model's memory decides."""
+    fields = ["recipe=marco_o1_7b_harmonize", "actor.recompute=full"]
+    assert plan_run(read_plan_config(fields), HardwareSpec.of_type(gpu, gpus=8)).fits
+
+
+def test_a_run_from_stored_responses_has_no_engine():
+    """Without validation; with it, an engine is there to measure the model."""
+    stored = ["model=QwQ-32B", "data.rollouts=stored", "actor.tp=8", "actor.offload=all"]
+    planned = plan_run(read_plan_config(stored), HardwareSpec(gpus=32))
+    assert planned.engine is None
+    assert planned.gpu.phases["generate"] == {}
+    assert planned.rounds[0].seconds["generate"] == planned.rounds[0].seconds["sync"] == 0
+    measured = [*stored, "data.validation=held_out.parquet"]
+    planned = plan_run(read_plan_config(measured), HardwareSpec(gpus=32))
+    assert planned.engine is not None
+    assert planned.rounds[0].seconds["generate"] == 0 < planned.rounds[0].validation_seconds
 
 
 def test_responses_are_drawn_once_and_the_reference_is_passed_over_once():
