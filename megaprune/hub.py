@@ -90,11 +90,11 @@ def _asking(name: str, what: str, revision: str | None, without: str) -> Iterato
         revision: that was asked for.
         without: what to do without the hub.
     """
-    # The error of the HTTP library below: httpx before version 2.0 of the hub's, and httpx2 since.
-    from huggingface_hub.errors import (
+    # HTTPError is of the HTTP library below: httpx before version 2.0 of the hub's, and httpx2 since.
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
         HfHubHTTPError,
-        HTTPError,  # type: ignore[attr-defined]
+        HTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
