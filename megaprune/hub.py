@@ -90,7 +90,7 @@ def _asking(name: str, what: str, revision: str | None, without: str) -> Iterato
         revision: that was asked for.
         without: what to do without the hub.
     """
-    # HTTPError is of the HTTP library below: httpx before version 2.0 of the hub's, and httpx2 since.
+    # HTTPError is the HTTP library's: httpx before version 2.0 of huggingface_hub, httpx2 since.
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
         HfHubHTTPError,
