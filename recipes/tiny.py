@@ -86,7 +86,8 @@ def harmonize() -> HarmonizeConfig:
         rollout=single.rollout,
         grading=single.grading,
         algorithm=Algorithm.from_spec({"loss": {"name": "o1_pruner", "clip_ratio_low": 0.005}}),
-        optimizer=replace(single.optimizer, schedule="cosine", clip_grad=10.0),
+        optimizer=replace(single.optimizer, lr=5e-5, schedule="cosine", clip_grad=10.0),
+        epochs=2,
         actor=single.actor,
         presample=PresampleConfig(problems=256, n=8, max_response_length=512),
         test=HeldOutConfig(
@@ -144,6 +145,8 @@ def reasoner_harmonize() -> HarmonizeConfig:
         out="runs/tiny_reasoner_harmonize",
         processes=single.processes,
         data=replace(single.data, validation=None, train_batch_size=64),
+        optimizer=replace(overthinker.optimizer, lr=1e-4),
+        epochs=1,
         presample=replace(overthinker.presample, max_response_length=320),
         test=replace(
             overthinker.test, data=tested.data, max_response_length=320, budgets=tested.budgets
