@@ -71,7 +71,7 @@ def content(out):
 
 
 def samples(folder):
-    return any((folder / schema.SAMPLES_FOLDER).rglob(schema.PART_FILES))
+    return any((folder / schema.SAMPLES_FOLDER).glob(f"*/{schema.PART_FILES}"))
 
 
 def test_all_parts_are_there(whole):
