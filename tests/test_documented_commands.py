@@ -64,6 +64,7 @@ def test_the_first_command(tmp_path):
     for number in (1, 2):
         assert f"step {number}/2" in out
     assert out.count("\n  validation") == 2
+    assert "RuntimeWarning" not in out  # runpy's, of a module that the launcher has imported
     assert (tmp_path / "runs/demo/model/model.safetensors").is_file()
     assert (tmp_path / "runs/demo/report/index.html").is_file()
 

@@ -145,6 +145,8 @@ def _stream(number: int) -> TextIO:
 
 
 def _run() -> int:
+    # runpy warns of it: a launcher that is the script `megaprune` has imported it.
+    sys.modules.pop(f"{_MODULE}.__main__", None)
     try:
         runpy.run_module(_MODULE, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
