@@ -45,7 +45,7 @@ def run(*command, cwd):
     }
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "<frozen runpy>" not in done.stderr  # it warns of a module that the launcher has imported
+    assert "<frozen runpy>" not in done.stderr  # it warns of modules that are there already
     return done.stdout
 
 
