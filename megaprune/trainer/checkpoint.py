@@ -98,8 +98,7 @@ class Checkpoints:
         """Make an actor what it was at the latest whole checkpoint; tell where that one was.
 
         Random numbers go on where they were; on a world of another size, all ranks' go on where the
-        first rank's were. Damaged checkpoints are
-        set aside, and those that are too many go.
+        first rank's were. Damaged checkpoints are set aside, and those that are too many go.
 
         Raises:
             InputError: no checkpoint is whole, or one is damaged and `on_damage` says to stop, or
@@ -124,14 +123,14 @@ class Checkpoints:
                 f"checkpoint.verify=full tells what in it is damaged"
             ) from error
         actor.restore(loaded)
-        states = loaded["run"]["random_numbers"]
-        same_size = len(states) == dist.get_world_size()
-        _set_random_state(states[dist.get_rank() if same_size else 0])
         if "source" not in loaded["run"]:
             raise InputError(
                 f"{path} does not say which problems its run has had; give another out=..., and "
                 f"model=DIR of its exported model (megaprune convert to-hf) to go on from there"
             )
+        states = loaded["run"]["random_numbers"]
+        same_size = len(states) == dist.get_world_size()
+        _set_random_state(states[dist.get_rank() if same_size else 0])
         if self._config.keep_best:
             self._best = broadcast_from_rank0(Best.of(self.folder, self._config.tie))
         self._tidy()

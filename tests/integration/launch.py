@@ -63,12 +63,18 @@ def command(ranks: int, worker: str, *arguments: object) -> list[str]:
     return [*start, *map(str, arguments)]
 
 
+def _remove(folder: Path, owner: int) -> None:
+    # Forks of the owner's process, such as those of tests/launch/test_forks.py, end as it does.
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Server:
     """fork_server.py, or one that prepares its processes otherwise; lives as long as this process."""
 
     def __init__(self, program: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="megaprune-tests-"))
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        atexit.register(_remove, self.folder, os.getpid())
         self.lock, self.jobs = threading.Lock(), 0
         self._process = subprocess.Popen(
             [sys.executable, str(program), str(self.folder / "socket")],
