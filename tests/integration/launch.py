@@ -30,7 +30,7 @@ IMPORT_SECONDS = 300
 @cache
 def _some_of(name: str, count: int) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="megaprune-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove, folder, os.getpid())
     path = folder / f"{name}.parquet"
     pq.write_table(pq.read_table(FOLDER / "data" / f"{name}.parquet").slice(0, count), path)
     return path
