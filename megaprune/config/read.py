@@ -134,19 +134,17 @@ def differences(config: Any, text: str) -> list[str]:
     """
     free, stored = may_change(type(config)), digests(text)
     before = dict(leaves(from_yaml(type(config), text)))
-    differences = []
+    changed = []
     for name, value in leaves(config):
         if name in free or _digested(name, value, stored, digest) == _digested(
             name, before[name], stored, lambda inner, _: stored[inner]
         ):
             continue
         if any(_inside(inner, name) for inner in stored):
-            differences.append(
-                f"{name} has another value than the run's, which was given as ${{...}}"
-            )
+            changed.append(f"{name} has another value than the run's, which was given as ${{...}}")
         else:
-            differences.append(hidden(f"{name}={value!r} (the run's: {before[name]!r})"))
-    return differences
+            changed.append(hidden(f"{name}={value!r} (the run's: {before[name]!r})"))
+    return changed
 
 
 def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -40,9 +40,8 @@ _LEAVE_SECONDS = 10
 """How long a rank that has decided to end may take to give back its folder and say its words."""
 _LOOK_SECONDS = 1.0
 """Between two looks at whether what launched this rank still lives."""
-_phase = "starting"
-_phases: list[str] = []
-"""Those that were entered and not left, the innermost last."""
+_phases = ["starting"]
+"""What this process does outside of any phase, then the phases it is in, the innermost last."""
 
 
 def rank() -> int:
@@ -56,9 +55,8 @@ def phase(name: str) -> Iterator[None]:
 
     After the outermost phase and before the next one they say "after" and its name.
     """
-    global _phase, _failed
+    global _failed
     _phases.append(name)
-    _phase = name
     try:
         yield
     except BaseException as error:
@@ -68,7 +66,8 @@ def phase(name: str) -> Iterator[None]:
         raise
     finally:
         _phases.pop()
-        _phase = _phases[-1] if _phases else f"after {name}"
+        if len(_phases) == 1:
+            _phases[0] = f"after {name}"
 
 
 _failed: tuple[BaseException, str] | None = None
@@ -247,7 +246,7 @@ def _end_by_failure(error: Exception) -> NoReturn:
 
 def _phase_of(error: BaseException) -> str:
     """Return the phase in which an error was raised."""
-    return _failed[1] if _failed and _failed[0] is error else _phase
+    return _failed[1] if _failed and _failed[0] is error else _phases[-1]
 
 
 def _take_device() -> None:
@@ -311,10 +310,10 @@ class _Watch(threading.Thread):
     def _end(self, number: int) -> NoReturn:
         alone = os.environ["WORLD_SIZE"] == "1"
         if number == signal.SIGINT and alone:
-            _say_error(f"interrupted in phase {_phase!r}{_advice()}")
+            _say_error(f"interrupted in phase {_phases[-1]!r}{_advice()}")
         else:
             name = signal.Signals(number).name
-            _say_rank(f"was ended by {name} in phase {_phase!r}{_advice()}")
+            _say_rank(f"was ended by {name} in phase {_phases[-1]!r}{_advice()}")
         _leave(128 + number)
 
     def _end_as_orphan(self, launcher: int) -> None:
@@ -328,8 +327,8 @@ class _Watch(threading.Thread):
             _forget_closed_streams()
             can = "ends" if _stop_requested is None else "saves after this step, and ends"
             _say_rank(
-                f"has lost process {launcher}, which launched it, in phase {_phase!r}: it {can}"
-                f"{_advice() if _stop_requested is None else ''}"
+                f"has lost process {launcher}, which launched it, in phase {_phases[-1]!r}: "
+                f"it {can}{_advice() if _stop_requested is None else ''}"
             )
         if _stop_requested is None:
             _leave(os.EX_TEMPFAIL)
@@ -337,11 +336,11 @@ class _Watch(threading.Thread):
         if self._alone is None and any(is_gone(peer) for peer in self.peers):
             self._alone = now
         if self._alone is not None and now > self._alone + _PEER_SECONDS:
-            _say_rank(f"ends in phase {_phase!r}: another rank has ended{_advice()}")
+            _say_rank(f"ends in phase {_phases[-1]!r}: another rank has ended{_advice()}")
             _leave(os.EX_TEMPFAIL)
         if now > self._orphaned + ORPHAN_SECONDS:
             _say_rank(
-                f"ends in phase {_phase!r}: it could not save within ORPHAN_SECONDS="
+                f"ends in phase {_phases[-1]!r}: it could not save within ORPHAN_SECONDS="
                 f"{ORPHAN_SECONDS:g}{_advice()}"
             )
             _leave(os.EX_TEMPFAIL)
